@@ -1,0 +1,129 @@
+"""Checkpoints: any Hugging Face causal language model, from safetensors only and without remote code."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from compute.errors import BadInput
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(location: str, *, revision: str | None = None, dtype: str = "float32", device: str = "cpu") -> nn.Module:
+    """The causal language model at `location` (a directory or a hub id), in eval mode with frozen weights.
+
+    Raises BadInput where there are no safetensors, where weights are missing or left over (a wrong architecture or an
+    adapter would otherwise run on random weights), or where loading needs remote code.
+    """
+    _refuse_adapter(location)
+    try:
+        with _quiet_loading():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                location,
+                revision=revision,
+                dtype=DTYPES[dtype],
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise BadInput(f"model {location}: cannot be loaded: {_first_sentence(error)}") from error
+    except Exception as error:  # safetensors raises its own class for a truncated file
+        if type(error).__name__ == "SafetensorError":
+            raise BadInput(f"model {location}: a safetensors file is damaged ({error}); copy it again") from error
+        raise
+    _refuse_incomplete(location, report)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def load_tokenizer(location: str, *, revision: str | None = None) -> PreTrainedTokenizerFast:
+    """The checkpoint's fast tokenizer (its offsets are needed to cut text into windows)."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, revision=revision, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises bare Exception for a damaged file
+        raise BadInput(f"model {location}: its tokenizer cannot be loaded: {_first_sentence(error)}") from error
+    if not tokenizer.is_fast:
+        raise BadInput(f"model {location}: its tokenizer has no fast version, which character offsets need")
+    return tokenizer
+
+
+def model_skeleton(location: str, *, revision: str | None = None) -> nn.Module:
+    """The architecture alone, on the meta device: module names and shapes, no weights."""
+    _refuse_adapter(location)
+    try:
+        config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"model {location}: is not a causal language model: {_first_sentence(error)}") from error
+
+
+def context_length(model: nn.Module) -> int | None:
+    """The longest sequence that the model's positions allow, where its configuration states one."""
+    for name in ("max_position_embeddings", "n_positions", "n_ctx"):
+        if isinstance(length := getattr(model.config, name, None), int) and length > 0:
+            return length
+    return None
+
+
+def check_vocabulary(model: nn.Module, vocabulary: int, name: str) -> None:
+    """Raises BadInput where the tokenizer can produce ids for which the model has no embedding."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if vocabulary > rows:
+        raise BadInput(
+            f"model {name}: the tokenizer has {vocabulary} tokens but the model embeds only {rows}; "
+            "name the tokenizer that the model was trained with"
+        )
+
+
+def same_architecture(model: nn.Module, other: nn.Module) -> bool:
+    """Whether two models have the same parameters by name and shape."""
+    return {n: p.shape for n, p in model.named_parameters()} == {n: p.shape for n, p in other.named_parameters()}
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _refuse_adapter(location: str) -> None:
+    if (Path(location) / "adapter_config.json").exists():
+        raise BadInput(f"model {location}: is a PEFT adapter, not a whole model; merge it into its base model first")
+
+
+def _refuse_incomplete(location: str, report: dict) -> None:
+    for problem, names in (("lacks", report["missing_keys"]), ("has unknown", report["unexpected_keys"])):
+        if names:
+            shown = ", ".join(sorted(names)[:3])
+            raise BadInput(
+                f"model {location}: the checkpoint {problem} weights ({shown}{', …' if len(names) > 3 else ''}); "
+                "check that its config.json belongs to its safetensors"
+            )
+    if report["mismatched_keys"]:
+        raise BadInput(f"model {location}: weights have other shapes than config.json says; check the checkpoint")
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+
+
+class _quiet_loading:  # noqa: N801 (a context manager used like a function)
+    """Keeps transformers' progress bar and notices about loading out of the terminal."""
+
+    def __enter__(self) -> None:
+        from transformers.utils import logging as hf_logging
+
+        self.bars, self.level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
+        hf_logging.disable_progress_bar()
+        hf_logging.set_verbosity(logging.ERROR)
+
+    def __exit__(self, *_) -> None:
+        from transformers.utils import logging as hf_logging
+
+        hf_logging.set_verbosity(self.level)
+        if self.bars:
+            hf_logging.enable_progress_bar()

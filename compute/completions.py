@@ -1,0 +1,76 @@
+"""Completions: the model's own greedy answer to a prompt, and the information of a completion in nats.
+
+Ruis et al. 2024, section 4.1: influence explains completions that the model generates greedily; a query's information is
+−log p(completion | prompt).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence as SequenceOf
+
+import torch
+from torch import nn
+from transformers import GenerationConfig
+
+from compute.batches import Sequence, make_batches
+from compute.errors import BadInput
+from compute.passes import batch_loss
+
+PROMPTS_AT_ONCE = 32
+
+
+def greedy_completions(
+    model: nn.Module,
+    prompts: SequenceOf[Sequence],
+    *,
+    max_new_tokens: int,
+    end_token: int | None,
+    on_batch: Callable[[int], None] | None = None,
+) -> dict[str, list[int]]:
+    """Greedy completion per prompt key, without the end token. Raises BadInput where a completion is empty.
+
+    Prompts of equal length go through together, so that none is padded and the result is that of the prompt alone.
+    """
+    by_length: dict[int, list[Sequence]] = defaultdict(list)
+    for prompt in prompts:
+        by_length[len(prompt)].append(prompt)
+    completions: dict[str, list[int]] = {}
+    for group in by_length.values():
+        for start in range(0, len(group), PROMPTS_AT_ONCE):
+            some = group[start : start + PROMPTS_AT_ONCE]
+            for prompt, token_ids in zip(some, _generate(model, some, max_new_tokens, end_token), strict=True):
+                if not token_ids:
+                    raise BadInput(
+                        f"query {prompt.key}: the model ends at once, so there is no completion to explain; "
+                        "give one in the query file or change the prompt"
+                    )
+                completions[prompt.key] = token_ids
+            if on_batch:
+                on_batch(len(some))
+    return completions
+
+
+def completion_nats(model: nn.Module, queries: SequenceOf[Sequence], *, token_budget: int) -> dict[str, float]:
+    """−log p(completion | prompt) per query key. Raises BadInput naming a query whose loss is not finite."""
+    nats: dict[str, float] = {}
+    for batch in make_batches(queries, token_budget=token_budget, device=next(model.parameters()).device):
+        nats.update(zip(batch.keys_B, batch_loss(model, batch).tolist(), strict=True))
+    return nats
+
+
+def _generate(model, prompts: list[Sequence], max_new_tokens: int, end_token: int | None) -> list[list[int]]:
+    token_ids = torch.tensor([list(prompt.token_ids) for prompt in prompts], device=next(model.parameters()).device)
+    # A generation config of our own: a checkpoint's may sample or penalize repetition.
+    settings = GenerationConfig(
+        do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, eos_token_id=end_token, pad_token_id=end_token or 0
+    )
+    with torch.no_grad():
+        generated = model.generate(
+            input_ids=token_ids, attention_mask=torch.ones_like(token_ids), generation_config=settings
+        )
+    return [_until(row, end_token) for row in generated[:, token_ids.shape[1] :].tolist()]
+
+
+def _until(token_ids: list[int], end_token: int | None) -> list[int]:
+    return token_ids[: token_ids.index(end_token)] if end_token in token_ids else token_ids

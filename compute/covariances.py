@@ -1,0 +1,88 @@
+"""Stage 1 of EK-FAC: the covariances A = E[a aᵀ] and S = E[g gᵀ] of each module, expectations over unmasked tokens.
+
+Grosse et al. 2023, section 3.1 (equations 12–14). N tokens of a batch, I inputs (with the bias column), O outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence as SequenceOf
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from compute.batches import Batch, Sequence, make_batches
+from compute.passes import Labels, accumulation_dtype, captured, run_batch
+from compute.tracked_modules import TrackedModule
+
+OnBatch = Callable[[int, int], None]
+"""Called after each batch with the documents and the tokens (without padding) that it held."""
+
+
+@dataclass
+class ModuleCovariances:
+    """A (I×I, the bias column of ones last) and S (O×O) of one module, and the tokens they are means over."""
+
+    activation_II: Tensor
+    gradient_OO: Tensor
+    tokens: int
+
+
+class _Sums:
+    """Running sums of one module. The border of A that belongs to the bias column is the sum of the activations."""
+
+    def __init__(self, module: TrackedModule, dtype: torch.dtype, device) -> None:
+        self.module = module
+        self.activation_II = torch.zeros(module.in_features, module.in_features, dtype=dtype, device=device)
+        self.activation_I = torch.zeros(module.in_features, dtype=dtype, device=device)
+        self.gradient_OO = torch.zeros(module.out_features, module.out_features, dtype=dtype, device=device)
+
+    def add(self, activation_NI: Tensor, gradient_NO: Tensor) -> None:
+        self.activation_II.addmm_(activation_NI.T, activation_NI)
+        self.gradient_OO.addmm_(gradient_NO.T, gradient_NO)
+        if self.module.has_bias:
+            self.activation_I += activation_NI.sum(0)
+
+    def means(self, tokens: int) -> ModuleCovariances:
+        activation_II = self.activation_II
+        if self.module.has_bias:
+            ones = activation_II.new_tensor([[float(tokens)]])
+            border_I1 = self.activation_I[:, None]
+            activation_II = torch.cat(
+                [torch.cat([activation_II, border_I1], 1), torch.cat([border_I1.T, ones], 1)]
+            )
+        return ModuleCovariances(activation_II / tokens, self.gradient_OO / tokens, tokens)
+
+
+def fit_covariances(
+    model: nn.Module,
+    modules: SequenceOf[TrackedModule],
+    documents: SequenceOf[Sequence],
+    *,
+    labels: str = "sampled",
+    seed: int = 0,
+    token_budget: int = 8192,
+    on_batch: OnBatch | None = None,
+) -> dict[str, ModuleCovariances]:
+    """A and S per module name, accumulated in float32 (float64 for a float64 model).
+
+    `labels`: "sampled" from the model under `seed` (the true Fisher), or "empirical". Raises BadInput for a
+    document without a target token or with a loss that is not finite.
+    """
+    device, dtype = next(model.parameters()).device, accumulation_dtype(model)
+    sums = {module.name: _Sums(module, dtype, device) for module in modules}
+    current: list[Batch] = []
+
+    def consume(module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
+        real_BT = current[0].attention_BT.bool()
+        sums[module.name].add(activation_BTI[real_BT].to(dtype), gradient_BTO[real_BT].to(dtype))
+
+    tokens = 0
+    with captured(model, modules, consume):
+        for batch in make_batches(documents, token_budget=token_budget, device=device):
+            current[:] = [batch]
+            run_batch(model, batch, Labels.named(labels, seed))
+            tokens += batch.tokens
+            if on_batch:
+                on_batch(len(batch.keys_B), batch.tokens)
+    return {name: module_sums.means(tokens) for name, module_sums in sums.items()}

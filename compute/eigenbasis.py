@@ -1,0 +1,50 @@
+"""Stage 2 of EK-FAC: the eigenbasis Q_A, Q_S of each module's covariances, decomposed in float64.
+
+Grosse et al. 2023, section 3.2 (equation 15); the eigenvalues of A and S are kept for the low rank of query
+gradients. A: eigen-directions of the inputs, S: of the outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compute.covariances import ModuleCovariances
+
+
+@dataclass
+class ModuleEigenbasis:
+    """Eigenvectors as columns, eigenvalues ascending, in the covariances' dtype."""
+
+    activation_vectors_IA: Tensor
+    activation_values_A: Tensor
+    gradient_vectors_OS: Tensor
+    gradient_values_S: Tensor
+
+    def rotate(self, gradient_OI: Tensor) -> Tensor:
+        """Q_Sᵀ G Q_A, of shape S×A."""
+        return self.gradient_vectors_OS.T @ gradient_OI @ self.activation_vectors_IA
+
+    def rotate_back(self, rotated_SA: Tensor) -> Tensor:
+        """Q_S G̃ Q_Aᵀ, of shape O×I."""
+        return self.gradient_vectors_OS @ rotated_SA @ self.activation_vectors_IA.T
+
+
+def decompose(covariances: dict[str, ModuleCovariances]) -> dict[str, ModuleEigenbasis]:
+    """The eigenbasis of each module."""
+    return {name: decompose_module(module) for name, module in covariances.items()}
+
+
+def decompose_module(covariances: ModuleCovariances) -> ModuleEigenbasis:
+    """Both decompositions of one module, so that a caller need not hold all modules at once."""
+    activation_values_A, activation_vectors_IA = _eigh(covariances.activation_II)
+    gradient_values_S, gradient_vectors_OS = _eigh(covariances.gradient_OO)
+    return ModuleEigenbasis(activation_vectors_IA, activation_values_A, gradient_vectors_OS, gradient_values_S)
+
+
+def _eigh(matrix_NN: Tensor) -> tuple[Tensor, Tensor]:
+    symmetric_NN = matrix_NN.double()
+    values_N, vectors_NN = torch.linalg.eigh((symmetric_NN + symmetric_NN.T) / 2)
+    return values_N.to(matrix_NN.dtype), vectors_NN.to(matrix_NN.dtype)

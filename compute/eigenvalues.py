@@ -1,0 +1,63 @@
+"""Stage 3 of EK-FAC: the eigenvalue correction Λ = E_documents[(Q_Sᵀ G Q_A)²].
+
+George et al. 2018 (equation 10), Grosse et al. 2023 (equation 17). The square is taken of a document's whole
+gradient, summed over its tokens, and the mean over documents. D documents at once, T positions, S and A
+eigen-directions of outputs and inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceOf
+
+import torch
+from torch import Tensor, nn
+
+from compute.batches import Sequence, make_batches
+from compute.covariances import OnBatch
+from compute.eigenbasis import ModuleEigenbasis
+from compute.module_gradients import document_gradients
+from compute.passes import Labels, accumulation_dtype, captured, run_batch
+from compute.tracked_modules import TrackedModule
+
+
+def fit_eigenvalues(
+    model: nn.Module,
+    modules: SequenceOf[TrackedModule],
+    eigenbasis: dict[str, ModuleEigenbasis],
+    documents: SequenceOf[Sequence],
+    *,
+    labels: str = "sampled",
+    seed: int = 0,
+    token_budget: int = 8192,
+    on_batch: OnBatch | None = None,
+) -> dict[str, Tensor]:
+    """Λ_SA per module name. Arguments and errors as for `fit_covariances`; the labels must be the same ones."""
+    device, dtype = next(model.parameters()).device, accumulation_dtype(model)
+    sums = {m.name: torch.zeros(m.out_features, m.in_dim, dtype=dtype, device=device) for m in modules}
+
+    def consume(module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
+        for rotated_DSA in _rotated(module, eigenbasis[module.name], activation_BTI.to(dtype), gradient_BTO.to(dtype)):
+            sums[module.name] += rotated_DSA.square_().sum(0)
+
+    with captured(model, modules, consume):
+        for batch in make_batches(documents, token_budget=token_budget, device=device):
+            run_batch(model, batch, Labels.named(labels, seed))
+            if on_batch:
+                on_batch(len(batch.keys_B), batch.tokens)
+    return {name: sum_SA / len(documents) for name, sum_SA in sums.items()}
+
+
+def _rotated(module: TrackedModule, basis: ModuleEigenbasis, activation_BTI: Tensor, gradient_BTO: Tensor):
+    """Chunks D×S×A of Q_Sᵀ G Q_A, rotating the document's gradient or its tokens, whichever costs less."""
+    outputs, inputs, positions = module.out_features, module.in_dim, activation_BTI.shape[1]
+    rotate_gradient = outputs * inputs * (outputs + inputs) < positions * (outputs**2 + inputs**2)
+    if rotate_gradient:
+        for gradient_DOI in document_gradients(module, activation_BTI, gradient_BTO):
+            yield basis.gradient_vectors_OS.T @ gradient_DOI @ basis.activation_vectors_IA
+        return
+    activation_BTA = activation_BTI @ basis.activation_vectors_IA[: module.in_features]
+    if module.has_bias:
+        activation_BTA += basis.activation_vectors_IA[-1]
+    # The bias column is inside the rotated activations now, so the plain product is the whole gradient.
+    rotated = TrackedModule(module.name, inputs, outputs, has_bias=False)
+    yield from document_gradients(rotated, activation_BTA, gradient_BTO @ basis.gradient_vectors_OS)
