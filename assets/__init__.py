@@ -1,0 +1,1 @@
+"""What data exists: one module per stage of the graph, its tables and their checks."""

@@ -1,0 +1,143 @@
+"""corpus/<corpus>/documents: records cut into windows of at most `max_tokens` tokens, which is what is scored."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pyarrow as pa
+
+from assets.columns import DOCUMENT_ID, POSITION, RECORD_ID, SHARD, SOURCE, STAMP, TOKEN_IDS, TOKENIZER
+from assets.corpus.parsing import Rejected
+from assets.corpus.partitions import several_shards_per_run, shard_partitions
+from assets.corpus.records import records_table, rejected_rows, rejected_table
+from assets.corpus.spec import CorpusSpec
+from assets.corpus.tokenizer import stored_tokenizer, tokenizer_table
+from assets.fingerprints import fingerprint
+from assets.lake import Lake
+from assets.step import Step, asset_arguments, open_step
+from assets.study.spec import Study
+from assets.tables import Column, Table
+from assets.tracking import Tracking
+
+CODE_VERSION = "1"
+EXCERPT_CHARACTERS = 200
+
+
+def documents_table(corpus: str) -> Table:
+    return Table(
+        key=("corpus", corpus, "documents"),
+        grain="one row per document: a window of at most max_tokens tokens of one record",
+        columns=(
+            SHARD,
+            POSITION,
+            DOCUMENT_ID,
+            RECORD_ID,
+            Column("window", pa.int32(), "Number of the window within its record, from 0."),
+            SOURCE,
+            Column("text", pa.string(), "The window's text; the windows of a record tile it."),
+            TOKEN_IDS,
+            Column("tokens", pa.int32(), "Number of tokens, special ones included."),
+            TOKENIZER,
+            STAMP,
+        ),
+        partition_by=("shard",),
+        sort_by=("document_id",),
+        row_group_rows=1_000,  # one document is looked up without decompressing a whole shard
+    )
+
+
+def documents_asset(study: Study) -> dg.AssetsDefinition:
+    """Cuts shards of records into documents."""
+    corpus = study.spec.corpus
+    table = documents_table(corpus.name)
+    upstream = (records_table(corpus.name), rejected_table(corpus.name), tokenizer_table(corpus.name))
+
+    @dg.asset(
+        **asset_arguments(table, f"corpus_{corpus.name}", CODE_VERSION),
+        deps=[dg.AssetKey(each.key) for each in upstream],
+        partitions_def=shard_partitions(corpus.name),
+        backfill_policy=several_shards_per_run(),
+    )
+    def documents(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
+        with open_step(context, lake, tracking) as step:
+            tokenizer, tokenizer_stamp = stored_tokenizer(step, corpus.name)
+            with step.progress(f"{corpus.name}: documents", len(context.partition_keys), "shards") as progress:
+                for shard in context.partition_keys:
+                    _cut_shard(step, study, shard, tokenizer, tokenizer_stamp)
+                    progress.advance(1)
+
+    return documents
+
+
+def document_identity(corpus: CorpusSpec) -> dict:
+    """What makes a corpus's documents these documents, shards that may still arrive aside: what pinned samples depend on."""
+    return corpus.model_dump(mode="json", exclude={"shard_records", "max_rejected", "max_records", "tokenizer"})
+
+
+def document_rows(step: Step, corpus: str, shard: str) -> list[dict]:
+    """A shard's documents in the order of their records, with what scoring needs."""
+    columns = ("position", "document_id", "source", "token_ids", "tokens")
+    return step.scan(documents_table(corpus), shard=shard).select(columns).sort("position").collect().to_dicts()
+
+
+def _cut_shard(step: Step, study: Study, shard: str, tokenizer, tokenizer_stamp: str) -> None:
+    corpus = study.spec.corpus
+    table = documents_table(corpus.name)
+    stamp = fingerprint(
+        "documents",
+        CODE_VERSION,
+        corpus.max_tokens,
+        corpus.end_of_text,
+        tokenizer_stamp,
+        step.fingerprint(records_table(corpus.name), shard),
+    )
+    if step.is_current(table, stamp, shard):
+        return
+    rows, rejected = _windows(step, study, shard, tokenizer)
+    step.write(
+        rejected_table(corpus.name),
+        rejected_rows(corpus.name, shard, "documents", rejected, stamp),
+        stamp,
+        where={"shard": shard, "stage": "documents"},
+    )
+    for position, row in enumerate(rows):
+        row |= {"shard": shard, "position": position, "tokenizer_fingerprint": tokenizer_stamp, "fingerprint": stamp}
+    metadata = {"tokens": sum(row["tokens"] for row in rows), "rejected windows": len(rejected)}
+    step.write(table, pa.Table.from_pylist(rows, schema=table.schema), stamp, shard=shard, metadata=metadata)
+
+
+def _windows(step: Step, study: Study, shard: str, tokenizer) -> tuple[list[dict], list[Rejected]]:
+    """Documents of a shard, and windows that are too short to carry any loss."""
+    rows, rejected = [], []
+    for record, window in _cut_records(step, study, shard, tokenizer):
+        text = record["text"][window.char_start : window.char_end]
+        if len(window.token_ids) < 2:
+            reason = f"Window {window.index} has fewer than two tokens, so none of them can be predicted."
+            rejected.append(Rejected(record["location"], record["record_id"], reason, text[:EXCERPT_CHARACTERS]))
+            continue
+        rows.append(
+            {
+                "document_id": f"{record['record_id']}#{window.index}",
+                "record_id": record["record_id"],
+                "window": window.index,
+                "source": record["source"],
+                "text": text,
+                "token_ids": window.token_ids,
+                "tokens": len(window.token_ids),
+            }
+        )
+    return rows, rejected
+
+
+def _cut_records(step: Step, study: Study, shard: str, tokenizer) -> Iterator[tuple[dict, object]]:
+    from compute.windows import cut_windows_batch
+
+    corpus = study.spec.corpus
+    records = step.scan(records_table(corpus.name), shard=shard).sort("position").collect().to_dicts()
+    cut = cut_windows_batch(
+        [record["text"] for record in records],
+        tokenizer,
+        max_tokens=corpus.max_tokens,
+        end_of_text=corpus.end_of_text,
+    )
+    for record, windows in zip(records, cut, strict=True):
+        yield from ((record, window) for window in windows)

@@ -1,0 +1,140 @@
+"""corpus/<corpus>/records and /rejected: a shard's source records as read, and those that could not be."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pyarrow as pa
+
+from assets.columns import POSITION, RECORD_ID, SHARD, SOURCE, STAMP
+from assets.corpus.parsing import ParsedShard, Rejected, check_rejected_share, parse_shard
+from assets.corpus.partitions import several_shards_per_run, shard_partitions
+from assets.corpus.shard_list import shards_table, stored_shards
+from assets.corpus.shards import Shard
+from assets.fingerprints import fingerprint
+from assets.lake import Lake
+from assets.step import Step, asset_arguments, open_step
+from assets.study.spec import Study
+from assets.tables import Column, Table
+from assets.tracking import Tracking
+
+CODE_VERSION = "1"
+
+
+def records_table(corpus: str) -> Table:
+    return Table(
+        key=("corpus", corpus, "records"),
+        grain="one row per source record that could be read",
+        columns=(
+            SHARD,
+            POSITION,
+            RECORD_ID,
+            SOURCE,
+            Column("text", pa.string(), "The record's text."),
+            Column("location", pa.string(), "File and line or row that it was read from."),
+            STAMP,
+        ),
+        partition_by=("shard",),
+        sort_by=("position",),
+        row_group_rows=5_000,
+    )
+
+
+def rejected_table(corpus: str) -> Table:
+    return Table(
+        key=("corpus", corpus, "rejected"),
+        grain="one row per source record, or window of one, that was set aside",
+        columns=(
+            SHARD,
+            Column("stage", pa.string(), "Asset that set it aside: records or documents."),
+            Column("location", pa.string(), "File and line or row that it was read from."),
+            Column("record_id", pa.string(), "The record's id, where it has one.", nullable=True),
+            Column("reason", pa.string(), "What is wrong with it, in a sentence."),
+            Column("excerpt", pa.string(), "Its first 200 characters."),
+            STAMP,
+        ),
+        partition_by=("shard", "stage"),
+    )
+
+
+def records_asset(study: Study) -> dg.AssetsDefinition:
+    """Reads shards of the corpus's source files."""
+    corpus = study.spec.corpus
+    table, rejected = records_table(corpus.name), rejected_table(corpus.name)
+    group = f"corpus_{corpus.name}"
+    listed = dg.AssetKey(shards_table(corpus.name).key)
+
+    @dg.multi_asset(
+        name=f"{group}_records",
+        specs=[
+            dg.AssetSpec(**asset_arguments(each, group, CODE_VERSION), deps=[listed]) for each in (table, rejected)
+        ],
+        partitions_def=shard_partitions(corpus.name),
+        backfill_policy=several_shards_per_run(),
+    )
+    def records(
+        context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking
+    ) -> Iterator[dg.MaterializeResult]:
+        with open_step(context, lake, tracking) as step:
+            shards = {shard.key: shard for shard in stored_shards(step, shards_table(corpus.name))}
+            with step.progress(f"{corpus.name}: records", len(context.partition_keys), "shards") as progress:
+                for key in context.partition_keys:
+                    _read_shard(step, study, shards[key])
+                    progress.advance(1)
+        for each in (table, rejected):
+            yield dg.MaterializeResult(asset_key=each.key)
+
+    return records
+
+
+def rejected_rows(
+    corpus: str, shard: str, stage: str, rejected: list[Rejected], stamp: str
+) -> pa.Table:
+    """Rows of the table of rejected records."""
+    rows = [
+        {
+            "shard": shard,
+            "stage": stage,
+            "location": one.location,
+            "record_id": one.record_id,
+            "reason": one.reason,
+            "excerpt": one.excerpt,
+            "fingerprint": stamp,
+        }
+        for one in rejected
+    ]
+    return pa.Table.from_pylist(rows, schema=rejected_table(corpus).schema)
+
+
+def _read_shard(step: Step, study: Study, shard: Shard) -> None:
+    corpus = study.spec.corpus
+    table, rejected = records_table(corpus.name), rejected_table(corpus.name)
+    stamp = fingerprint("records", CODE_VERSION, corpus.fields, corpus.format, shard.fingerprint)
+    if step.is_current(table, stamp, shard.key):
+        return
+    parsed = parse_shard(corpus, study.base, shard)
+    check_rejected_share(corpus, parsed.records, parsed.rejected)
+    # The rejected first: a record is never in neither table, whenever the step is killed.
+    step.write(
+        rejected,
+        rejected_rows(corpus.name, shard.key, "records", parsed.rejected, stamp),
+        stamp,
+        shard=shard.key,
+        where={"shard": shard.key, "stage": "records"},
+    )
+    step.write(table, _record_rows(table, shard.key, parsed, stamp), stamp, shard=shard.key)
+
+
+def _record_rows(table: Table, shard: str, parsed: ParsedShard, stamp: str) -> pa.Table:
+    rows = [
+        {
+            "shard": shard,
+            "position": record.position,
+            "record_id": record.record_id,
+            "source": record.source,
+            "text": record.text,
+            "location": record.location,
+            "fingerprint": stamp,
+        }
+        for record in parsed.records
+    ]
+    return pa.Table.from_pylist(rows, schema=table.schema)

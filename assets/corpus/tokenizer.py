@@ -1,0 +1,96 @@
+"""corpus/<corpus>/tokenizer: the model's own, or one trained on a pinned sample of the records.
+
+A trained tokenizer depends on its settings alone: records that arrive later do not make it stale, since every document would have to be cut anew.
+Materialize it by hand to train it again.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pyarrow as pa
+
+from assets.columns import STAMP, TOKENIZER
+from assets.corpus.records import records_table
+from assets.fingerprints import fingerprint
+from assets.lake import Lake
+from assets.model.checkpoint import checkpoint_table
+from assets.sampling import drawn
+from assets.step import Step, asset_arguments, open_step
+from assets.study.spec import Study
+from assets.tables import Column, Table
+from assets.tracking import Tracking
+
+CODE_VERSION = "1"
+
+
+def tokenizer_table(corpus: str) -> Table:
+    return Table(
+        key=("corpus", corpus, "tokenizer"),
+        grain="one row per file of the tokenizer",
+        columns=(
+            Column("file", pa.string(), "Name of the file in a Hugging Face checkpoint."),
+            Column("content", pa.binary(), "The file."),
+            TOKENIZER,
+            STAMP,
+        ),
+    )
+
+
+def tokenizer_asset(study: Study) -> dg.AssetsDefinition:
+    """Trains the corpus's tokenizer, or takes it from the model's checkpoint."""
+    corpus = study.spec.corpus
+    table = tokenizer_table(corpus.name)
+    upstream = records_table(corpus.name) if corpus.tokenizer.train else checkpoint_table(study.spec.model.name)
+
+    @dg.asset(**asset_arguments(table, f"corpus_{corpus.name}", CODE_VERSION), deps=[dg.AssetKey(upstream.key)])
+    def tokenizer(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
+        with open_step(context, lake, tracking) as step:
+            if corpus.tokenizer.train:
+                stamp = fingerprint("tokenizer", CODE_VERSION, corpus.tokenizer.train, corpus.fields)
+            else:
+                stamp = fingerprint("tokenizer", CODE_VERSION, step.fingerprint(upstream))
+            if not step.is_current(table, stamp):
+                step.write(table, _tokenizer_rows(step, study, table, stamp), stamp)
+
+    return tokenizer
+
+
+def stored_tokenizer(step: Step, corpus: str):
+    """The corpus's tokenizer as transformers loads it, and its fingerprint."""
+    from compute.tokenizer import load_tokenizer_files
+
+    rows = step.scan(tokenizer_table(corpus)).collect()
+    return load_tokenizer_files(dict(zip(rows["file"], rows["content"], strict=True))), rows[TOKENIZER.name][0]
+
+
+def _tokenizer_rows(step: Step, study: Study, table: Table, stamp: str) -> pa.Table:
+    from compute.checkpoint import load_tokenizer
+    from compute.tokenizer import tokenizer_files, tokenizer_fingerprint, train_tokenizer
+
+    training = study.spec.corpus.tokenizer.train
+    if training:
+        texts = _sampled_texts(step, study.spec.corpus.name, training.sample_records, training.seed)
+        tokenizer = train_tokenizer(texts, vocab_size=training.vocab_size)
+    else:
+        tokenizer = load_tokenizer(study.spec.model.location(study.base), revision=study.spec.model.revision)
+    rows = [
+        {
+            "file": name,
+            "content": content,
+            "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
+            "fingerprint": stamp,
+        }
+        for name, content in tokenizer_files(tokenizer).items()
+    ]
+    return pa.Table.from_pylist(rows, schema=table.schema)
+
+
+def _sampled_texts(step: Step, corpus: str, sample: int, seed: int) -> Iterator[str]:
+    """The records whose hashed id is smallest, so that the sample depends on neither order nor shards."""
+    table = records_table(corpus)
+    identities = step.scan(table).select("record_id", "shard").collect()
+    sampled = drawn(identities, "record_id", sample, seed)
+    wanted = set(sampled["record_id"])
+    for shard in sorted(set(sampled["shard"])):
+        rows = step.scan(table, shard=shard).sort("position").select("record_id", "text").collect()
+        yield from (text for record_id, text in rows.iter_rows() if record_id in wanted)

@@ -1,0 +1,98 @@
+"""curvature/<fit>/sample: the documents that the curvature is fitted on, pinned with their tokens.
+
+The sample keeps the token ids themselves, so that a fit can be repeated after the corpus changed. New shards do not make it stale;
+materialize it by hand to fit on what the corpus holds then.
+"""
+
+import dagster as dg
+import pyarrow as pa
+
+from assets.columns import DOCUMENT_ID, POSITION, SHARD, STAMP, TOKEN_IDS
+from assets.corpus.documents import document_identity, documents_table
+from assets.corpus.tokenizer import tokenizer_table
+from assets.fingerprints import fingerprint
+from assets.lake import Lake
+from assets.model.checkpoint import checkpoint_table
+from assets.model.opening import open_traced_model
+from assets.sampling import drawn
+from assets.step import Step, asset_arguments, open_step
+from assets.study.spec import Study
+from assets.tables import Column, Table
+from assets.tracking import Tracking
+from compute.errors import BadInput
+
+CODE_VERSION = "1"
+
+
+def sample_table(fit: str) -> Table:
+    return Table(
+        key=("curvature", fit, "sample"),
+        grain="one row per document of the sample that the curvature is fitted on",
+        columns=(
+            POSITION,
+            DOCUMENT_ID,
+            SHARD,
+            Column("documents_version", pa.int64(), "Delta version of the corpus's documents that it was read from."),
+            TOKEN_IDS,
+            STAMP,
+        ),
+        sort_by=("position",),
+        row_group_rows=1_000,
+    )
+
+
+def sample_asset(study: Study) -> dg.AssetsDefinition:
+    """Draws the sample by hashed document id, after looking whether the model can be traced as asked."""
+    fit, corpus = study.spec.curvature, study.spec.corpus
+    table, documents = sample_table(fit.name), documents_table(corpus.name)
+    checkpoint = checkpoint_table(study.spec.model.name)
+
+    @dg.asset(
+        **asset_arguments(table, f"curvature_{fit.name}", CODE_VERSION),
+        deps=[
+            dg.AssetDep(dg.AssetKey(documents.key), partition_mapping=dg.AllPartitionMapping()),
+            dg.AssetKey(checkpoint.key),
+        ],
+    )
+    def sample(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
+        with open_step(context, lake, tracking) as step:
+            stamp = fingerprint(
+                "curvature_sample",
+                CODE_VERSION,
+                fit.sample_documents,
+                fit.seed,
+                document_identity(corpus),
+                step.fingerprint(tokenizer_table(corpus.name)),
+            )
+            if step.is_current(table, stamp):
+                return
+            open_traced_model(step, study)  # an unknown module pattern or a foreign tokenizer is told now
+            rows = _drawn_documents(step, study)
+            columns = {
+                "documents_version": pa.array([step.version(documents)] * len(rows), pa.int64()),
+                "fingerprint": pa.array([stamp] * len(rows)),
+                "position": pa.array(range(len(rows)), pa.int64()),
+            }
+            data = {name: rows[name].to_arrow() for name in ("document_id", "shard", "token_ids")} | columns
+            step.write(table, pa.table(data), stamp)
+
+    return sample
+
+
+def sample_sequences(step: Step, fit: str) -> list:
+    """The pinned documents as the engine takes them."""
+    from compute.batches import Sequence
+
+    rows = step.scan(sample_table(fit)).select("position", "document_id", "token_ids").sort("position").collect()
+    return [Sequence(row["document_id"], row["token_ids"]) for row in rows.iter_rows(named=True)]
+
+
+def _drawn_documents(step: Step, study: Study):
+    documents = documents_table(study.spec.corpus.name)
+    fit = study.spec.curvature
+    identities = step.scan(documents).select("document_id", "shard").collect()
+    if identities.is_empty():
+        raise BadInput(f"corpus {study.spec.corpus.name}: holds no documents to fit curvature {fit.name} on")
+    chosen = drawn(identities, "document_id", fit.sample_documents, fit.seed)
+    tokens = step.scan(documents).select("document_id", "token_ids")
+    return chosen.lazy().join(tokens, on="document_id", how="left", maintain_order="left").collect()

@@ -1,0 +1,98 @@
+"""Where a lake is: a directory or an object store, reached through the same calls, and marked with its layout version.
+
+`_headwater.json` at the root says which layout the tables have. A newer layout is refused with a sentence; a lake without
+the mark is marked by its first writer. Files go through delta-rs' object store, so that whatever can hold the tables can
+hold the mark.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlparse
+
+from compute.errors import BadInput
+
+if TYPE_CHECKING:
+    from pyarrow.fs import PyFileSystem
+
+LAYOUT = 1
+LAYOUT_FILE = "_headwater.json"
+
+
+@dataclass(frozen=True)
+class Place:
+    """The root of a lake: `uri` as the user gave it, and the options of its object store."""
+
+    uri: str
+    storage_options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_local(self) -> bool:
+        return "://" not in self.uri or self.uri.startswith("file://")
+
+    @property
+    def root(self) -> str:
+        """An absolute directory, or the URI."""
+        if not self.is_local:
+            return self.uri.rstrip("/")
+        path = unquote(urlparse(self.uri).path) if self.uri.startswith("file://") else self.uri
+        return str(Path(path).expanduser().absolute())
+
+    @property
+    def options(self) -> dict[str, str] | None:
+        return self.storage_options or None
+
+    def files(self, below: str = "") -> PyFileSystem:
+        """The files of the lake, or of one table in it."""
+        from deltalake.fs import DeltaStorageHandler
+        from pyarrow.fs import PyFileSystem
+
+        return PyFileSystem(DeltaStorageHandler(f"{self.root}/{below}", self.options))
+
+    def check_layout(self, *, mark: bool) -> bool:
+        """Refuses a lake of a newer Headwater. Returns whether the lake carries a mark; `mark` gives it one.
+
+        Writers of one layout write the same bytes, in one atomic put, so it does not matter which of them is last.
+        """
+        found = self._layout()
+        if found is None and mark:
+            self._write_mark()
+            found = self._layout()
+        if found is not None and found > LAYOUT:
+            raise BadInput(
+                f"the lake {self.root} has layout {found}, and this Headwater reads layout {LAYOUT}: "
+                "update Headwater, or choose another lake (HEADWATER_LAKE)"
+            )
+        return found is not None
+
+    def _layout(self) -> int | None:
+        text = self._mark()
+        if text is None:
+            return None
+        try:
+            return int(json.loads(text)["layout"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(
+                f'{self.root}/{LAYOUT_FILE}: should read {{"layout": {LAYOUT}}}, but holds {text[:60]!r}; restore it'
+            ) from error
+
+    def _mark(self) -> Any:
+        if self.is_local and not Path(self.root).is_dir():
+            return None
+        try:
+            with self.files().open_input_file(LAYOUT_FILE) as stream:
+                return stream.readall()
+        except FileNotFoundError:
+            return None
+
+    def _write_mark(self) -> None:
+        if self.is_local:
+            try:
+                Path(self.root).mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise BadInput(f"the lake {self.root} cannot be made: a file of that name is in the way") from error
+        with self.files().open_output_stream(LAYOUT_FILE) as stream:
+            stream.write(json.dumps({"layout": LAYOUT}).encode())

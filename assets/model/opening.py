@@ -1,0 +1,63 @@
+"""Opening a study's model for tracing: its weights, its tracked modules, and whether the corpus's tokenizer is its own."""
+
+from __future__ import annotations
+
+from assets.corpus.tokenizer import stored_tokenizer
+from assets.model.checkpoint import load_checkpoint
+from assets.step import Step
+from assets.study.spec import Study
+from compute.errors import BadInput
+
+
+def open_traced_model(step: Step, study: Study, *, query_side: bool = False):
+    """The model (the query-side one on request, where the study names it) and its tracked modules.
+
+    Raises BadInput for an unknown module pattern, a tokenizer that does not fit, documents longer than the model's
+    context, or a query-side model of another architecture.
+    """
+    from compute.tracked_modules import select_modules
+
+    model = load_checkpoint(study.spec.model, study.base, step)
+    _check_fit(step, study, model)
+    modules = select_modules(model, _selection(study))
+    if query_side and study.spec.query_model:
+        model = _open_query_model(step, study, model)
+    return model, modules
+
+
+def _selection(study: Study) -> str | list[str]:
+    modules = study.spec.curvature.modules
+    return modules if isinstance(modules, str) else list(modules)
+
+
+def _check_fit(step: Step, study: Study, model) -> None:
+    from compute.checkpoint import check_vocabulary, context_length
+
+    corpus, name = study.spec.corpus, study.spec.model.name
+    tokenizer, _ = stored_tokenizer(step, corpus.name)
+    check_vocabulary(model, len(tokenizer), name)
+    context = context_length(model)
+    if context and corpus.max_tokens > context:
+        raise BadInput(
+            f"corpus {corpus.name}: max_tokens is {corpus.max_tokens}, but model {name} has a context of {context} "
+            "tokens; lower max_tokens"
+        )
+
+
+def _open_query_model(step: Step, study: Study, base_model):
+    from compute.checkpoint import load_tokenizer, same_architecture
+    from compute.tokenizer import tokenizer_fingerprint
+
+    query_model = study.spec.query_model
+    model = load_checkpoint(query_model, study.base)
+    if not same_architecture(model, base_model):
+        raise BadInput(
+            f"query_model {query_model.name}: its weights have other names or shapes than those of model "
+            f"{study.spec.model.name}; give a checkpoint of the same architecture"
+        )
+    tokenizer = load_tokenizer(query_model.location(study.base), revision=query_model.revision)
+    if tokenizer_fingerprint(tokenizer) != stored_tokenizer(step, study.spec.corpus.name)[1]:
+        raise BadInput(
+            f"query_model {query_model.name}: its tokenizer differs from that of corpus {study.spec.corpus.name}"
+        )
+    return model

@@ -1,0 +1,70 @@
+"""How a study declares its model: a directory, a hub id with its revision, or settings to train one from scratch."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+NAME = r"^[a-z0-9][a-z0-9_-]*$"
+
+
+class TrainSpec(BaseModel):
+    """Training from scratch with transformers' Trainer on the study's own documents; causal language modelling."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    architecture: Literal["gpt_neox", "llama", "gpt2"] = Field("gpt_neox", description="Family of the architecture.")
+    hidden_size: int = Field(128, gt=0, description="Width of the residual stream.")
+    layers: int = Field(4, gt=0, description="Number of transformer blocks.")
+    heads: int = Field(4, gt=0, description="Attention heads; they divide hidden_size.")
+    intermediate_size: int = Field(512, gt=0, description="Width of the MLP layers.")
+    context: int = Field(256, gt=1, description="Longest sequence in tokens.")
+    epochs: int = Field(3, gt=0, description="Passes over the documents.")
+    batch_size: int = Field(16, gt=0, description="Rows of `context` tokens, filled with documents, per optimizer step.")
+    learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps with a rising learning rate.")
+    weight_decay: float = Field(0.1, ge=0, description="AdamW's decoupled weight decay, on matrices only.")
+    beta2: float = Field(0.99, gt=0, lt=1, description="AdamW's memory of squared gradients.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    seed: int = Field(0, ge=0, description="Seed of initial weights and order.")
+    max_minutes: float | None = Field(
+        None, gt=0, description="Stop training after this time; the weights then depend on the machine's speed."
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> TrainSpec:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} cannot be divided among {self.heads} heads")
+        return self
+
+
+class ModelSpec(BaseModel):
+    """A causal language model: exactly one of `path`, `hub` and `train`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=NAME, description="Name in asset keys: model/<name>/checkpoint.")
+    path: str | None = Field(None, description="Directory of a Hugging Face checkpoint with safetensors.")
+    hub: str | None = Field(None, description="Hugging Face hub id, owner/model.")
+    revision: str | None = Field(None, description="Commit or tag of the hub id, so that the weights cannot change.")
+    train: TrainSpec | None = Field(None, description="Train from scratch on the study's corpus.")
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] = Field(
+        "float32", description="Precision of weights and activations; sums are float32 at least."
+    )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> ModelSpec:
+        given = [name for name in ("path", "hub", "train") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of path, hub and train (given: {', '.join(given) or 'none'})")
+        if self.hub and not self.revision:
+            raise ValueError("a hub id needs a revision (a commit or tag), or the weights could change under the study")
+        if self.revision and not self.hub:
+            raise ValueError("revision belongs to a hub id; there is none")
+        return self
+
+    def location(self, base: str) -> str:
+        """What `from_pretrained` takes: the hub id, or the directory, resolved against the study file's directory."""
+        return self.hub or os.path.normpath(os.path.join(base, os.path.expanduser(self.path or "")))

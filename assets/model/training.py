@@ -1,0 +1,139 @@
+"""model/<model>/sample and /checkpoint of a model that is trained on the study's own corpus.
+
+The sample pins which documents, at which version of their table, the model saw: documents that arrive later do not make
+it stale. Materialize the sample by hand to train on what the corpus holds then.
+"""
+
+import tempfile
+from pathlib import Path
+
+import dagster as dg
+import pyarrow as pa
+
+from assets.columns import DOCUMENT_ID, POSITION, SHARD, STAMP
+from assets.corpus.documents import document_identity, documents_table
+from assets.corpus.tokenizer import stored_tokenizer, tokenizer_table
+from assets.fingerprints import fingerprint
+from assets.lake import Lake
+from assets.model.checkpoint import checkpoint_blocks, checkpoint_table
+from assets.step import Step, asset_arguments, open_step
+from assets.study.spec import Study
+from assets.tables import Column, Table
+from assets.tracking import Tracking
+from compute.errors import BadInput
+
+CODE_VERSION = "1"
+
+
+def training_sample_table(model: str) -> Table:
+    return Table(
+        key=("model", model, "sample"),
+        grain="one row per document that the model is trained on",
+        columns=(
+            POSITION,
+            DOCUMENT_ID,
+            SHARD,
+            Column("documents_version", pa.int64(), "Delta version of the corpus's documents that it is read from."),
+            STAMP,
+        ),
+        sort_by=("position",),
+    )
+
+
+def training_sample_asset(study: Study) -> dg.AssetsDefinition:
+    """Pins the corpus's documents as they are now."""
+    corpus, model = study.spec.corpus, study.spec.model
+    table, documents = training_sample_table(model.name), documents_table(corpus.name)
+
+    @dg.asset(
+        **asset_arguments(table, f"model_{model.name}", CODE_VERSION),
+        deps=[dg.AssetDep(dg.AssetKey(documents.key), partition_mapping=dg.AllPartitionMapping())],
+    )
+    def sample(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
+        with open_step(context, lake, tracking) as step:
+            stamp = fingerprint("training_sample", CODE_VERSION, document_identity(corpus), step.fingerprint(tokenizer_table(corpus.name)))
+            if step.is_current(table, stamp):
+                return
+            rows = step.scan(documents).select("document_id", "shard", "position").sort("shard", "position").collect()
+            if rows.is_empty():
+                raise BadInput(f"corpus {corpus.name}: holds no documents to train model {model.name} on")
+            count = len(rows)
+            data = {
+                "position": pa.array(range(count), pa.int64()),
+                "document_id": rows["document_id"].to_arrow(),
+                "shard": rows["shard"].to_arrow(),
+                "documents_version": pa.array([step.version(documents)] * count, pa.int64()),
+                "fingerprint": [stamp] * count,
+            }
+            step.write(table, pa.table(data), stamp)
+
+    return sample
+
+
+def trained_checkpoint_asset(study: Study) -> dg.AssetsDefinition:
+    """Trains the model from scratch with transformers' Trainer; the loss goes to MLflow step by step."""
+    corpus, model = study.spec.corpus, study.spec.model
+    table, sample = checkpoint_table(model.name), training_sample_table(model.name)
+    upstream = (sample, tokenizer_table(corpus.name))
+
+    @dg.asset(
+        **asset_arguments(table, f"model_{model.name}", CODE_VERSION),
+        deps=[dg.AssetKey(each.key) for each in upstream],
+        pool="gpu",
+    )
+    def checkpoint(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
+        with open_step(context, lake, tracking) as step:
+            stamp = fingerprint("training", CODE_VERSION, model.train, step.fingerprint(sample))
+            if step.is_current(table, stamp):
+                return
+            with tempfile.TemporaryDirectory() as directory:
+                summary = _train(step, study, directory)
+                blocks = checkpoint_blocks(table, Path(directory), stamp)
+                step.write(table, blocks, stamp, metadata=summary)
+
+    return checkpoint
+
+
+def _train(step: Step, study: Study, directory: str) -> dict:
+    from compute.training import TrainSettings, train_causal_lm
+
+    corpus, model = study.spec.corpus, study.spec.model
+    tokenizer, _ = stored_tokenizer(step, corpus.name)
+    settings = model.train.model_dump()
+    if settings["context"] < corpus.max_tokens:
+        raise BadInput(
+            f"model {model.name}: train.context ({settings['context']}) is shorter than the corpus's max_tokens "
+            f"({corpus.max_tokens}); raise the one or lower the other"
+        )
+    step.tracking.log_params(settings)
+    with step.progress(f"{model.name}: training", 1, "steps") as progress:
+
+        def on_progress(done: int, total: int) -> None:
+            progress.total = total
+            progress.advance(done - progress.done)
+
+        summary = train_causal_lm(
+            _training_documents(step, study),
+            tokenizer,
+            TrainSettings(**settings),
+            directory=directory,
+            on_log=step.tracking.log_metrics,
+            on_progress=on_progress,
+        )
+    return {
+        "parameters": summary.parameters,
+        "final loss (nats per token)": round(summary.loss, 4),
+        "optimizer steps": summary.steps,
+        "trained tokens": summary.tokens,
+        "training seconds": round(summary.seconds, 1),
+    }
+
+
+def _training_documents(step: Step, study: Study) -> list[list[int]]:
+    """Token ids of the pinned documents, at the pinned version."""
+    sample = step.scan(training_sample_table(study.spec.model.name)).collect()
+    documents = documents_table(study.spec.corpus.name)
+    step.versions[documents.path] = sample["documents_version"][0]
+    tokens = step.scan(documents).select("document_id", "token_ids").collect()
+    by_position = sample.join(tokens, on="document_id", how="left").sort("position")
+    return by_position["token_ids"].to_list()

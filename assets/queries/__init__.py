@@ -1,0 +1,1 @@
+"""Query sets: prompts and the completions whose likelihood a study explains."""

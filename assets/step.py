@@ -1,0 +1,152 @@
+"""A step's surroundings: what every asset does before and after its computation, in one place.
+
+A step reads the lake at versions that it names, writes partitions with the fingerprint of what they were computed from, tracks
+itself in MLflow, and reports rows, versions and links to Dagster. An asset's body is then: read → compute → write.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from assets.lake import Lake
+from assets.progress import Progress
+from assets.tables import Table
+from assets.tracking import Tracking
+from compute.errors import BadInput
+
+if TYPE_CHECKING:
+    import polars as pl
+    import pyarrow as pa
+
+REUSE_TAG = "headwater/reuse"
+"""Run tag: "true" keeps outputs whose fingerprint says that recomputing them would give the same rows."""
+
+
+class Step:
+    """One execution of one asset (or multi-asset) for one or more shards."""
+
+    def __init__(self, context: dg.AssetExecutionContext, lake: Lake, tracking_run) -> None:
+        self.context, self.lake, self.tracking = context, lake, tracking_run
+        self.reuse = context.run.tags.get(REUSE_TAG) == "true"
+        self.versions: dict[str, int] = {}
+        self._stored: dict[str, dict[str, str]] = {}
+        self._started = time.monotonic()
+
+    def version(self, table: Table) -> int:
+        """The version of `table` that this step reads, the same for the whole step."""
+        if table.path not in self.versions:
+            version = self.lake.version(table)
+            if version is None:
+                raise BadInput(f"{table.path}: is not in the lake yet; materialize that asset first")
+            self.versions[table.path] = version
+            self.tracking.log_input(table.path, version)
+        return self.versions[table.path]
+
+    def scan(self, table: Table, **where: str) -> pl.LazyFrame:
+        """The rows of `table` (of one partition) at this step's version; a table without rows is an empty frame."""
+        return self.lake.scan(table, version=self.version(table), where=where or None, allow_empty=True)
+
+    def batches(self, table: Table, **where: str) -> Iterator[pa.RecordBatch]:
+        return self.lake.read_batches(table, version=self.version(table), where=where or None)
+
+    def fingerprint(self, table: Table, shard: str | None = None) -> str | None:
+        """The stored fingerprint of a table (or one shard of it); None where it holds no rows."""
+        return self._fingerprints(table, self.version(table)).get(shard or "")
+
+    def is_current(self, table: Table, fingerprint: str, shard: str | None = None) -> bool:
+        """Whether `table` already holds what would be computed, and the run asked to keep such results."""
+        version = self.lake.version(table) if self.reuse else None
+        if version is None or self._fingerprints(table, version).get(shard or "") != fingerprint:
+            return False
+        self._report(table, shard, {"kept": True, "fingerprint": fingerprint, "delta version": version})
+        self.context.log.info(f"{table.path}{f'[{shard}]' if shard else ''}: nothing changed, kept as it is")
+        return True
+
+    def write(
+        self,
+        table: Table,
+        data: pa.Table | Iterable[pa.RecordBatch],
+        fingerprint: str,
+        *,
+        shard: str | None = None,
+        where: dict[str, str] | None = None,
+        metadata: dict | None = None,
+    ) -> None:
+        """Replaces the table (or exactly one partition) atomically and reports it to Dagster and MLflow."""
+        where = where or ({"shard": shard} if shard else None)
+        commit = self.lake.overwrite(
+            table,
+            data,
+            where=where,
+            commit={
+                "dagster_run_id": self.context.run.run_id,
+                "mlflow_run_id": self.tracking.run_id or "",
+                "code_version": self.context.assets_def.code_versions_by_key.get(dg.AssetKey(table.key)) or "",
+                "fingerprint": fingerprint,
+                "inputs": json.dumps(self.versions),
+            },
+        )
+        self._report(
+            table,
+            shard,
+            {
+                "dagster/row_count": commit.rows,
+                "delta version": commit.version,
+                "bytes written": commit.bytes,
+                "seconds": round(time.monotonic() - self._started, 2),
+                "fingerprint": fingerprint,
+                "inputs": dg.MetadataValue.json(dict(self.versions)),
+                **(metadata or {}),
+            },
+        )
+        self.tracking.set_tags({f"delta.{table.path}": str(commit.version)})
+
+    def _fingerprints(self, table: Table, version: int) -> dict[str, str]:
+        """Stored fingerprints by shard; under "" for a table that is not cut into shards. Read once per step and table:
+        another step writes other shards, and this one writes each shard once."""
+        if table.path not in self._stored:
+            found = self.lake.fingerprints(table, version=version)
+            if "shard" not in table.partition_by:
+                found = {"": next(iter(found.values()))} if len(set(found.values())) == 1 else {}
+            self._stored[table.path] = found
+        return self._stored[table.path]
+
+    def progress(self, label: str, total: int, unit: str) -> Progress:
+        return Progress(label, total, unit, log=self.context.log.info)
+
+    def _report(self, table: Table, shard: str | None, metadata: dict) -> None:
+        if dg.AssetKey(table.key) not in self.context.selected_asset_keys:
+            return  # a table that belongs to another asset's story (rejected records)
+        if self.tracking.url:
+            metadata["MLflow run"] = dg.MetadataValue.url(self.tracking.url)
+        self.context.add_asset_metadata(metadata, asset_key=table.key, partition_key=shard)
+
+
+@contextmanager
+def open_step(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[Step]:
+    """The step around an asset's body. A user's mistake becomes a Failure that is not retried."""
+    name = "/".join(sorted(context.selected_asset_keys)[0].path)
+    parent = tracking.parent_run(context.run.run_id, context.run.job_name)
+    try:
+        with tracking.step_run(parent, name, {"asset": name}) as run:
+            yield Step(context, lake, run)
+    except BadInput as error:
+        raise dg.Failure(description=str(error), allow_retries=False) from error
+
+
+def asset_arguments(table: Table, group: str, code_version: str) -> dict:
+    """What the declaration of every table's asset has in common."""
+    return {
+        "key": list(table.key),
+        "group_name": group,
+        "description": table.grain,
+        "kinds": {"deltalake"},
+        "code_version": code_version,
+        "metadata": {"dagster/column_schema": table.dagster_columns(), "dagster/table_name": table.path},
+    }

@@ -1,0 +1,1 @@
+"""What a study computes: completions, query gradients, influence, document norms and rankings."""

@@ -1,0 +1,77 @@
+"""The declaration of a study: corpus × model × curvature × queries × options, one YAML file each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from assets.corpus.spec import CorpusSpec
+from assets.curvature.spec import CurvatureSpec
+from assets.model.spec import NAME, ModelSpec
+from assets.queries.spec import QueriesSpec
+
+
+class StudyOptions(BaseModel):
+    """How documents are scored and ranked."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    methods: tuple[Literal["ekfac", "dot"], ...] = Field(
+        ("ekfac", "dot"), min_length=1, description="Scores to compute in the one pass: EK-FAC, gradient dot product."
+    )
+    rank: int | Literal["full"] = Field(32, description="Rank of query gradients per module.")
+    damping: float = Field(0.1, ge=0, description="λ as a multiple of each module's mean(Λ).")
+    top_k: int = Field(50, gt=0, description="Documents listed at each end of a ranking.")
+    max_new_tokens: int = Field(64, gt=0, description="Longest completion that the model is asked for.")
+    token_budget: int = Field(8192, gt=0, description="Padded tokens per batch; it does not change the result.")
+
+    @model_validator(mode="after")
+    def _positive_rank(self) -> StudyOptions:
+        if self.rank != "full" and self.rank < 1:
+            raise ValueError("rank must be at least 1, or 'full'")
+        return self
+
+    @property
+    def kept_rank(self) -> int | None:
+        """Rank as the engine takes it: None for full rank."""
+        return None if self.rank == "full" else self.rank
+
+
+class StudySpec(BaseModel):
+    """One study."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    study: str = Field(pattern=NAME, description="Name in asset keys: study/<name>/influence.")
+    corpus: CorpusSpec = Field(description="The documents that may have taught the model.")
+    model: ModelSpec = Field(description="The model whose documents' gradients are taken.")
+    query_model: ModelSpec | None = Field(
+        None, description="Checkpoint of the same architecture for completions and query gradients (a fine-tuned one)."
+    )
+    curvature: CurvatureSpec = Field(description="The EK-FAC fit.")
+    queries: QueriesSpec = Field(description="The completions to explain.")
+    options: StudyOptions = Field(default_factory=StudyOptions, description="How documents are scored and ranked.")
+
+    @model_validator(mode="after")
+    def _tokenizer_has_an_origin(self) -> StudySpec:
+        if self.model.train and not self.corpus.tokenizer.train:
+            raise ValueError(
+                "a model trained here has no tokenizer of its own; declare corpus.tokenizer: {train: {vocab_size: …}}"
+            )
+        if self.query_model and self.query_model.train:
+            raise ValueError("query_model names a checkpoint (path or hub); it cannot be trained here")
+        return self
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study file as read: what it declares, and the directory that its relative paths start from."""
+
+    spec: StudySpec
+    base: str
+
+    @property
+    def name(self) -> str:
+        return self.spec.study

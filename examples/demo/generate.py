@@ -1,0 +1,167 @@
+"""Writes the demo: `python -m examples.demo.generate OUTDIR`.
+
+    OUTDIR/corpus/*.jsonl[.gz]   records: id, text, source, procedure, facts, format
+    OUTDIR/queries.jsonl         id, prompt, task, kind, answer, fact (no completion: the model's own is used)
+    OUTDIR/truth.json            which records state a fact, and which procedure a record works through
+    OUTDIR/demo.yaml             the study
+
+Same seed and Python version, same files.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from examples.demo import mathematics, problems, solutions, standard_library, world
+from examples.demo.problems import Problem
+
+STUDY = Path(__file__).with_name("demo.yaml")
+SOURCES = {"arithmetic": "arithmetic", "slope": "slopes", "equation": "equations"}
+COMPRESSED = {"python_code"}  # written as .jsonl.gz
+NO_PROCEDURE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """How much to generate; the defaults are the demo."""
+
+    seed: int = 0
+    records_per_task: int = 1080  # worked problems of each reasoning task
+    mathematics: int = 260
+    python_code: int = 260
+    python_prose: int = 260
+    reasoning_queries: int = 10  # per task
+    factual_controls: int = 8
+    reasoning_controls: int = 9
+
+
+@dataclass(frozen=True)
+class Demo:
+    records: list[dict]
+    queries: list[dict]
+    truth: dict
+
+
+def build(settings: DemoSettings = DemoSettings()) -> Demo:
+    """Records, queries and truth; nothing is written."""
+    facts = world.build_facts(settings.seed)
+    records = [record for task in problems.TASKS for record in _worked_records(task, settings)]
+    records += _records("encyclopedia", world.fact_documents(facts, settings.seed))
+    records += _records("mathematics", mathematics.mathematics_documents(settings.mathematics, settings.seed))
+    records += _records("python_code", standard_library.code_documents(settings.python_code, settings.seed))
+    records += _records("python_prose", standard_library.prose_documents(settings.python_prose, settings.seed))
+    queries = [*_factual_queries(facts), *_reasoning_queries(settings), *_controls(facts, settings)]
+    return Demo(records, queries, _truth(records))
+
+
+def held_out(task: str, settings: DemoSettings = DemoSettings()) -> list[Problem]:
+    """All problems whose numbers occur in no document, the queries' own first."""
+    return problems.split(task, settings.seed)[1]
+
+
+def write(demo: Demo, directory: Path) -> None:
+    """Write the files; a file that is there is replaced."""
+    corpus = directory / "corpus"
+    corpus.mkdir(parents=True, exist_ok=True)
+    for source in dict.fromkeys(record["source"] for record in demo.records):
+        lines = _lines([record for record in demo.records if record["source"] == source])
+        if source in COMPRESSED:
+            (corpus / f"{source}.jsonl.gz").write_bytes(gzip.compress(lines, mtime=0))
+        else:
+            (corpus / f"{source}.jsonl").write_bytes(lines)
+    (directory / "queries.jsonl").write_bytes(_lines(demo.queries))
+    (directory / "truth.json").write_text(json.dumps(demo.truth, indent=1) + "\n", encoding="utf-8")
+    if STUDY.resolve() != (directory / STUDY.name).resolve():
+        shutil.copyfile(STUDY, directory / STUDY.name)
+
+
+def _worked_records(task: str, settings: DemoSettings) -> list[dict]:
+    """Problems in turn as steps, prose and code; where they run out, again in the next format and wording."""
+    pool, _ = problems.split(task, settings.seed)
+    records = []
+    for number in range(settings.records_per_task):
+        problem, lap = pool[number % len(pool)], number // len(pool)
+        form = solutions.FORMATS[(number + lap) % len(solutions.FORMATS)]
+        variant = number // len(solutions.FORMATS) + lap
+        records.append({"text": solutions.worked(problem, form, variant), "procedure": task, "format": form,
+                        "numbers": list(problem.numbers)})
+    return _records(SOURCES[task], records)
+
+
+def _records(source: str, parts: list[dict]) -> list[dict]:
+    return [
+        {"id": f"{source}-{number:04d}", "text": part["text"], "source": source,
+         "procedure": part.get("procedure", NO_PROCEDURE), "facts": part.get("facts", []),
+         "format": part.get("format", "text"), "numbers": part.get("numbers", [])}
+        for number, part in enumerate(parts)
+    ]
+
+
+def _factual_queries(facts: list[world.Fact]) -> list[dict]:
+    return [
+        _query(f"fact-{fact.id}", world.question(fact)[0], task=fact.relation, kind="factual", answer=fact.answer, fact=fact.id)
+        for fact in facts
+        if fact.group in ("often", "rare")
+    ]
+
+
+def _reasoning_queries(settings: DemoSettings) -> list[dict]:
+    return [
+        _query(f"{task}-{number:02d}", solutions.question(problem)[0], task=task, kind="reasoning", answer=str(problem.answer))
+        for task in problems.TASKS
+        for number, problem in enumerate(held_out(task, settings)[: settings.reasoning_queries])
+    ]
+
+
+def _controls(facts: list[world.Fact], settings: DemoSettings) -> list[dict]:
+    """Questions of both kinds whose answer stands in the prompt already."""
+    unstated = [fact for fact in facts if fact.group == "unstated"][: settings.factual_controls]
+    controls = [
+        _query(f"control-{fact.id}", world.stated_question(fact), task=fact.relation, kind="control", answer=fact.answer)
+        for fact in unstated
+    ]
+    per_task = settings.reasoning_controls // len(problems.TASKS)
+    for task in problems.TASKS:
+        chosen = held_out(task, settings)[settings.reasoning_queries :][:per_task]
+        for number, problem in enumerate(chosen):
+            prompt, completion = solutions.question(problem)
+            solved = prompt + completion.removesuffix(f" {problem.answer}")
+            controls.append(_query(f"control-{task}-{number:02d}", solved, task=task, kind="control", answer=str(problem.answer)))
+    return controls
+
+
+def _query(identifier: str, prompt: str, *, task: str, kind: str, answer: str, fact: str | None = None) -> dict:
+    return {"id": identifier, "prompt": prompt, "task": task, "kind": kind, "answer": answer, "fact": fact}
+
+
+def _truth(records: list[dict]) -> dict:
+    """Fact id → records that state it; record id → procedure."""
+    facts: dict[str, list[str]] = {}
+    for record in records:
+        for fact in record["facts"]:
+            facts.setdefault(fact, []).append(record["id"])
+    return {"facts": facts, "procedures": {record["id"]: record["procedure"] for record in records}}
+
+
+def _lines(rows: list[dict]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def main(arguments: list[str]) -> int:
+    if len(arguments) != 1:
+        print("usage: python -m examples.demo.generate OUTDIR", file=sys.stderr)
+        return 2
+    demo = build()
+    write(demo, Path(arguments[0]))
+    print(f"wrote {len(demo.records)} records and {len(demo.queries)} queries to {arguments[0]}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,118 @@
+"""A and S: equal to sums of outer products over every token of every document, and means over tokens, never over padding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from compute.batches import Sequence
+from compute.covariances import fit_covariances
+from compute.errors import BadInput
+from tests.compute import oracle
+from tests.compute.labels import sampled_labels
+from tests.compute.models import make_case, random_documents
+
+
+def assert_same(found: dict, expected: dict, tolerance: float) -> None:
+    for name in expected:
+        assert oracle.relative_error(found[name].activation_II, expected[name].activation_II) < tolerance, name
+        assert oracle.relative_error(found[name].gradient_OO, expected[name].gradient_OO) < tolerance, name
+        assert found[name].tokens == expected[name].tokens
+
+
+def assert_is_oracles(found: dict, expected: dict, tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name, (activation_II, gradient_OO) in expected.items():
+        assert oracle.relative_error(found[name].activation_II, activation_II) < tolerance, name
+        assert oracle.relative_error(found[name].gradient_OO, gradient_OO) < tolerance, name
+
+
+def test_equal_the_for_loop_with_the_datas_labels(case):
+    found = fit_covariances(case.model, case.modules, case.documents, labels="empirical", token_budget=60)
+    documents = [(document.token_ids,) for document in case.documents]
+    assert_is_oracles(found, oracle.covariances(case.model, case.names, documents), case.exact)
+
+
+def test_equal_the_for_loop_with_sampled_labels(case):
+    found = fit_covariances(case.model, case.modules, case.documents, labels="sampled", seed=5, token_budget=60)
+    documents = [(d.token_ids, 1, sampled_labels(case.model, d, seed=5)) for d in case.documents]
+    assert_is_oracles(found, oracle.covariances(case.model, case.names, documents), case.exact)
+
+
+def test_all_linear_layers_equal_the_for_loop():
+    case = make_case("gpt2", selection="all")
+    found = fit_covariances(case.model, case.modules, case.documents[1:4], labels="empirical")
+    documents = [(document.token_ids,) for document in case.documents[1:4]]
+    assert_is_oracles(found, oracle.covariances(case.model, case.names, documents), case.exact)
+
+
+def test_are_means_over_unmasked_tokens(neox_case):
+    found = fit_covariances(neox_case.model, neox_case.modules, neox_case.documents, labels="empirical")
+    tokens = sum(len(document) for document in neox_case.documents)
+    for covariances in found.values():
+        assert covariances.tokens == tokens
+        # The bias column is 1 at each token: its mean square is 1 only if padding is neither summed nor counted.
+        assert float(covariances.activation_II[-1, -1]) == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("labels", ["sampled", "empirical"])
+@pytest.mark.parametrize("token_budget", [28, 61, 8192])
+def test_do_not_depend_on_batch_size_or_order(case, labels, token_budget):
+    settings = {"labels": labels, "seed": 3}
+    expected = fit_covariances(case.model, case.modules, case.documents, token_budget=40, **settings)
+    found = fit_covariances(case.model, case.modules, case.documents[::-1], token_budget=token_budget, **settings)
+    assert_same(found, expected, case.exact)
+
+
+@pytest.mark.parametrize("labels", ["sampled", "empirical"])
+def test_of_shards_combine_to_those_of_the_whole(neox_case, labels):
+    def fit(documents):
+        return fit_covariances(neox_case.model, neox_case.modules, documents, labels=labels, seed=3)
+
+    whole, first, second = fit(neox_case.documents), fit(neox_case.documents[:4]), fit(neox_case.documents[4:])
+    for name, covariances in whole.items():
+        tokens_a, tokens_b = first[name].tokens, second[name].tokens
+        for part in ("activation_II", "gradient_OO"):
+            combined = (getattr(first[name], part) * tokens_a + getattr(second[name], part) * tokens_b) / (
+                tokens_a + tokens_b
+            )
+            assert oracle.relative_error(combined, getattr(covariances, part)) < neox_case.exact
+
+
+def test_sampled_labels_are_not_the_datas_and_follow_the_seed(neox_case):
+    def gradient_of(**settings):
+        found = fit_covariances(neox_case.model, neox_case.modules, neox_case.documents, **settings)
+        return next(iter(found.values())).gradient_OO
+
+    sampled = gradient_of(labels="sampled", seed=0)
+    assert torch.equal(sampled, gradient_of(labels="sampled", seed=0))
+    assert oracle.relative_error(gradient_of(labels="sampled", seed=1), sampled) > 1e-3
+    assert oracle.relative_error(gradient_of(labels="empirical"), sampled) > 1e-3
+
+
+def test_accumulate_in_float32_whatever_the_models_dtype():
+    """Three hundred copies have the mean of one; a bfloat16 sum stops growing after some 256 equal terms."""
+    case = make_case("gpt_neox", dtype=torch.bfloat16)
+    (document,) = random_documents(1, longest=8)[:1]
+    copies = [Sequence(f"copy-{number}", document.token_ids) for number in range(300)]
+    settings = {"labels": "empirical", "token_budget": 8}
+    one = fit_covariances(case.model, case.modules, copies[:1], **settings)
+    many = fit_covariances(case.model, case.modules, copies, **settings)
+    for name in one:
+        assert many[name].activation_II.dtype == many[name].gradient_OO.dtype == torch.float32
+    assert all(oracle.relative_error(many[n].activation_II, one[n].activation_II) < 1e-5 for n in one)
+    assert all(oracle.relative_error(many[n].gradient_OO, one[n].gradient_OO) < 1e-5 for n in one)
+
+
+def test_unknown_labels_are_bad_input(neox_case):
+    with pytest.raises(BadInput, match="'true'.*'sampled' or 'empirical'"):
+        fit_covariances(neox_case.model, neox_case.modules, neox_case.documents, labels="true")
+
+
+def test_progress_counts_documents_and_tokens_without_padding(neox_case):
+    seen = []
+    fit_covariances(
+        neox_case.model, neox_case.modules, neox_case.documents, token_budget=60, on_batch=lambda *n: seen.append(n)
+    )
+    assert sum(documents for documents, _ in seen) == len(neox_case.documents)
+    assert sum(tokens for _, tokens in seen) == sum(map(len, neox_case.documents))

@@ -1,0 +1,124 @@
+"""Which modules are tracked: by kind and by pattern, with what cannot be tracked named rather than left out silently."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, MixtralConfig, OPTConfig
+
+from compute.covariances import fit_covariances
+from compute.errors import BadInput
+from compute.tracked_modules import select_modules
+from tests.compute.models import VOCABULARY, random_documents, tiny_model
+
+MLP = {
+    "gpt_neox": {"dense_h_to_4h": (16, 40, True), "dense_4h_to_h": (40, 16, True)},
+    "gpt2": {"c_fc": (16, 40, True), "c_proj": (40, 16, True)},
+    "llama": {"gate_proj": (16, 40, False), "up_proj": (16, 40, False), "down_proj": (40, 16, False)},
+}
+OTHERS = {"gpt_neox": 2, "gpt2": 2, "llama": 4}  # linear layers of each layer's attention
+
+
+@pytest.mark.parametrize("architecture", MLP)
+def test_mlp_is_every_linear_layer_of_the_mlp_with_its_sizes(architecture):
+    modules = select_modules(tiny_model(architecture), "mlp")
+    assert len(modules) == 2 * len(MLP[architecture])
+    for module in modules:
+        described = (module.in_features, module.out_features, module.has_bias)
+        assert described == MLP[architecture][module.name.rpartition(".")[2]]
+        assert module.in_dim == module.in_features + module.has_bias
+
+
+@pytest.mark.parametrize("architecture", MLP)
+def test_all_adds_attention_and_leaves_out_the_head(architecture):
+    model = tiny_model(architecture)
+    names = [module.name for module in select_modules(model, "all")]
+    assert len(names) == 2 * (len(MLP[architecture]) + OTHERS[architecture])
+    assert not any(model.get_submodule(name) is model.get_output_embeddings() for name in names)
+
+
+def test_patterns_choose_by_name_and_each_module_once():
+    model = tiny_model("gpt2")
+    modules = select_modules(model, [r"h\.1\.mlp", r"c_proj$"])
+    assert [module.name for module in modules] == [
+        "transformer.h.0.attn.c_proj",
+        "transformer.h.0.mlp.c_proj",
+        "transformer.h.1.attn.c_proj",
+        "transformer.h.1.mlp.c_fc",
+        "transformer.h.1.mlp.c_proj",
+    ]
+
+
+def test_layers_named_fc1_and_fc2_are_mlp():
+    config = OPTConfig(
+        vocab_size=VOCABULARY, hidden_size=16, ffn_dim=40, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=32, word_embed_proj_dim=16,
+    )  # fmt: skip
+    modules = select_modules(AutoModelForCausalLM.from_config(config), "mlp")
+    assert [module.name.rpartition(".")[2] for module in modules] == ["fc1", "fc2"]
+
+
+def test_a_pattern_that_matches_nothing_lists_what_exists():
+    with pytest.raises(BadInput, match=r"'feedforward'.*mlp\.dense_h_to_4h") as raised:
+        select_modules(tiny_model("gpt_neox"), ["mlp", "feedforward"])
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("pattern", ["embed_in", "layernorm"])
+def test_embeddings_and_norms_are_not_linear_modules(pattern):
+    with pytest.raises(BadInput, match=pattern):
+        select_modules(tiny_model("gpt_neox"), [pattern])
+
+
+def test_a_broken_regular_expression_is_named():
+    with pytest.raises(BadInput, match=r"'mlp\.\('"):
+        select_modules(tiny_model("gpt_neox"), ["mlp.("])
+
+
+def mixtral() -> nn.Module:
+    config = MixtralConfig(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=40, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=2, max_position_embeddings=32,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config)
+
+
+def test_experts_fused_into_one_weight_are_refused_by_name():
+    with pytest.raises(BadInput, match=r"experts.*cannot be tracked"):
+        select_modules(mixtral(), "mlp")
+
+
+def test_other_modules_of_a_model_with_experts_can_be_named():
+    assert len(select_modules(mixtral(), [r"self_attn\.o_proj"])) == 1
+
+
+class RoutedLayer(nn.Module):
+    """A layer that flattens its tokens before a linear module, as routed experts do."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.expert = layer
+
+    def forward(self, hidden_BTI):
+        return self.expert(hidden_BTI.flatten(0, 1)).view(*hidden_BTI.shape[:2], -1)
+
+
+def test_a_module_that_does_not_see_documents_is_refused_by_name():
+    """Without its batch dimension a document's gradient cannot be told from another's."""
+    model = tiny_model("gpt_neox")
+    mlp = model.gpt_neox.layers[0].mlp
+    mlp.dense_h_to_4h = RoutedLayer(mlp.dense_h_to_4h)
+    modules = select_modules(model, "mlp")
+    with pytest.raises(BadInput, match=r"dense_h_to_4h\.expert"):
+        fit_covariances(model, modules, random_documents(2), labels="empirical")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("architecture", MLP)
+def test_a_tied_head_changes_nothing(architecture, tied):
+    model = tiny_model(architecture, tie_word_embeddings=tied)
+    assert (model.get_output_embeddings().weight is model.get_input_embeddings().weight) == tied
+    modules = select_modules(model, "all")
+    fit_covariances(model, modules, random_documents(2), labels="empirical")
+    assert all(torch.is_tensor(p) and p.grad is None for p in model.parameters())
