@@ -342,8 +342,8 @@ def _check_stored_schema(table: Table, target: DeltaTable) -> None:
     for name in sorted(stored.keys() ^ declared.keys()):
         raise BadInput(f"{table.path}: column {name} is {'only' if name in stored else 'not'} in the lake: {remedy}")
     for name, field in declared.items():
-        there, here = (f"{f.type}{'' if f.nullable else ' not null'}" for f in (stored[name], field))
-        if there != here:
+        if (stored[name].type, stored[name].nullable) != (field.type, field.nullable):
+            there, here = (f"{f.type}{'' if f.nullable else ' not null'}" for f in (stored[name], field))
             raise BadInput(f"{table.path}: column {name} is {there} in the lake, not {here}: {remedy}")
     if (partitions := tuple(target.metadata().partition_columns)) != table.partition_by:
         raise BadInput(f"{table.path}: is partitioned by {partitions}, not by {table.partition_by}: {remedy}")

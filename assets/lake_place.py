@@ -94,5 +94,9 @@ class Place:
                 Path(self.root).mkdir(parents=True, exist_ok=True)
             except (FileExistsError, NotADirectoryError) as error:
                 raise BadInput(f"the lake {self.root} cannot be made: a file of that name is in the way") from error
-        with self.files().open_output_stream(LAYOUT_FILE) as stream:
-            stream.write(json.dumps({"layout": LAYOUT}).encode())
+        from deltalake._internal import DeltaFileSystemHandler
+
+        # Not through pyarrow as in `files`: its stream hands over buffers, and delta-rs' takes only bytes.
+        stream = DeltaFileSystemHandler(self.root, self.options).open_output_stream(LAYOUT_FILE, None)
+        stream.write(json.dumps({"layout": LAYOUT}).encode())
+        stream.close()  # a put in one piece: until here, nobody sees the file

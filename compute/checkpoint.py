@@ -14,7 +14,14 @@ from compute.errors import BadInput
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-def load_model(location: str, *, revision: str | None = None, dtype: str = "float32", device: str = "cpu") -> nn.Module:
+def best_device() -> str:
+    """The accelerator where there is one, otherwise the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def load_model(
+    location: str, *, revision: str | None = None, dtype: str = "float32", device: str | None = None
+) -> nn.Module:
     """The causal language model at `location` (a directory or a hub id), in eval mode with frozen weights.
 
     Raises BadInput where there are no safetensors, where weights are missing or left over (a wrong architecture or an
@@ -38,7 +45,7 @@ def load_model(location: str, *, revision: str | None = None, dtype: str = "floa
             raise BadInput(f"model {location}: a safetensors file is damaged ({error}); copy it again") from error
         raise
     _refuse_incomplete(location, report)
-    return model.to(device).eval().requires_grad_(False)
+    return model.to(device or best_device()).eval().requires_grad_(False)
 
 
 def load_tokenizer(location: str, *, revision: str | None = None) -> PreTrainedTokenizerFast:

@@ -26,20 +26,22 @@ def greedy_completions(
     *,
     max_new_tokens: int,
     end_token: int | None,
+    context: int | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> dict[str, list[int]]:
     """Greedy completion per prompt key, without the end token. Raises BadInput where a completion is empty.
 
-    Prompts of equal length go through together, so that none is padded and the result is that of the prompt alone.
+    A completion ends where the model's `context` ends at the latest. Prompts of equal length go through together, so that none is padded and the result is that of the prompt alone.
     """
     by_length: dict[int, list[Sequence]] = defaultdict(list)
     for prompt in prompts:
         by_length[len(prompt)].append(prompt)
     completions: dict[str, list[int]] = {}
-    for group in by_length.values():
+    for length, group in by_length.items():
+        limit = min(max_new_tokens, context - length) if context else max_new_tokens
         for start in range(0, len(group), PROMPTS_AT_ONCE):
             some = group[start : start + PROMPTS_AT_ONCE]
-            for prompt, token_ids in zip(some, _generate(model, some, max_new_tokens, end_token), strict=True):
+            for prompt, token_ids in zip(some, _generate(model, some, limit, end_token), strict=True):
                 if not token_ids:
                     raise BadInput(
                         f"query {prompt.key}: the model ends at once, so there is no completion to explain; "

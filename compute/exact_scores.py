@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compute.batches import Sequence, make_batches
+from compute.covariances import OnBatch
 from compute.passes import accumulation_dtype, captured, run_batch
 from compute.tracked_modules import TrackedModule
 
@@ -45,28 +46,53 @@ class ExactScore:
 def exact_scores(
     model: nn.Module,
     modules: SequenceOf[TrackedModule],
-    direction: dict[str, Tensor],
+    directions: SequenceOf[dict[str, Tensor]],
     documents: SequenceOf[Sequence],
+    wanted: SequenceOf[SequenceOf[int]],
     *,
     token_budget: int = 8192,
-) -> list[ExactScore]:
-    """Scores of `documents`, in their order, along one query's full-rank `direction` (P_OI per module name)."""
+    on_batch: OnBatch | None = None,
+) -> list[dict[int, ExactScore]]:
+    """Per document, its score along each of the `directions` (full-rank P_OI per module name) that `wanted` lists for it.
+
+    Each document goes through the model once, whatever the number of directions.
+    """
     dtype, device = accumulation_dtype(model), next(model.parameters()).device
-    shares: dict[str, Tensor] = {}
-    results: dict[int, ExactScore] = {}
+    rows_of: dict[int, list[int]] = {}
+    shares: dict[int, dict[str, Tensor]] = {}
 
     def consume(module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
-        direction_OI = direction[module.name].to(device, dtype)
-        directed_BTI = gradient_BTO.to(dtype) @ direction_OI
-        share_BT = (directed_BTI[..., : module.in_features] * activation_BTI.to(dtype)).sum(-1)
-        shares[module.name] = share_BT + directed_BTI[..., -1] if module.has_bias else share_BT
+        activation_BTI, gradient_BTO = activation_BTI.to(dtype), gradient_BTO.to(dtype)
+        for direction, rows in rows_of.items():
+            direction_OI = directions[direction][module.name].to(device, dtype)
+            shares.setdefault(direction, {})[module.name] = _shares(
+                module, activation_BTI[rows], gradient_BTO[rows], direction_OI
+            )
 
+    results: list[dict[int, ExactScore]] = [{} for _ in documents]
     with captured(model, modules, consume):
         for batch in make_batches(documents, token_budget=token_budget, device=device):
-            run_batch(model, batch)
+            rows_of.clear()
+            shares.clear()
             for row, index in enumerate(batch.index_B):
-                results[index] = _gather(documents[index], {name: share[row] for name, share in shares.items()})
-    return [results[index] for index in range(len(documents))]
+                for direction in wanted[index]:
+                    rows_of.setdefault(direction, []).append(row)
+            run_batch(model, batch)
+            for direction, rows in rows_of.items():
+                for place, row in enumerate(rows):
+                    index = batch.index_B[row]
+                    share_T = {name: share_RT[place] for name, share_RT in shares[direction].items()}
+                    results[index][direction] = _gather(documents[index], share_T)
+            if on_batch:
+                on_batch(len(batch.keys_B), batch.tokens)
+    return results
+
+
+def _shares(module: TrackedModule, activation_RTI: Tensor, gradient_RTO: Tensor, direction_OI: Tensor) -> Tensor:
+    """g_tᵀ P a_t at every position, of shape R×T for R documents."""
+    directed_RTI = gradient_RTO @ direction_OI
+    share_RT = (directed_RTI[..., : module.in_features] * activation_RTI).sum(-1)
+    return share_RT + directed_RTI[..., -1] if module.has_bias else share_RT
 
 
 def _gather(document: Sequence, share_T: dict[str, Tensor]) -> ExactScore:

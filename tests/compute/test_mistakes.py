@@ -91,12 +91,9 @@ def test_batches_mark_padding_and_targets():
 
 
 def test_the_attention_mask_is_handed_to_the_model(neox_case, monkeypatch):
-    seen = []
-    forward = neox_case.model.forward
+    seen, forward, gradient = [], neox_case.model.forward, gradient_of(neox_case)
     monkeypatch.setattr(neox_case.model, "forward", lambda **inputs: (seen.append(inputs), forward(**inputs))[1])
-    score_documents(
-        neox_case.model, neox_case.modules, [gradient_of(neox_case)], neox_case.documents[:3], token_budget=8192
-    )
+    score_documents(neox_case.model, neox_case.modules, [gradient], neox_case.documents[:3])
     lengths = sorted(int(n) for inputs in seen for n in inputs["attention_mask"].sum(1))
     assert lengths == sorted(map(len, neox_case.documents[:3]))
 
@@ -144,9 +141,8 @@ def test_documents_of_fewer_than_two_tokens_are_refused_by_key(neox_case, neox_f
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_document_longer_than_the_token_budget_or_with_a_nan_loss_is_refused_by_key(neox_fitted, stage):
+def test_a_document_with_a_nan_loss_is_refused_by_key(neox_fitted, stage):
     case = make_case("gpt_neox")
-    gradient = gradient_of(case)
     clean = [Sequence(d.key, [token % (VOCABULARY - 1) for token in d.token_ids]) for d in random_documents(3)]
     case.queries[:] = clean[:1]
     with torch.no_grad():
@@ -154,8 +150,11 @@ def test_a_document_longer_than_the_token_budget_or_with_a_nan_loss_is_refused_b
     STAGES[stage](case, neox_fitted, clean)
     with pytest.raises(BadInput, match=r"broken.*nan"):
         STAGES[stage](case, neox_fitted, [*clean, Sequence("broken", [3, VOCABULARY - 1, 4])])
+
+
+def test_a_document_longer_than_the_token_budget_is_refused_by_key(neox_case):
     with pytest.raises(BadInput, match=r"long.*token_budget"):
-        score_documents(case.model, case.modules, [gradient], [Sequence("long", [1] * 20)], token_budget=19)
+        fit_covariances(neox_case.model, neox_case.modules, [Sequence("long", [1] * 20)], token_budget=19)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -168,25 +167,23 @@ def test_half_precision_models_are_scored_with_float32_sums(architecture, dtype)
     results = []
     for case in (half, single):
         curvature = fit(case).curvature
-        gradients = [f for *_, f in query_gradients(case.model, case.modules, case.queries, curvature, rank=8)]
+        gradients = [f for *_, f in query_gradients(case.model, case.modules, case.queries, curvature, rank=None)]
         scores = score_documents(case.model, case.modules, gradients, case.documents)
         assert scores.scores_QD.dtype == scores.norms_D.dtype == np.float32
         assert np.isfinite(scores.scores_QD).all() and np.isfinite(scores.norms_D).all()
         assert all(value.dtype == torch.float32 for value in curvature.eigenvalues.values())
         assert all(factor.left_OR.dtype == torch.float32 for gradient in gradients for factor in gradient.values())
         results.append(scores)
-    assert np.allclose(results[0].norms_D, results[1].norms_D, rtol=0.1)
-    assert np.allclose(results[0].loss_D, results[1].loss_D, rtol=0.02)
-    for found, expected in zip(results[0].scores_QD[::2], results[1].scores_QD[::2], strict=True):  # dot product rows
-        assert np.corrcoef(found, expected)[0, 1] > 0.98
+    assert np.allclose(results[0].norms_D, results[1].norms_D, rtol=0.03)
+    assert np.allclose(results[0].loss_D, results[1].loss_D, rtol=0.01)
+    for found, expected in zip(results[0].scores_QD[1::2], results[1].scores_QD[1::2], strict=True):  # gradient dot product
+        assert np.corrcoef(found, expected)[0, 1] > 0.99
 
 
 def test_the_corpus_is_read_once_for_all_queries(neox_case, monkeypatch):
     """One forward pass per batch of documents, however many queries there are."""
-    passes = []
-    forward = neox_case.model.forward
+    passes, forward, gradients = [], neox_case.model.forward, [gradient_of(neox_case)] * 50
     monkeypatch.setattr(neox_case.model, "forward", lambda **inputs: (passes.append(1), forward(**inputs))[1])
-    gradients = [gradient_of(neox_case)] * 50
     score_documents(neox_case.model, neox_case.modules, gradients, neox_case.documents, token_budget=60)
     assert len(passes) == len(plan_batches([len(document) for document in neox_case.documents], 60))
 

@@ -1,0 +1,62 @@
+"""queries/<set>/queries: the query set as its author wrote it; no model is involved."""
+
+from dataclasses import asdict
+
+import dagster as dg
+import pyarrow as pa
+
+from assets.columns import POSITION, QUERY_ID, STAMP
+from assets.fingerprints import fingerprint
+from assets.lake import Lake
+from assets.queries.reading import read_queries
+from assets.step import asset_arguments, open_step
+from assets.study.spec import Study
+from assets.tables import Column, Table
+from assets.tracking import Tracking
+
+CODE_VERSION = "1"
+
+PROMPT = Column("prompt", pa.string(), "The prompt; it carries no loss.")
+TASK = Column("task", pa.string(), "Task of the query, such as arithmetic.", nullable=True)
+KIND = Column("kind", pa.string(), "factual, reasoning, control, or the set's own word.", nullable=True)
+ANSWER = Column("answer", pa.string(), "The right answer, where it is known.", nullable=True)
+
+
+def queries_table(query_set: str) -> Table:
+    return Table(
+        key=("queries", query_set, "queries"),
+        grain="one row per query",
+        columns=(
+            POSITION,
+            QUERY_ID,
+            PROMPT,
+            Column("completion", pa.string(), "The completion to explain; null asks for the model's own.", nullable=True),
+            TASK,
+            KIND,
+            ANSWER,
+            Column("match", pa.string(), "How the answer must stand in a completion: contains, ends.", nullable=True),
+            Column("extra", pa.string(), "The row's other fields, as a JSON object."),
+            Column("location", pa.string(), "File and line or row that it was read from."),
+            STAMP,
+        ),
+        sort_by=("position",),
+    )
+
+
+def queries_asset(study: Study) -> dg.AssetsDefinition:
+    """Reads the query set's file."""
+    spec = study.spec.queries
+    table = queries_table(spec.name)
+
+    @dg.asset(**asset_arguments(table, f"queries_{spec.name}", CODE_VERSION))
+    def queries(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
+        with open_step(context, lake, tracking) as step:
+            read = [asdict(query) for query in read_queries(spec, study.base)]
+            stamp = fingerprint("queries", CODE_VERSION, read)
+            if step.is_current(table, stamp):
+                return
+            rows = [row | {"position": position, "fingerprint": stamp} for position, row in enumerate(read)]
+            kinds = {kind: sum(row["kind"] == kind for row in read) for kind in sorted({r["kind"] or "" for r in read})}
+            step.write(table, pa.Table.from_pylist(rows, schema=table.schema), stamp, metadata={"kinds": kinds})
+
+    return queries

@@ -1,0 +1,147 @@
+"""study/<study>/completions: what is explained, per query: a given completion or the model's own greedy one."""
+
+import dagster as dg
+import pyarrow as pa
+
+from assets.columns import POSITION, QUERY_ID, STAMP
+from assets.corpus.tokenizer import stored_tokenizer, tokenizer_table
+from assets.fingerprints import fingerprint
+from assets.lake import Lake
+from assets.model.checkpoint import checkpoint_table
+from assets.model.opening import open_traced_model
+from assets.queries.queries import ANSWER, KIND, PROMPT, TASK, queries_table
+from assets.step import Step, asset_arguments, open_step
+from assets.study.answers import is_right
+from assets.study.spec import Study
+from assets.tables import Column, Table
+from assets.tracking import Tracking
+from compute.errors import BadInput
+
+CODE_VERSION = "1"
+
+
+def completions_table(study: str) -> Table:
+    tokens = pa.list_(pa.int32())
+    return Table(
+        key=("study", study, "completions"),
+        grain="one row per query of the study",
+        columns=(
+            POSITION,
+            QUERY_ID,
+            PROMPT,
+            Column("completion", pa.string(), "The completion that is explained."),
+            Column("generated", pa.bool_(), "Whether the completion is the model's own (greedy)."),
+            Column("prompt_token_ids", tokens, "The prompt's tokens, special ones included."),
+            Column("completion_token_ids", tokens, "The completion's tokens: those that carry the query's loss."),
+            Column("nats", pa.float64(), "Information of the completion: −log p(completion | prompt), in nats."),
+            Column("loss", pa.float64(), "Mean cross-entropy per token of the completion, in nats."),
+            TASK,
+            KIND,
+            ANSWER,
+            Column("is_right", pa.bool_(), "Whether the completion gives the answer; null: unknown.", nullable=True),
+            STAMP,
+        ),
+        sort_by=("position",),
+    )
+
+
+def query_side_tables(study: Study) -> tuple[Table, ...]:
+    """The checkpoints that a query passes through: the model's, and the query-side model's where there is one."""
+    models = [study.spec.model, *([study.spec.query_model] if study.spec.query_model else [])]
+    return tuple(checkpoint_table(model.name) for model in models)
+
+
+def completions_asset(study: Study) -> dg.AssetsDefinition:
+    """Completes the prompts that have no completion, and takes the loss of every completion."""
+    name, queries = study.name, queries_table(study.spec.queries.name)
+    table = completions_table(name)
+    upstream = (queries, tokenizer_table(study.spec.corpus.name), *query_side_tables(study))
+
+    @dg.asset(
+        **asset_arguments(table, f"study_{name}", CODE_VERSION),
+        deps=[dg.AssetKey(each.key) for each in upstream],
+        pool="gpu",
+    )
+    def completions(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
+        with open_step(context, lake, tracking) as step:
+            new_tokens, dtype = study.spec.options.max_new_tokens, study.spec.model.dtype
+            stamp = fingerprint("completions", CODE_VERSION, new_tokens, dtype, list(map(step.fingerprint, upstream)))
+            if step.is_current(table, stamp):
+                return
+            rows = _completed(step, study, step.scan(queries).sort("position").collect().to_dicts())
+            metadata = {
+                "right": sum(row["is_right"] is True for row in rows),
+                "wrong": sum(row["is_right"] is False for row in rows),
+            }
+            rows = [{name: row[name] for name in table.schema.names if name != "fingerprint"} for row in rows]
+            data = [row | {"fingerprint": stamp} for row in rows]
+            step.write(table, pa.Table.from_pylist(data, schema=table.schema), stamp, metadata=metadata)
+
+    return completions
+
+
+def query_sequences(rows: list[dict]) -> list:
+    """Queries as the engine takes them: the loss begins with the completion."""
+    from compute.batches import Sequence
+
+    return [
+        Sequence(
+            row["query_id"],
+            [*row["prompt_token_ids"], *row["completion_token_ids"]],
+            loss_start=len(row["prompt_token_ids"]),
+        )
+        for row in rows
+    ]
+
+
+def _completed(step: Step, study: Study, rows: list[dict]) -> list[dict]:
+    """The queries with completion, tokens, nats and whether the answer is right."""
+    from compute.checkpoint import context_length
+    from compute.completions import completion_nats
+
+    model, _ = open_traced_model(step, study, query_side=True)
+    tokenizer, _ = stored_tokenizer(step, study.spec.corpus.name)
+    context = context_length(model)
+    _tokenize(study, rows, tokenizer, context)
+    _complete(step, study, model, tokenizer, [row for row in rows if row["completion"] is None], context)
+    budget = max(study.spec.options.token_budget, *(len(sequence) for sequence in query_sequences(rows)))
+    nats = completion_nats(model, query_sequences(rows), token_budget=budget)
+    for row in rows:
+        row["nats"] = nats[row["query_id"]]
+        row["loss"] = row["nats"] / len(row["completion_token_ids"])
+        row["is_right"] = is_right(row["completion"], row["answer"], kind=row["kind"], match=row["match"])
+    return rows
+
+
+def _tokenize(study: Study, rows: list[dict], tokenizer, context: int | None) -> None:
+    from compute.windows import tokenize_query
+
+    for row in rows:
+        row["generated"] = row["completion"] is None
+        prompt_ids, completion_ids = tokenize_query(row["prompt"], row["completion"] or "", tokenizer)
+        row["prompt_token_ids"], row["completion_token_ids"] = prompt_ids, completion_ids
+        length = len(prompt_ids) + max(1, len(completion_ids))
+        if context and length > context:
+            what = "prompt and completion have" if completion_ids else "prompt alone has"
+            raise BadInput(
+                f"{row['location']}: query {row['query_id']}'s {what} {length - (not completion_ids)} tokens, too many for the context "
+                f"of {context} tokens of model {study.spec.model.name}; shorten it"
+            )
+
+
+def _complete(step: Step, study: Study, model, tokenizer, rows: list[dict], context: int | None) -> None:
+    from compute.batches import Sequence
+    from compute.completions import greedy_completions
+
+    with step.progress(f"{study.name}: completions", len(rows), "queries") as progress:
+        generated = greedy_completions(
+            model,
+            [Sequence(row["query_id"], row["prompt_token_ids"]) for row in rows],
+            max_new_tokens=study.spec.options.max_new_tokens,
+            end_token=tokenizer.eos_token_id,
+            context=context,
+            on_batch=progress.advance,
+        )
+    for row in rows:
+        row["completion_token_ids"] = generated[row["query_id"]]
+        row["completion"] = tokenizer.decode(generated[row["query_id"]], skip_special_tokens=True)

@@ -1,0 +1,115 @@
+"""study/<study>/query_gradients: each query's gradient per module and method, preconditioned and at low rank."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import pyarrow as pa
+
+from assets.columns import METHOD, MODULE, QUERY_ID, STAMP
+from assets.curvature.factors import eigenbasis_table, eigenvalues_table, stored_curvature
+from assets.fingerprints import fingerprint
+from assets.lake import Lake
+from assets.matrices import VECTOR, vectors
+from assets.model.opening import open_traced_model
+from assets.step import Step, asset_arguments, open_step
+from assets.study.completions import completions_table, query_sequences, query_side_tables
+from assets.study.spec import Study
+from assets.tables import Column, Table
+from assets.tracking import Tracking
+
+CODE_VERSION = "1"
+
+
+def query_gradients_table(study: str) -> Table:
+    return Table(
+        key=("study", study, "query_gradients"),
+        grain="one row per component of a query's low-rank gradient of a module, per method",
+        columns=(
+            METHOD,
+            QUERY_ID,
+            MODULE,
+            Column("component", pa.int32(), "Number of the component; the gradient is the sum of their outer products."),
+            Column("left", VECTOR, "The component along the module's outputs."),
+            Column("right", VECTOR, "The component along the module's inputs, the bias last where there is one."),
+            STAMP,
+        ),
+        row_group_rows=1_000,
+    )
+
+
+def query_gradients_asset(study: Study) -> dg.AssetsDefinition:
+    """Takes each completion's gradient and directs it by each method."""
+    fit = study.spec.curvature.name
+    table = query_gradients_table(study.name)
+    upstream = (
+        completions_table(study.name),
+        eigenbasis_table(fit),
+        eigenvalues_table(fit),
+        *query_side_tables(study),
+    )
+
+    @dg.asset(
+        **asset_arguments(table, f"study_{study.name}", CODE_VERSION),
+        deps=[dg.AssetKey(each.key) for each in upstream],
+        pool="gpu",
+    )
+    def query_gradients(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
+        with open_step(context, lake, tracking) as step:
+            options = study.spec.options
+            settings = options.model_dump(include={"methods", "rank", "damping"})
+            stamp = fingerprint(
+                "query_gradients", CODE_VERSION, settings, study.spec.model.dtype, list(map(step.fingerprint, upstream))
+            )
+            if step.is_current(table, stamp):
+                return
+            step.tracking.log_params(settings)
+            step.write(table, _batches(step, study, table, stamp), stamp)
+
+    return query_gradients
+
+
+def stored_gradients(step: Step, study: str) -> dict[tuple[str, str], dict]:
+    """The engine's low-rank gradients per module name, by method and query, sorted."""
+    import torch
+
+    from compute.low_rank import LowRankGradient
+
+    rows = step.scan(query_gradients_table(study)).sort("method", "query_id", "module", "component").collect()
+    gradients: dict[tuple[str, str], dict] = {}
+    for (method, query_id, module), part in rows.partition_by(
+        "method", "query_id", "module", as_dict=True, maintain_order=True
+    ).items():
+        left, right = (
+            torch.from_numpy(part[side].explode().to_numpy(writable=True)).view(len(part), -1).T
+            for side in ("left", "right")
+        )
+        gradients.setdefault((method, query_id), {})[module] = LowRankGradient(left, right)
+    return gradients
+
+
+def _batches(step: Step, study: Study, table: Table, stamp: str) -> Iterator[pa.RecordBatch]:
+    from compute.query_gradients import query_gradients
+
+    options = study.spec.options
+    model, modules = open_traced_model(step, study, query_side=True)
+    curvature = stored_curvature(step, study.spec.curvature.name, modules, options.damping)
+    queries = query_sequences(step.scan(completions_table(study.name)).sort("position").collect().to_dicts())
+    with step.progress(f"{study.name}: query gradients", len(queries), "queries") as progress:
+        for method, query_id, gradients in query_gradients(
+            model,
+            modules,
+            queries,
+            curvature,
+            rank=options.kept_rank,
+            methods=options.methods,
+            on_query=lambda _: progress.advance(1),
+        ):
+            for module, gradient in gradients.items():
+                yield _components(table, (method, query_id, module), gradient, stamp)
+
+
+def _components(table: Table, names: tuple[str, str, str], gradient, stamp: str) -> pa.RecordBatch:
+    left, right = gradient.left_OR.T.cpu().numpy(), gradient.right_IR.T.cpu().numpy()
+    columns = [pa.array([name] * len(left)) for name in names]
+    columns += [pa.array(range(len(left)), pa.int32()), vectors(left), vectors(right), pa.array([stamp] * len(left))]
+    return pa.RecordBatch.from_arrays(columns, schema=table.schema)
