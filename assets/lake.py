@@ -186,7 +186,7 @@ class Lake(dg.ConfigurableResource):
         source = self._existing(table, version)
         if not allow_empty and not source.get_add_actions().num_rows:
             raise BadInput(f"{table.path}: has no rows; materialize the asset {table.path} first")
-        frame = pl.scan_delta(source)
+        frame = pl.scan_delta(source, use_pyarrow=not self.place.polars_can_scan)
         conditions = [pl.col(name) == value for name, value in _partition(table, where).items()]
         return frame.filter(*conditions) if conditions else frame
 

@@ -7,8 +7,10 @@ delta-rs' `repair()` would drop the file from the table without a word.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from urllib.parse import unquote
 
 import pyarrow as pa
 
@@ -17,13 +19,17 @@ from assets.tables import Table
 from compute.errors import BadInput
 
 
+#: How polars, pyarrow and delta-rs' file system speak of a file that is not what it should be.
+OF_A_DATA_FILE = re.compile(r"parquet|thrift|page header|compressed data|LocalFileSystem|object store", re.IGNORECASE)
+
+
 def is_damage(error: BaseException) -> bool:
-    """Whether a read failed on the lake's files: a panic of polars, or an error that speaks of a Parquet file."""
+    """Whether a read failed on the lake's files: a panic of polars, or an error that speaks of a data file."""
     if type(error).__name__ == "PanicException":
         return True
     from polars.exceptions import PolarsError
 
-    return isinstance(error, OSError | PolarsError | pa.ArrowInvalid) and "parquet" in str(error).lower()
+    return isinstance(error, OSError | PolarsError | pa.ArrowInvalid) and bool(OF_A_DATA_FILE.search(str(error)))
 
 
 def damage_sentence(place: Place, tables: Sequence[Table], error: BaseException) -> str:
@@ -46,7 +52,7 @@ def damaged_file(place: Place, table: Table) -> str | None:
     try:
         source = DeltaTable(f"{place.root}/{table.path}", storage_options=place.options)
         actions = pa.table(source.get_add_actions(flatten=True))
-        infos = place.files(table.path).get_file_info(actions["path"].to_pylist())
+        infos = place.files(table.path).get_file_info([unquote(path) for path in actions["path"].to_pylist()])
     except (DeltaError, OSError, ValueError):
         return None  # the search must not replace the error that it is to explain
     for info, size in zip(infos, actions["size_bytes"].to_pylist(), strict=True):

@@ -8,6 +8,7 @@ hold the mark.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
 
 LAYOUT = 1
 LAYOUT_FILE = "_headwater.json"
+
+#: polars' Delta scan looks for a directory outside of these letters under its percent-encoded name, and takes '=' for a
+#: Hive partition; pyarrow does not. delta-rs itself panics on the others.
+POLARS_PATH = re.compile(r"[A-Za-z0-9/!$&'()+,.:;@_~-]*")
+DELTA_REFUSES = re.compile(r"[\[\]\\^|]")
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,14 @@ class Place:
         if not self.is_local:
             return self.uri.rstrip("/")
         path = unquote(urlparse(self.uri).path) if self.uri.startswith("file://") else self.uri
-        return str(Path(path).expanduser().absolute())
+        root = str(Path(path).expanduser().absolute())
+        if found := DELTA_REFUSES.search(root):
+            raise BadInput(f"the lake {root}: Delta cannot use a directory with {found[0]!r} in its path; choose another")
+        return root
+
+    @property
+    def polars_can_scan(self) -> bool:
+        return not self.is_local or POLARS_PATH.fullmatch(self.root) is not None
 
     @property
     def options(self) -> dict[str, str] | None:

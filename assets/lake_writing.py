@@ -36,14 +36,21 @@ def checked_batches(
 
 
 def _grouped(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
-    """Joins small batches: delta-rs interleaves what it receives batch by batch, but keeps the order inside of each."""
+    """Cuts the stream anew, into batches of one row group (or of `GROUP_BYTES`).
+
+    delta-rs interleaves what it receives batch by batch, but keeps the order inside of each.
+    """
     held: list[pa.RecordBatch] = []
+    count = size = 0
     for batch in batches:
-        held.append(batch)
-        if sum(b.num_rows for b in held) >= rows or sum(b.nbytes for b in held) >= GROUP_BYTES:
-            yield pa.concat_batches(held)
-            held = []
-    if held:
+        held, count, size = [*held, batch], count + batch.num_rows, size + batch.nbytes
+        if count >= rows or size >= GROUP_BYTES:
+            joined = pa.concat_batches(held)
+            whole = count // rows * rows or count
+            yield from (joined.slice(start, rows) for start in range(0, whole, rows))
+            rest = joined.slice(whole)
+            held, count, size = [rest] if rest.num_rows else [], rest.num_rows, rest.nbytes
+    if count:
         yield pa.concat_batches(held)
 
 

@@ -107,6 +107,10 @@ class Step:
         )
         self.tracking.set_tags({f"delta.{table.path}": str(commit.version)})
 
+    def shard_fingerprints(self, table: Table) -> dict[str, str]:
+        """The stored fingerprint of every shard of `table`."""
+        return dict(self._fingerprints(table, self.version(table)))
+
     def _fingerprints(self, table: Table, version: int) -> dict[str, str]:
         """Stored fingerprints by shard; under "" for a table that is not cut into shards. Read once per step and table:
         another step writes other shards, and this one writes each shard once."""

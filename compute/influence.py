@@ -65,6 +65,10 @@ class InfluencePass:
             route = _FormedRoute if formed else _FactorRoute
             self.routes[module.name] = route(module, factors, self.dtype, self.device)
 
+    def route_names(self) -> dict[str, str]:
+        """The route that each module takes, for the record of a run."""
+        return {name: "formed" if isinstance(route, _FormedRoute) else "factors" for name, route in self.routes.items()}
+
     def score(
         self, documents: SequenceOf[Sequence], *, token_budget: int = 8192, on_batch: OnBatch | None = None
     ) -> Scores:

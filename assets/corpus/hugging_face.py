@@ -162,7 +162,7 @@ def _is_commit(revision: str | None) -> bool:
 def _wanted(columns: list[str], fields: frozenset[str] | None) -> list[str]:
     """The columns that hold the mapped fields: others (images, audio) are not even decoded."""
     tops = {field.split(".")[0] for field in fields or ()} | set(fields or ())
-    return [column for column in columns if fields is None or column in tops]
+    return [column for column in columns if column in tops] or columns  # a data set without columns has no rows
 
 
 def _rows(path: str, start: int, records: Iterator[dict[str, Any]]) -> Iterator[RawRecord]:

@@ -55,7 +55,7 @@ class Parquet:
         if self.fields is None:
             return None
         tops = self.fields | {field.split(".")[0] for field in self.fields}
-        return [name for name in table.schema_arrow.names if name in tops]
+        return [name for name in table.schema_arrow.names if name in tops] or None
 
     @contextmanager
     def _opened(self, file: SourceFile) -> Iterator[ParquetFile]:

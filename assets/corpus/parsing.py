@@ -60,7 +60,7 @@ def parse_shard(spec: CorpusSpec, base: str | os.PathLike[str], shard: Shard) ->
     """Read and parse the shard's rows, slice by slice."""
     parsed = ParsedShard(records=[], rejected=[])
     seen: set[str] = set()
-    for piece in shard.active_slices:
+    for piece in shard.present_slices:
         for row, default_source in read_slice(spec, base, piece):
             try:
                 record_id = _record_id(spec, row, seen)
@@ -73,11 +73,9 @@ def parse_shard(spec: CorpusSpec, base: str | os.PathLike[str], shard: Shard) ->
     return parsed
 
 
-def check_rejected_share(spec: CorpusSpec, records: int, rejected: Sequence[Rejected]) -> None:
-    """Raise `BadInput` when there is nothing at all, or when more is rejected than `max_rejected` tolerates."""
-    total = records + len(rejected)
-    if not total:
-        raise BadInput(f"{spec.owner} holds no records; add records, or correct path")
+def check_rejected_share(spec: CorpusSpec, records: Sequence[Record], rejected: Sequence[Rejected]) -> None:
+    """Raise `BadInput` when a larger share of the rows is rejected than `max_rejected` tolerates."""
+    total = len(records) + len(rejected)
     if len(rejected) <= spec.max_rejected * total:
         return
     reason, times = Counter(row.reason for row in rejected).most_common(1)[0]

@@ -39,11 +39,11 @@ class Slice:
     bytes: int  # size of the whole file
     mtime_ns: int
     digest: str  # of these rows (JSON Lines, text) or of the whole file (Parquet, datasets); a hub data set's commit
-    state: Literal["active", "removed"] = "active"
+    state: Literal["present", "removed"] = "present"
 
     @property
-    def active(self) -> bool:
-        return self.state == "active"
+    def present(self) -> bool:
+        return self.state == "present"
 
 
 @dataclass(frozen=True)
@@ -54,22 +54,22 @@ class Shard:
     slices: tuple[Slice, ...]
 
     @property
-    def active_slices(self) -> tuple[Slice, ...]:
+    def present_slices(self) -> tuple[Slice, ...]:
         """The slices whose rows are there, in the order in which they are read."""
-        return tuple(piece for piece in self.slices if piece.active)
+        return tuple(piece for piece in self.slices if piece.present)
 
     @property
-    def state(self) -> Literal["active", "removed"]:
-        return "active" if self.active_slices else "removed"
+    def state(self) -> Literal["present", "removed"]:
+        return "present" if self.present_slices else "removed"
 
     @property
     def records(self) -> int:
-        return sum(piece.records for piece in self.active_slices)
+        return sum(piece.records for piece in self.present_slices)
 
     @property
     def fingerprint(self) -> str:
         """A hash of which rows of which files the shard holds, and of their content."""
-        parts = [f"{p.file}\0{p.start}\0{p.stop}\0{p.digest}\n" for p in self.active_slices]
+        parts = [f"{p.file}\0{p.start}\0{p.stop}\0{p.digest}\n" for p in self.present_slices]
         return hashlib.blake2b("".join(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -124,7 +124,7 @@ def _by_file(shards: Iterable[Shard]) -> dict[str, list[Slice]]:
 def _plan_file(reader: Reader, file: SourceFile, before: list[Slice], shard_records: int) -> list[Slice]:
     """The slices of one file that hold rows now."""
     if _unchanged(file, before):
-        return [piece for piece in before if piece.active]
+        return [piece for piece in before if piece.present]
     stops = {piece.start: piece.stop for piece in before}
     extents = list(reader.measure(file, _stops(before, shard_records)))
     while extents and not extents[-1].records and extents[-1].start not in stops:
@@ -135,7 +135,7 @@ def _plan_file(reader: Reader, file: SourceFile, before: list[Slice], shard_reco
 def _unchanged(file: SourceFile, before: list[Slice]) -> bool:
     """Size and time are as known. Without a time (a hub data set, some stores), only measuring can tell."""
     return file.mtime_ns > 0 and any(
-        (piece.active and piece.bytes == file.bytes and piece.mtime_ns == file.mtime_ns) for piece in before
+        (piece.present and piece.bytes == file.bytes and piece.mtime_ns == file.mtime_ns) for piece in before
     )
 
 

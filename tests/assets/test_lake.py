@@ -37,9 +37,9 @@ WHOLE = Table(
 WEIRD = ["it's", "''; DROP TABLE x; --", "a/b c", "100%", "ünï", "x=y", "back\\slash", "new\nline", '"q"', "$1", " lead", "..", "NULL"]
 
 
-@pytest.fixture
-def lake(tmp_path) -> Lake:
-    return Lake(uri=str(tmp_path / "a lake #1 100%"))  # a directory's name may hold what a URI may not
+@pytest.fixture(params=["lake", "a=1 läke #1 100%"])  # a directory's name may hold what a URI may not
+def lake(tmp_path, request) -> Lake:
+    return Lake(uri=str(tmp_path / request.param))
 
 
 def rows(shard: str, count: int = 3, *, loss: float = 1.0, mark: str = "0123456789abcdef") -> pa.Table:
@@ -392,6 +392,8 @@ def test_reading_does_not_mark_a_lake_and_a_file_uri_is_a_directory(lake, tmp_pa
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="a file of that name is in the way"):
         write(Lake(uri=str(tmp_path / "file")), "a")
+    with pytest.raises(BadInput, match=r"Delta cannot use a directory with '\['"):
+        write(Lake(uri=str(tmp_path / "lake[1]")), "a")
 
 
 # -- declarations

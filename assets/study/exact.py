@@ -1,0 +1,104 @@
+"""Exact scores of listed documents: full-rank query gradients, a group of queries at a time, each document passed once per group."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from assets.corpus.tokenizer import stored_tokenizer
+from assets.curvature.factors import stored_curvature
+from assets.model.opening import open_traced_model
+from assets.study.completions import completions_table, query_sequences
+
+if TYPE_CHECKING:
+    from assets.step import Step
+    from assets.study.spec import Study
+
+DENSE_BUDGET_BYTES = 2**30  # full-rank query gradients held at once
+
+
+def add_exact_scores(step: Step, study: Study, ranked: pl.DataFrame) -> tuple[pl.DataFrame, float]:
+    """`ranked` with exact, token and module scores, and the median over queries of Pearson's R of low rank with exact."""
+    model, modules = open_traced_model(step, study)
+    names = [module.name for module in modules]
+    pairs = _scored_pairs(step, study, ranked, model, modules)
+    tokenizer, _ = stored_tokenizer(step, study.spec.corpus.name)
+    text_of = {token: tokenizer.decode([token]) for token in ranked["token_ids"].explode().unique()}
+    scored = [pairs[key] for key in ranked.select("method", "query_id", "document_id").iter_rows()]
+    rows = ranked.with_columns(
+        pl.Series("exact_score", [pair.score for pair in scored], pl.Float64),
+        pl.Series("tokens", [[text_of[token] for token in ids] for ids in ranked["token_ids"]], pl.List(pl.String)),
+        pl.Series("token_scores", [pair.token_scores_T for pair in scored], pl.List(pl.Float32)),
+        pl.Series("modules", [names] * len(scored), pl.List(pl.String)),
+        pl.Series("module_scores", [[pair.module_scores[n] for n in names] for pair in scored], pl.List(pl.Float32)),
+        pl.Series("concentration", [pair.concentration for pair in scored], pl.Float32),
+        pl.Series("likely_spurious", [pair.likely_spurious for pair in scored], pl.Boolean),
+    )
+    return rows, _agreement(rows)
+
+
+def _scored_pairs(step: Step, study: Study, ranked: pl.DataFrame, model, modules) -> dict:
+    """ExactScore by (method, query, document)."""
+    queries = query_sequences(step.scan(completions_table(study.name)).sort("position").collect().to_dicts())
+    curvature = stored_curvature(step, study.spec.curvature.name, modules, study.spec.options.damping)
+    query_model = open_traced_model(step, study, query_side=True)[0] if study.spec.query_model else model
+    size = 4 * sum(module.out_features * module.in_dim for module in modules) * len(study.spec.options.methods)
+    at_once = max(1, DENSE_BUDGET_BYTES // size)
+    pairs: dict = {}
+    total = sum(part["document_id"].n_unique() for part in _groups(ranked, queries, at_once))
+    with step.progress(f"{study.name}: exact scores", total, "documents") as progress:
+        for start in range(0, len(queries), at_once):
+            group = queries[start : start + at_once]
+            part = ranked.filter(pl.col("query_id").is_in([query.key for query in group]))
+            directions = _directions(study, query_model, modules, group, curvature)
+            pairs |= _score_group(study, part, model, modules, directions, progress)
+    return pairs
+
+
+def _groups(ranked: pl.DataFrame, queries: list, at_once: int):
+    for start in range(0, len(queries), at_once):
+        yield ranked.filter(pl.col("query_id").is_in([query.key for query in queries[start : start + at_once]]))
+
+
+def _directions(study: Study, model, modules, queries: list, curvature) -> dict:
+    """Full-rank directions by (method, query)."""
+    from compute.query_gradients import dense_gradients, directed
+
+    directions = {}
+    for query in queries:
+        gradients = dense_gradients(model, modules, query)
+        for method in study.spec.options.methods:
+            directions[method, query.key] = directed(method, gradients, curvature)
+    return directions
+
+
+def _score_group(study: Study, part: pl.DataFrame, model, modules, directions: dict, progress) -> dict:
+    from compute.batches import Sequence
+    from compute.exact_scores import exact_scores
+
+    place = {key: number for number, key in enumerate(directions)}
+    documents = part.unique("document_id", maintain_order=True)
+    wanted: dict[str, set[int]] = {}
+    for method, query_id, document_id in part.select("method", "query_id", "document_id").unique().iter_rows():
+        wanted.setdefault(document_id, set()).add(place[method, query_id])
+    scored = exact_scores(
+        model,
+        modules,
+        list(directions.values()),
+        [Sequence(*row) for row in documents.select("document_id", "token_ids").iter_rows()],
+        [sorted(wanted[document_id]) for document_id in documents["document_id"]],
+        token_budget=study.spec.options.token_budget,
+        on_batch=lambda count, _: progress.advance(count),
+    )
+    keys = list(directions)
+    return {(*keys[number], score.key): score for of_document in scored for number, score in of_document.items()}
+
+
+def _agreement(rows: pl.DataFrame) -> float:
+    """Median over methods and queries of the correlation of low-rank with exact scores, over the listed documents."""
+    unique = rows.unique(["method", "query_id", "document_id"])
+    by_query = unique.group_by("method", "query_id").agg(pl.corr("score", "exact_score"))
+    values = by_query["score"].drop_nulls().drop_nans().to_numpy()
+    return float(np.median(values)) if len(values) else float("nan")

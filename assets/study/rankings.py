@@ -1,0 +1,133 @@
+"""study/<study>/rankings: the documents at both ends, per query and method, with text and exact token scores.
+
+Rankings order by the low-rank scores of the pass. Next to them stand exact scores, recomputed for the documents listed
+with the full-rank gradient of the query, and their shares per token and per module.
+"""
+
+import dagster as dg
+import polars as pl
+import pyarrow as pa
+
+from assets.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, SOURCE, STAMP, TOKEN_IDS
+from assets.corpus.documents import documents_table
+from assets.fingerprints import fingerprint
+from assets.lake import Lake
+from assets.step import Step, asset_arguments, open_step
+from assets.study.candidates import END, NORM, RANKING, SCORE, candidates_table
+from assets.study.completions import completions_table
+from assets.study.exact import add_exact_scores
+from assets.study.influence import document_norms_table, influence_table
+from assets.study.query_gradients import query_gradients_table
+from assets.study.spec import Study
+from assets.tables import Column, Table
+from assets.tracking import Tracking
+from compute.errors import BadInput
+
+CODE_VERSION = "1"
+
+
+def rankings_table(study: str) -> Table:
+    floats = pa.list_(pa.float32())
+    return Table(
+        key=("study", study, "rankings"),
+        grain="one row per method, query, ranking, end and rank",
+        columns=(
+            METHOD,
+            QUERY_ID,
+            RANKING,
+            END,
+            Column("rank", pa.int32(), "Rank over the whole corpus, from 1."),
+            DOCUMENT_ID,
+            SHARD,
+            SOURCE,
+            SCORE,
+            Column("score_per_nat", pa.float64(), "Score divided by the completion's information in nats."),
+            NORM,
+            Column("normed_score", pa.float64(), "Score divided by the document's gradient norm."),
+            Column("exact_score", pa.float64(), "Score by the query's full-rank gradient."),
+            Column("text", pa.string(), "The document's text."),
+            TOKEN_IDS,
+            Column("tokens", pa.list_(pa.string()), "The document's tokens as text."),
+            Column("token_scores", floats, "Share of the exact score that flows through the weights at each token."),
+            Column("modules", pa.list_(pa.string()), "Names of the tracked modules."),
+            Column("module_scores", floats, "Share of the exact score of each module."),
+            Column("concentration", pa.float32(), "L2/L1 of the token scores; 1: one token carries everything."),
+            Column("likely_spurious", pa.bool_(), "Whether the concentration is above 2/3."),
+            STAMP,
+        ),
+        sort_by=("method", "query_id", "ranking", "end", "rank"),
+        row_group_rows=2_000,
+    )
+
+
+def rankings_asset(study: Study) -> dg.AssetsDefinition:
+    """Merges the shards' candidates and joins what a reader wants to see."""
+    name, corpus = study.name, study.spec.corpus.name
+    table = rankings_table(name)
+    all_shards = (candidates_table(name), influence_table(name), document_norms_table(name), documents_table(corpus))
+    whole = (completions_table(name), query_gradients_table(name))
+
+    @dg.asset(
+        **asset_arguments(table, f"study_{name}", CODE_VERSION),
+        deps=[
+            *(dg.AssetDep(dg.AssetKey(each.key), partition_mapping=dg.AllPartitionMapping()) for each in all_shards),
+            *(dg.AssetKey(each.key) for each in whole),
+        ],
+        pool="gpu",
+    )
+    def rankings(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
+        with open_step(context, lake, tracking) as step:
+            stamp = _stamp(step, study)
+            if step.is_current(table, stamp):
+                return
+            ranked = _ranked(step, study)
+            rows, agreement = add_exact_scores(step, study, ranked)
+            frame = rows.with_columns(fingerprint=pl.lit(stamp)).select(table.schema.names)
+            preview = {"top documents": dg.MetadataValue.md(_preview(rows)), "low-rank agreement (Pearson)": agreement}
+            step.write(table, frame.to_arrow(), stamp, metadata=preview)
+
+    return rankings
+
+
+def _stamp(step: Step, study: Study) -> str:
+    """What the rankings depend on: every shard's scores, and the queries."""
+    shards = step.shard_fingerprints(candidates_table(study.name))
+    whole = [step.fingerprint(completions_table(study.name)), step.fingerprint(query_gradients_table(study.name))]
+    return fingerprint("rankings", CODE_VERSION, study.spec.options.top_k, shards, whole)
+
+
+def _ranked(step: Step, study: Study) -> pl.DataFrame:
+    """The top k of all shards' candidates, with the documents' text and tokens."""
+    keys = ("method", "query_id", "ranking", "end")
+    by_ranking = pl.when(pl.col("ranking") == "raw").then("score").otherwise("normed_score")
+    candidates = (
+        step.scan(candidates_table(study.name))
+        .with_columns(normed_score=(pl.col("score") / pl.col("norm")).fill_nan(0.0).cast(pl.Float64))
+        .with_columns(order=by_ranking * pl.when(pl.col("end") == "top").then(-1).otherwise(1))
+        .sort(*keys, "order", "document_id")
+        .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(keys))
+        .filter(pl.col("rank") <= study.spec.options.top_k)
+        .drop("order", "fingerprint")
+        .collect()
+    )
+    if candidates.is_empty():
+        raise BadInput(f"study {study.name}: no document has been scored; materialize its influence first")
+    nats = step.scan(completions_table(study.name)).select("query_id", "nats").collect()
+    ranked = candidates.join(nats, on="query_id", how="left").with_columns(score_per_nat=pl.col("score") / pl.col("nats"))
+    return ranked.join(_listed_documents(step, study, candidates), on="document_id", how="left", maintain_order="left")
+
+
+def _listed_documents(step: Step, study: Study, candidates: pl.DataFrame) -> pl.DataFrame:
+    wanted = candidates.select("document_id").unique().lazy()
+    columns = ("document_id", "source", "text", "token_ids")
+    return step.scan(documents_table(study.spec.corpus.name)).select(columns).join(wanted, on="document_id", how="semi").collect()
+
+
+def _preview(rows: pl.DataFrame) -> str:
+    """The first three documents of the first queries, as a table for the Dagster UI."""
+    method = rows["method"].max()  # ekfac, where it is there
+    best = rows.filter(method=method, ranking="normed", end="top").filter(pl.col("rank") <= 3).sort("query_id", "rank")
+    lines = ["| query | rank | document | source | score |", "|---|---|---|---|---|"]
+    for row in best.head(15).iter_rows(named=True):
+        lines.append(f"| {row['query_id']} | {row['rank']} | {row['document_id']} | {row['source']} | {row['score']:.3g} |")
+    return "\n".join(lines)

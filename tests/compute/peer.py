@@ -1,0 +1,148 @@
+"""kronfluence 1.0.1 as a peer: the same checkpoint, documents and queries, with equal settings.
+
+What has to be made equal: kronfluence batches by count and pads itself; its covariance uses the attention mask of the task's hook; its
+default damping is 1e-8, and `None` means 0.1 · mean(Λ); it truncates the preconditioned query gradient itself, unweighted, by a
+randomized SVD unless told otherwise; it tracks `nn.Linear` only, so a Conv1D becomes an equal linear layer here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence as SequenceOf
+from pathlib import Path
+
+import torch
+from kronfluence.analyzer import Analyzer, prepare_model
+from kronfluence.arguments import FactorArguments, ScoreArguments
+from kronfluence.task import Task
+from kronfluence.utils.dataset import DataLoaderKwargs
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from compute.batches import Sequence
+
+IGNORED = -100
+
+
+class LanguageModelling(Task):
+    """Summed token cross-entropy of documents, and of the completions of queries. B sequences, T positions."""
+
+    def __init__(self, modules: SequenceOf[str]) -> None:
+        self.modules = list(modules)
+
+    def compute_train_loss(self, batch: dict[str, Tensor], model: nn.Module, sample: bool = False) -> Tensor:
+        logits_NV, targets_N = _predictions(batch, model)
+        if sample:
+            with torch.no_grad():
+                sampled_N = torch.multinomial(logits_NV.softmax(-1), num_samples=1).squeeze(1)
+                targets_N = torch.where(targets_N == IGNORED, targets_N, sampled_N)
+        return functional.cross_entropy(logits_NV, targets_N, reduction="sum", ignore_index=IGNORED)
+
+    def compute_measurement(self, batch: dict[str, Tensor], model: nn.Module) -> Tensor:
+        return self.compute_train_loss(batch, model)
+
+    def get_influence_tracked_modules(self) -> list[str]:
+        return self.modules
+
+    def get_attention_mask(self, batch: dict[str, Tensor]) -> Tensor:
+        return batch["attention_mask"]
+
+
+class Peer:
+    """A kronfluence analysis of a copy of `model`; factors and scores are kept under `directory`."""
+
+    def __init__(
+        self, model: nn.Module, modules: SequenceOf[str], directory: Path, *, batch_size: int = 8, empirical: bool = True
+    ) -> None:
+        self.batch_size = batch_size
+        self.factor_arguments = FactorArguments(
+            strategy="ekfac", use_empirical_fisher=empirical, covariance_max_examples=None, lambda_max_examples=None
+        )
+        task = LanguageModelling(modules)
+        self.analyzer = Analyzer(
+            analysis_name="peer",
+            model=prepare_model(with_linear_layers(copy.deepcopy(model)), task),
+            task=task,
+            cpu=True,
+            disable_tqdm=True,
+            output_dir=str(directory),
+        )
+        self.analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=pad))
+
+    def fit(self, documents: SequenceOf[Sequence], *, name: str = "factors") -> None:
+        self.analyzer.fit_all_factors(
+            factors_name=name,
+            dataset=list(documents),
+            per_device_batch_size=self.batch_size,
+            factor_args=self.factor_arguments,
+            overwrite_output_dir=True,
+        )
+
+    def scores(
+        self,
+        queries: SequenceOf[Sequence],
+        documents: SequenceOf[Sequence],
+        *,
+        rank: int | None = None,
+        exact_svd: bool = True,
+        factors: str = "factors",
+        queries_at_once: int | None = None,
+    ) -> Tensor:
+        """Scores of shape queries × documents; all queries in one pass unless `queries_at_once` says otherwise."""
+        self.analyzer.compute_pairwise_scores(
+            scores_name="scores",
+            factors_name=factors,
+            query_dataset=list(queries),
+            train_dataset=list(documents),
+            per_device_query_batch_size=1,
+            per_device_train_batch_size=self.batch_size,
+            score_args=ScoreArguments(
+                damping_factor=None,
+                query_gradient_low_rank=rank,
+                use_full_svd=exact_svd,
+                query_gradient_accumulation_steps=queries_at_once or len(queries),
+            ),
+            overwrite_output_dir=True,
+        )
+        return self.analyzer.load_pairwise_scores("scores")["all_modules"]
+
+
+def pad(sequences: list[Sequence]) -> dict[str, Tensor]:
+    """A batch padded on the right; `labels` has IGNORED where a position carries no loss."""
+    shape = (len(sequences), max(len(sequence.token_ids) for sequence in sequences))
+    batch = {
+        "input_ids": torch.zeros(shape, dtype=torch.long),
+        "attention_mask": torch.zeros(shape, dtype=torch.long),
+        "labels": torch.full(shape, IGNORED),
+    }
+    for row, sequence in enumerate(sequences):
+        tokens, length = torch.tensor(sequence.token_ids), len(sequence.token_ids)
+        batch["input_ids"][row, :length] = tokens
+        batch["attention_mask"][row, :length] = 1
+        batch["labels"][row, sequence.loss_start : length] = tokens[sequence.loss_start :]
+    return batch
+
+
+def with_linear_layers(model: nn.Module) -> nn.Module:
+    """`model` with every Conv1D replaced by an equal nn.Linear, in place."""
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, Conv1D):
+                inputs, outputs = layer.weight.shape
+                linear = nn.Linear(inputs, outputs, dtype=layer.weight.dtype)
+                linear.weight.data, linear.bias.data = layer.weight.data.T.contiguous(), layer.bias.data
+                setattr(parent, name, linear)
+    return model
+
+
+def pearson(found_QD, expected_QD) -> Tensor:
+    """The correlation over documents of each query's scores."""
+    found, expected = (torch.as_tensor(scores).double() for scores in (found_QD, expected_QD))
+    found, expected = (scores - scores.mean(1, keepdim=True) for scores in (found, expected))
+    return (found * expected).sum(1) / (found.norm(dim=1) * expected.norm(dim=1))
+
+
+def _predictions(batch: dict[str, Tensor], model: nn.Module) -> tuple[Tensor, Tensor]:
+    logits_BTV = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False).logits
+    return logits_BTV[:, :-1].flatten(0, 1).float(), batch["labels"][:, 1:].flatten()
