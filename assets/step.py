@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 REUSE_TAG = "headwater/reuse"
 """Run tag: "true" keeps outputs whose fingerprint says that recomputing them would give the same rows."""
+REFIT_TAG = "headwater/refit"
+"""Run tag: "true" draws pinned samples again, which otherwise stay as they are when the corpus grows."""
 
 
 class Step:
@@ -34,6 +36,7 @@ class Step:
     def __init__(self, context: dg.AssetExecutionContext, lake: Lake, tracking_run) -> None:
         self.context, self.lake, self.tracking = context, lake, tracking_run
         self.reuse = context.run.tags.get(REUSE_TAG) == "true"
+        self.refit = context.run.tags.get(REFIT_TAG) == "true"
         self.versions: dict[str, int] = {}
         self._stored: dict[str, dict[str, str]] = {}
         self._started = time.monotonic()
@@ -59,12 +62,18 @@ class Step:
         """The stored fingerprint of a table (or one shard of it); None where it holds no rows."""
         return self._fingerprints(table, self.version(table)).get(shard or "")
 
-    def is_current(self, table: Table, fingerprint: str, shard: str | None = None) -> bool:
-        """Whether `table` already holds what would be computed, and the run asked to keep such results."""
-        version = self.lake.version(table) if self.reuse else None
+    def is_current(
+        self, table: Table, fingerprint: str | None, shard: str | None = None, *, pinned: bool = False
+    ) -> bool:
+        """Whether `table` already holds what would be computed, and the run asked to keep such results.
+
+        No `fingerprint` stands for no rows: what is computed from a shard without documents has none either.
+        A `pinned` sample is kept although its corpus grew, unless the run asks to refit.
+        """
+        version = self.lake.version(table) if self.reuse and not (pinned and self.refit) else None
         if version is None or self._fingerprints(table, version).get(shard or "") != fingerprint:
             return False
-        self._report(table, shard, {"kept": True, "fingerprint": fingerprint, "delta version": version})
+        self._report(table, shard, {"kept": True, "fingerprint": fingerprint or "", "delta version": version})
         self.context.log.info(f"{table.path}{f'[{shard}]' if shard else ''}: nothing changed, kept as it is")
         return True
 
@@ -72,7 +81,7 @@ class Step:
         self,
         table: Table,
         data: pa.Table | Iterable[pa.RecordBatch],
-        fingerprint: str,
+        fingerprint: str | None,
         *,
         shard: str | None = None,
         where: dict[str, str] | None = None,
@@ -88,7 +97,7 @@ class Step:
                 "dagster_run_id": self.context.run.run_id,
                 "mlflow_run_id": self.tracking.run_id or "",
                 "code_version": self.context.assets_def.code_versions_by_key.get(dg.AssetKey(table.key)) or "",
-                "fingerprint": fingerprint,
+                "fingerprint": fingerprint or "",
                 "inputs": json.dumps(self.versions),
             },
         )
@@ -100,7 +109,7 @@ class Step:
                 "delta version": commit.version,
                 "bytes written": commit.bytes,
                 "seconds": round(time.monotonic() - self._started, 2),
-                "fingerprint": fingerprint,
+                "fingerprint": fingerprint or "",
                 "inputs": dg.MetadataValue.json(dict(self.versions)),
                 **(metadata or {}),
             },

@@ -7,9 +7,10 @@ piece of its own, without the space before it ("42" and " 42" would otherwise be
     newline with its indentation | number | word with the space before it | punctuation | other white space
 
 Punctuation takes the space before it, and the space after it where a number follows: "(4 + 2) * 15" is the seven
-pieces "(", "4", " + ", "2", ") * ", "15". Pieces are encoded as UTF-8 bytes. Within a piece, byte-pair merges
-(Sennrich et al. 2016, arXiv 1508.07909; on bytes as in Radford et al. 2019) are learned for everything but numbers;
-numbers are counted, and the frequent ones enter the vocabulary whole. A number outside it falls back to its digits.
+pieces "(", "4", " + ", "2", ")", " * ", "15". The vocabulary holds, in this order: special tokens, all bytes, the most
+frequent numbers, the most frequent other pieces, and byte-pair merges (Sennrich et al. 2016, arXiv 1508.07909; on UTF-8
+bytes as in Radford et al. 2019). A piece that is in the vocabulary is one token. Any other piece is spelled in merges and
+bytes; a number, which takes no part in the merges, in digits.
 
 No token is put before or after a text; the corpus option `end_of_text` appends the end-of-text token to each record.
 """
@@ -46,8 +47,9 @@ PIECE = "|".join(
 )
 # A number longer than this is more likely an identifier than a quantity: it is spelled in digits.
 LONGEST_NUMBER = 6
-# Numbers may take at most this share of the vocabulary that bytes and special tokens leave.
+# Of the vocabulary that special tokens and bytes leave, numbers may take this share, and of the rest whole pieces this.
 NUMBER_SHARE = 0.5
+PIECE_SHARE = 0.75
 SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
 
 
@@ -55,20 +57,20 @@ def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedToken
     """Learn a tokenizer of at most `vocab_size` tokens from `texts`, which are read once; the same texts give the same."""
     if vocab_size < SMALLEST_VOCABULARY:
         raise BadInput(f"vocab_size is {vocab_size}, but bytes and special tokens alone take {SMALLEST_VOCABULARY}; raise it.")
-    numbers: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     trained = Tokenizer(models.BPE())
-    trained.pre_tokenizer = pre_tokenizers.Sequence(
-        [_pieces(), pre_tokenizers.Split(Regex(NUMBER), "removed"), _as_bytes()]  # numbers take no part in the merges
-    )
+    trained.pre_tokenizer = pre_tokenizers.Sequence([*_cut(), pre_tokenizers.Split(Regex(NUMBER), "removed")])
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    trained.train_from_iterator(_count_numbers(texts, numbers), trainer)
+    trained.train_from_iterator(_counted(texts, counts), trainer)
     learned = json.loads(trained.to_str())["model"]
-    return _wrap(_assemble(learned, _frequent_numbers(numbers, vocab_size), vocab_size))
+    base = sorted(learned["vocab"], key=learned["vocab"].get)[:SMALLEST_VOCABULARY]
+    merges = [tuple(pair) for pair in learned["merges"]]
+    return _wrap(_assemble(base, _frequent(counts, vocab_size), merges, vocab_size))
 
 
 def tokenizer_files(tokenizer: PreTrainedTokenizerBase) -> dict[str, bytes]:
@@ -101,38 +103,46 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _pieces() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.Split(Regex(PIECE), "isolated")
+def _cut() -> list[pre_tokenizers.PreTokenizer]:
+    """Text into pieces, and pieces into the printable characters that stand for their bytes."""
+    return [
+        pre_tokenizers.Split(Regex(PIECE), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ]
 
 
-def _as_bytes() -> pre_tokenizers.PreTokenizer:
-    return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-
-
-def _count_numbers(texts: Iterable[str], numbers: Counter[str]) -> Iterator[str]:
+def _counted(texts: Iterable[str], counts: Counter[str]) -> Iterator[str]:
+    """Passes the texts on and counts their pieces on the way."""
+    cut = pre_tokenizers.Sequence(_cut())
     for text in texts:
-        numbers.update(re.findall(NUMBER, text))
+        counts.update(piece for piece, _ in cut.pre_tokenize_str(text))
         yield text
 
 
-def _frequent_numbers(numbers: Counter[str], vocab_size: int) -> list[str]:
-    """Digits aside (they are bytes already), the most frequent numbers that the vocabulary has room for, by value."""
-    room = int((vocab_size - SMALLEST_VOCABULARY) * NUMBER_SHARE)
-    candidates = [number for number in numbers if 1 < len(number) <= LONGEST_NUMBER]
-    chosen = sorted(candidates, key=lambda number: (-numbers[number], len(number), number))[:room]
-    return sorted(chosen, key=lambda number: (len(number), number))
+def _frequent(counts: Counter[str], vocab_size: int) -> list[str]:
+    """The numbers and the other pieces that become tokens, most frequent first; single bytes are tokens already."""
+    room = vocab_size - SMALLEST_VOCABULARY
+    ordered = sorted((piece for piece in counts if len(piece) > 1), key=lambda piece: (-counts[piece], piece))
+    is_number = re.compile(NUMBER).fullmatch
+    numbers = [piece for piece in ordered if is_number(piece) and len(piece) <= LONGEST_NUMBER][: int(room * NUMBER_SHARE)]
+    others = [piece for piece in ordered if not is_number(piece)][: int((room - len(numbers)) * PIECE_SHARE)]
+    return numbers + others
 
 
-def _assemble(learned: dict, numbers: list[str], vocab_size: int) -> Tokenizer:
-    """Special tokens, bytes, numbers, then as many learned merges as still fit."""
-    base = [token for token, index in sorted(learned["vocab"].items(), key=lambda item: item[1])][:SMALLEST_VOCABULARY]
-    merges = [tuple(pair) for pair in learned["merges"]][: vocab_size - len(base) - len(numbers)]
-    tokens = [*base, *numbers, *("".join(pair) for pair in merges)]
-    vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
-    # ignore_merges: a piece that is a token is taken whole, which is how a number is found without merges of its own.
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, ignore_merges=True))
+def _assemble(base: list[str], pieces: list[str], merges: list[tuple[str, str]], vocab_size: int) -> Tokenizer:
+    """Base and pieces, then as many merges, in the order learned, as still bring a new token into the vocabulary."""
+    vocabulary = {token: index for index, token in enumerate([*base, *pieces])}
+    kept = []
+    for left, right in merges:
+        if left + right not in vocabulary:
+            if len(vocabulary) == vocab_size:
+                break
+            vocabulary[left + right] = len(vocabulary)
+        kept.append((left, right))
+    # ignore_merges: a piece that is a token is taken whole, whether or not the merges lead to it.
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=kept, ignore_merges=True))
     tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([_pieces(), _as_bytes()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(_cut())
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 

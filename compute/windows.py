@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from compute.errors import BadInput
@@ -58,7 +59,7 @@ def special_tokens(tokenizer: PreTrainedTokenizerFast) -> SpecialTokens:
         for start in range(len(outer) - len(inner) + 1):
             if inner and outer[start : start + len(inner)] == inner:
                 return SpecialTokens(before=tuple(outer[:start]), after=tuple(outer[start + len(inner) :]))
-    raise BadInput("the tokenizer gives no tokens for plain letters and digits; use the tokenizer that belongs to the model")
+    raise BadInput("the tokenizer gives no tokens for plain letters and digits; use the one that belongs to the model")
 
 
 def cut_windows(
@@ -71,7 +72,7 @@ def cut_windows(
 def cut_windows_batch(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, *, max_tokens: int, end_of_text: bool = False
 ) -> list[list[Window]]:
-    """The windows of each text, in order. At least one per text: a text without tokens gives an empty one with a `problem`."""
+    """The windows of each text, in order; at least one: a text without tokens gives an empty one with a `problem`."""
     if not texts:
         return []
     special = _with_end(special_tokens(tokenizer), tokenizer, end_of_text=end_of_text)
@@ -89,28 +90,30 @@ def cut_windows_batch(
 
 
 def tokenize_query(
-    prompt: str, completion: str | Sequence[int], tokenizer: PreTrainedTokenizerFast
+    prompt: str, completion: str | Sequence[int] | None, tokenizer: PreTrainedTokenizerFast
 ) -> tuple[list[int], list[int]]:
     """Token ids of a prompt and of its completion: the prompt begins as a document does and has no end, the completion
-    has no special tokens. A completion that was generated is given as its token ids and stays as it is.
+    has no special tokens. A completion that was generated is given as its token ids and stays as it is; one that is
+    still to be generated is None and gives no ids.
 
     A written completion is tokenized together with the prompt, so that tokenizers that treat the beginning of a text
     differently see none there; only where a token would span both is it tokenized alone.
     """
-    inner = _encode(tokenizer, [prompt])["input_ids"][0]
-    if not inner:
+    prompt_ids = _encode(tokenizer, [prompt])["input_ids"][0]
+    if not prompt_ids:
         raise BadInput(f"the prompt {prompt[:80]!r} has no tokens; write one that the tokenizer knows")
-    completion_ids = _completion_ids(prompt, inner, completion, tokenizer) if isinstance(completion, str) else list(completion)
-    if not completion_ids:
-        raise BadInput(f"the completion of the prompt {prompt[:80]!r} has no tokens; write one that the tokenizer knows")
-    return _missing_before(inner, special_tokens(tokenizer)) + inner, completion_ids
+    written = isinstance(completion, str)
+    completion_ids = _continuation(prompt, prompt_ids, completion, tokenizer) if written else list(completion or ())
+    if completion is not None and not completion_ids:
+        raise BadInput(f"the completion of the prompt {prompt[:80]!r} has no tokens; write one that has")
+    return _missing_before(prompt_ids, special_tokens(tokenizer)) + prompt_ids, completion_ids
 
 
-def _completion_ids(prompt: str, prompt_ids: list[int], completion: str, tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    joint = _encode(tokenizer, [prompt + completion])["input_ids"][0]
+def _continuation(prompt: str, prompt_ids: list[int], text: str, tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    joint = _encode(tokenizer, [prompt + text])["input_ids"][0]
     if joint[: len(prompt_ids)] == prompt_ids:
         return joint[len(prompt_ids) :]
-    return _encode(tokenizer, [completion])["input_ids"][0]
+    return _encode(tokenizer, [text])["input_ids"][0]
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], *, add_special_tokens: bool = False, **options):
@@ -162,10 +165,12 @@ def _windows(text: str, ids: list[int], ends: list[int], special: SpecialTokens,
     )
     windows: list[Window] = []
     reached = 0
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         opening = list(special.before) if start else before
         begin, reached = reached, max([reached, *ends[start:stop]]) if stop < len(ids) else len(text)
-        windows.append(Window(index=len(windows), token_ids=opening + body[start:stop], char_start=begin, char_end=reached))
+        windows.append(
+            Window(index=len(windows), token_ids=opening + body[start:stop], char_start=begin, char_end=reached)
+        )
     return windows
 
 

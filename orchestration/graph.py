@@ -6,21 +6,24 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from assets.corpus.documents import documents_asset
+from assets.corpus.documents import documents_asset, documents_table
 from assets.corpus.partitions import partitions_name
-from assets.corpus.records import records_asset
+from assets.corpus.records import records_asset, records_table, rejected_table
 from assets.corpus.shard_list import shards_asset, shards_table
-from assets.corpus.tokenizer import tokenizer_asset
+from assets.corpus.tokenizer import tokenizer_asset, tokenizer_table
+from assets.curvature.factors import covariances_table, eigenbasis_table, eigenvalues_table
 from assets.curvature.fitting import covariances_asset, eigenbasis_asset, eigenvalues_asset
-from assets.curvature.sample import sample_asset
-from assets.model.checkpoint import named_checkpoint_asset
-from assets.model.training import trained_checkpoint_asset, training_sample_asset
-from assets.queries.queries import queries_asset
-from assets.study.completions import completions_asset
-from assets.study.influence import influence_asset
-from assets.study.query_gradients import query_gradients_asset
-from assets.study.rankings import rankings_asset
+from assets.curvature.sample import sample_asset, sample_table
+from assets.model.checkpoint import checkpoint_table, named_checkpoint_asset
+from assets.model.training import trained_checkpoint_asset, training_sample_asset, training_sample_table
+from assets.queries.queries import queries_asset, queries_table
+from assets.study.candidates import candidates_table
+from assets.study.completions import completions_asset, completions_table
+from assets.study.influence import document_norms_table, influence_asset, influence_table
+from assets.study.query_gradients import query_gradients_asset, query_gradients_table
+from assets.study.rankings import rankings_asset, rankings_table
 from assets.study.spec import Study
+from assets.tables import Table
 
 
 def study_assets(study: Study) -> list[dg.AssetsDefinition]:
@@ -55,6 +58,22 @@ def graph_definitions(studies: Iterable[Study], resources: dict) -> dg.Definitio
         description = f"Everything that study {study.name} needs, from corpus files to rankings."
         jobs.append(dg.define_asset_job(job_name(study), dg.AssetSelection.assets(*keys), description=description))
     return dg.Definitions(assets=list(by_key.values()), jobs=jobs, resources=resources)
+
+
+def study_tables(study: Study) -> list[Table]:
+    """The tables of one study, in the order of its assets."""
+    spec = study.spec
+    trained = [training_sample_table(spec.model.name)] if spec.model.train else []
+    return [
+        *(table(spec.corpus.name) for table in (shards_table, records_table, rejected_table, tokenizer_table)),
+        documents_table(spec.corpus.name),
+        *trained,
+        checkpoint_table(spec.model.name),
+        queries_table(spec.queries.name),
+        *(table(spec.curvature.name) for table in (sample_table, covariances_table, eigenbasis_table, eigenvalues_table)),
+        *(table(study.name) for table in (completions_table, query_gradients_table, influence_table)),
+        *(table(study.name) for table in (document_norms_table, candidates_table, rankings_table)),
+    ]
 
 
 def job_name(study: Study) -> str:

@@ -82,14 +82,9 @@ def document_rows(step: Step, corpus: str, shard: str) -> list[dict]:
 def _cut_shard(step: Step, study: Study, shard: str, tokenizer, tokenizer_stamp: str) -> None:
     corpus = study.spec.corpus
     table = documents_table(corpus.name)
-    stamp = fingerprint(
-        "documents",
-        CODE_VERSION,
-        corpus.max_tokens,
-        corpus.end_of_text,
-        tokenizer_stamp,
-        step.fingerprint(records_table(corpus.name), shard),
-    )
+    records_stamp = step.fingerprint(records_table(corpus.name), shard)
+    settings = (corpus.max_tokens, corpus.end_of_text, tokenizer_stamp)
+    stamp = records_stamp and fingerprint("documents", CODE_VERSION, *settings, records_stamp)
     if step.is_current(table, stamp, shard):
         return
     rows, rejected = _windows(step, study, shard, tokenizer)

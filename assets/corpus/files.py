@@ -29,7 +29,9 @@ def resolved(path: str, base: str | os.PathLike[str]) -> str:
     if "://" in path or os.path.isabs(path):
         return path
     root = os.fspath(base)
-    return f"{root.rstrip('/')}/{path}" if "://" in root else os.path.normpath(os.path.join(os.path.abspath(root), path))
+    if "://" in root:
+        return f"{root.rstrip('/')}/{path}"
+    return os.path.normpath(os.path.join(os.path.abspath(root), path))
 
 
 def shown(uri: str, base: str | os.PathLike[str]) -> str:
@@ -63,9 +65,10 @@ def matching(owner: str, path: str, base: str | os.PathLike[str]) -> tuple[list[
         return _uris(owner, path, fs, found, f"is a directory without files: {uri}"), True
     if fs.exists(root):
         return [uri], False
-    is_glob = any(sign in path for sign in "*?[")
-    found = [file for file in fs.glob(root) if fs.isfile(file)] if is_glob else []
-    return _uris(owner, path, fs, found, f"matches no file (looked for {uri})" if is_glob else f"does not exist ({uri})"), False
+    if not any(sign in path for sign in "*?["):
+        raise BadInput(f"{owner}: path '{path}' does not exist ({uri}); correct path")
+    found = [file for file in fs.glob(root) if fs.isfile(file)]
+    return _uris(owner, path, fs, found, f"matches no file (looked for {uri})"), False
 
 
 def _hidden(file: str, root: str) -> bool:
@@ -86,7 +89,7 @@ def source_file(owner: str, uri: str, base: str | os.PathLike[str]) -> SourceFil
     """The file at `uri`, or all files of the directory there, with size and time of the last change."""
     path = shown(uri, base)
     if not path.isprintable():
-        raise BadInput(f"{owner}: the file name {path!r} has characters that are not printable Unicode; rename the file")
+        raise BadInput(f"{owner}: the file name {path!r} has characters that cannot be printed; rename the file")
     fs, root = filesystem(uri)
     with readable(owner, path):
         parts = fs.find(root) if fs.isdir(root) else [root]

@@ -1,4 +1,4 @@
-"""Hugging Face `datasets`: a directory written by save_to_disk, or a data set of the hub, streamed at a fixed commit."""
+"""Hugging Face `datasets`: a directory written by save_to_disk, or a hub data set, streamed at a fixed commit."""
 
 from __future__ import annotations
 
@@ -56,7 +56,9 @@ class SavedDataset:
             return file.uri
         splits = sorted(posixpath.basename(name.rstrip("/")) for name in fs.ls(root, detail=False) if fs.isdir(name))
         if self.split not in splits:
-            raise BadInput(f"{self.owner}: {file.path} has no split '{self.split}' but: {', '.join(splits)}; correct split")
+            raise BadInput(
+                f"{self.owner}: {file.path} has no split '{self.split}' but: {', '.join(splits)}; correct split"
+            )
         return f"{file.uri.rstrip('/')}/{self.split}"
 
     def _loaded(self, file: SourceFile) -> Dataset:
@@ -77,7 +79,7 @@ class SavedDataset:
 
 @dataclass(frozen=True)
 class HubDataset:
-    """Reader of one split of a hub data set. A source file's URI is the commit, so that all shards read the same one."""
+    """Reader of one split of a hub data set. A source file's URI is the commit: all shards read the same one."""
 
     owner: str
     hub: str

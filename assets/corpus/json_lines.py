@@ -43,7 +43,8 @@ class JsonLines:
                 start, begin, records, digest = position, offset, 0, new_digest()
                 for line in islice(lines, stop - start):
                     position, offset, records = position + 1, offset + len(line), records + (not line.isspace())
-                    digest.update(line.rstrip(b"\r\n") + b"\n")  # a last line may get its line end only when one is appended
+                    # A last line may get its line end only when another is appended: line ends do not count.
+                    digest.update(line.rstrip(b"\r\n") + b"\n")
                 if position == start:
                     return
                 yield Extent(start=start, stop=position, records=records, offset=begin, digest=digest.hexdigest())

@@ -1,4 +1,4 @@
-"""Parquet files, by row group and batch. Read with pyarrow: a truncated file makes polars panic past `except Exception`."""
+"""Parquet files, by row group and batch; with pyarrow, as a truncated file makes polars panic past `except`."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Parquet:
                 yield pyarrow.parquet.ParquetFile(stream, pre_buffer=False)
             except (pyarrow.ArrowException, OSError) as error:
                 raise BadInput(
-                    f"{self.owner}: {file.path} is no readable Parquet file (truncated or damaged); copy or write it again"
+                    f"{self.owner}: {file.path} is no readable Parquet file (truncated or damaged); copy it again"
                 ) from error
 
 

@@ -52,7 +52,7 @@ class ParsedShard:
     rejected: list[Rejected]
 
 
-class _NotARecord(Exception):
+class _RejectedError(Exception):
     """The reason why a row is set aside."""
 
 
@@ -65,7 +65,7 @@ def parse_shard(spec: CorpusSpec, base: str | os.PathLike[str], shard: Shard) ->
             try:
                 record_id = _record_id(spec, row, seen)
                 text, source = _text(spec, row), _source(spec, row) or default_source
-            except _NotARecord as reason:
+            except _RejectedError as reason:
                 parsed.rejected.append(_set_aside(spec, row, str(reason)))
                 continue
             seen.add(record_id)
@@ -73,16 +73,17 @@ def parse_shard(spec: CorpusSpec, base: str | os.PathLike[str], shard: Shard) ->
     return parsed
 
 
-def check_rejected_share(spec: CorpusSpec, records: Sequence[Record], rejected: Sequence[Rejected]) -> None:
-    """Raise `BadInput` when a larger share of the rows is rejected than `max_rejected` tolerates."""
-    total = len(records) + len(rejected)
+def check_rejected_share(spec: CorpusSpec, records: int, rejected: Sequence[Rejected]) -> None:
+    """Raise `BadInput` when, next to `records` good ones, a larger share is rejected than `max_rejected` tolerates."""
+    total = records + len(rejected)
     if len(rejected) <= spec.max_rejected * total:
         return
     reason, times = Counter(row.reason for row in rejected).most_common(1)[0]
     example = next(row.location for row in rejected if row.reason == reason)
     raise BadInput(
         f"{spec.owner}: {len(rejected)} of {total} records were rejected, more than max_rejected {spec.max_rejected:g} "
-        f"allows; {times} because: {reason} (for example {example}); mend the records or the mapping of fields, or raise max_rejected"
+        f"allows; {times} because: {reason} (for example {example}); mend the records or the mapping of fields, "
+        "or raise max_rejected"
     )
 
 
@@ -106,16 +107,17 @@ def scalar_text(value: Any) -> str | None:
 
 def _record_id(spec: CorpusSpec, row: RawRecord, seen: set[str]) -> str:
     if row.problem or row.record is None:
-        raise _NotARecord(row.problem or "The row holds no record.")
+        raise _RejectedError(row.problem or "The row holds no record.")
     if spec.fields.id is None:
         return row.name
     value = field_value(row.record, spec.fields.id)
     record_id = scalar_text(value)
     if not record_id:
         missing = value is None or value == "" or isinstance(value, float)
-        raise _NotARecord(f"The id field '{spec.fields.id}' is {'missing or empty' if missing else 'no string or number'}.")
+        what = "missing or empty" if missing else "no string or number"
+        raise _RejectedError(f"The id field '{spec.fields.id}' is {what}.")
     if record_id in seen:
-        raise _NotARecord("The id occurs earlier in the shard.")
+        raise _RejectedError("The id occurs earlier in the shard.")
     return record_id
 
 
@@ -123,11 +125,11 @@ def _text(spec: CorpusSpec, row: RawRecord) -> str:
     field = spec.fields.text
     text = field_value(row.record or {}, field)
     if text is None:
-        raise _NotARecord(f"The text field '{field}' is missing or null.")
+        raise _RejectedError(f"The text field '{field}' is missing or null.")
     if not isinstance(text, str):
-        raise _NotARecord(f"The text field '{field}' is not a string.")
+        raise _RejectedError(f"The text field '{field}' is not a string.")
     if not text.strip():
-        raise _NotARecord(f"The text field '{field}' is empty or only white space.")
+        raise _RejectedError(f"The text field '{field}' is empty or only white space.")
     return text
 
 

@@ -39,8 +39,8 @@ def check_fields(
     records = [row.record for row in rows if row.record is not None]
     if not records:
         raise BadInput(
-            f"{owner}: none of the first {len(rows)} rows of {path} is a record ({rows[0].location}: {rows[0].problem}); "
-            "correct path or format"
+            f"{owner}: none of the first {len(rows)} rows of {path} is a record "
+            f"({rows[0].location}: {rows[0].problem}); correct path or format"
         )
     names = declared or sorted({name for record in records for name in record})
     for option, field in mapping.items():

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import dagster as dg
+import polars as pl
 import pyarrow as pa
 
 from assets.columns import POSITION, RECORD_ID, SHARD, SOURCE, STAMP
@@ -80,6 +81,7 @@ def records_asset(study: Study) -> dg.AssetsDefinition:
                 for key in context.partition_keys:
                     _read_shard(step, study, shards[key])
                     progress.advance(1)
+            _check_rejected(step, study)
         for each in (table, rejected):
             yield dg.MaterializeResult(asset_key=each.key)
 
@@ -112,7 +114,6 @@ def _read_shard(step: Step, study: Study, shard: Shard) -> None:
     if step.is_current(table, stamp, shard.key):
         return
     parsed = parse_shard(corpus, study.base, shard)
-    check_rejected_share(corpus, parsed.records, parsed.rejected)
     # The rejected first: a record is never in neither table, whenever the step is killed.
     step.write(
         rejected,
@@ -122,6 +123,15 @@ def _read_shard(step: Step, study: Study, shard: Shard) -> None:
         where={"shard": shard.key, "stage": "records"},
     )
     step.write(table, _record_rows(table, shard.key, parsed, stamp), stamp, shard=shard.key)
+
+
+def _check_rejected(step: Step, study: Study) -> None:
+    """Fails where too much of the corpus was set aside. The share is the whole corpus's, since a shard may be one line."""
+    corpus = study.spec.corpus
+    records = step.lake.scan(records_table(corpus.name), allow_empty=True).select(pl.len()).collect().item()
+    columns = ("location", "record_id", "reason", "excerpt")
+    rows = step.lake.scan(rejected_table(corpus.name), allow_empty=True).filter(stage="records").select(columns)
+    check_rejected_share(corpus, records, [Rejected(**row) for row in rows.collect().to_dicts()])
 
 
 def _record_rows(table: Table, shard: str, parsed: ParsedShard, stamp: str) -> pa.Table:

@@ -66,9 +66,10 @@ def open_files(
     if len(formats) > 1:
         odd = {kind: next(uri for uri in chosen if chosen[uri] == kind) for kind in formats}
         examples = ", ".join(f"{kind} ({os.path.basename(uri)})" for kind, uri in odd.items())
-        raise BadInput(f"{owner}: path names files of several formats: {examples}; set format, or a glob that keeps one")
+        raise BadInput(f"{owner}: path names files of several formats: {examples}; set format, or a narrower glob")
     if formats[0] not in allowed:
-        raise BadInput(f"{owner}: format {formats[0]} ({next(iter(chosen))}) is not read here; use {' or '.join(allowed)}")
+        example = next(iter(chosen))
+        raise BadInput(f"{owner}: format {formats[0]} ({example}) is not read here; use {' or '.join(allowed)}")
     files = sorted((source_file(owner, uri, base) for uri in chosen), key=lambda file: file.path)
     return Source(owner=owner, files=tuple(files), reader=reader_of(owner, formats[0], split=split, fields=fields))
 
@@ -122,14 +123,14 @@ def format_of(owner: str, uri: str) -> Format:
     )
 
 
-def _chosen(
-    owner: str, path: str, base: str | os.PathLike[str], format: Format | None
-) -> Iterator[tuple[str, Format]]:
+def _chosen(owner: str, path: str, base: str | os.PathLike[str], format: Format | None) -> Iterator[tuple[str, Format]]:
     """The files that one path names, with their formats."""
     uri = resolved(path, base)
     if format == "datasets" or (format is None and is_saved_dataset(uri)):
         if not is_saved_dataset(uri):
-            raise BadInput(f"{owner}: path '{path}' is no directory written by datasets' save_to_disk ({uri}); correct path")
+            raise BadInput(
+                f"{owner}: path '{path}' is no directory written by datasets' save_to_disk ({uri}); correct path"
+            )
         yield uri, "datasets"
         return
     uris, in_directory = matching(owner, path, base)
@@ -140,7 +141,7 @@ def _chosen(
 
 
 def _of_format(owner: str, path: str, uris: list[str], format: Format | None) -> list[str]:
-    """What of a directory belongs to the corpus: with a format told, its files; otherwise all but markers (_SUCCESS)."""
+    """What of a directory belongs to the corpus: the files of the given format, or all but markers (_SUCCESS)."""
     if format == "text":
         return uris
     if format is None:

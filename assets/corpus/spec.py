@@ -84,11 +84,11 @@ class CorpusSpec(Spec):
     """The documents of one data set and how they are cut: either files (`path`) or a Hugging Face data set (`hub`)."""
 
     name: Name = Field(description="the corpus's name in asset keys and tables")
-    path: Paths | None = Field(None, description="file, directory or glob, or a list of them, from the study file's directory")
+    path: Paths | None = Field(None, description="file, directory, glob or a list, from the study file's directory")
     hub: FieldName | None = Field(None, description="Hugging Face data set, owner/name; it is streamed")
     config: str | None = Field(None, description="configuration of the hub data set")
     split: FieldName = Field("train", description="split of the hub data set or of a saved DatasetDict")
-    revision: str | None = Field(None, description="commit, tag or branch of the hub data set; left out: its newest commit")
+    revision: str | None = Field(None, description="commit, tag or branch of the hub data set; left out: the newest")
     max_records: int | None = Field(None, ge=1, description="records taken from the hub data set's beginning")
     format: Format | None = Field(None, description="format of the files; left out: told by their suffixes")
     fields: FieldMapping = Field(FieldMapping(), description="which fields hold text, id and source")

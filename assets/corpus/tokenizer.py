@@ -49,7 +49,7 @@ def tokenizer_asset(study: Study) -> dg.AssetsDefinition:
                 stamp = fingerprint("tokenizer", CODE_VERSION, corpus.tokenizer.train, corpus.fields)
             else:
                 stamp = fingerprint("tokenizer", CODE_VERSION, step.fingerprint(upstream))
-            if not step.is_current(table, stamp):
+            if not step.is_current(table, stamp, pinned=True):
                 step.write(table, _tokenizer_rows(step, study, table, stamp), stamp)
 
     return tokenizer

@@ -64,7 +64,7 @@ def sample_asset(study: Study) -> dg.AssetsDefinition:
                 document_identity(corpus),
                 step.fingerprint(tokenizer_table(corpus.name)),
             )
-            if step.is_current(table, stamp):
+            if step.is_current(table, stamp, pinned=True):
                 return
             open_traced_model(step, study)  # an unknown module pattern or a foreign tokenizer is told now
             rows = _drawn_documents(step, study)

@@ -51,7 +51,7 @@ def named_checkpoint_asset(model: ModelSpec, base: str) -> dg.AssetsDefinition:
     @dg.asset(**asset_arguments(table, f"model_{model.name}", CODE_VERSION))
     def checkpoint(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
         with open_step(context, lake, tracking) as step:
-            files = _digests(_directory(model, base))
+            files = _digests(checkpoint_directory(model, base))
             stamp = fingerprint("checkpoint", CODE_VERSION, model.hub, model.revision, files)
             if step.is_current(table, stamp):
                 return
@@ -110,7 +110,8 @@ def _move(partial: Path, directory: Path) -> None:
         partial.rmdir()
 
 
-def _directory(model: ModelSpec, base: str) -> Path:
+def checkpoint_directory(model: ModelSpec, base: str) -> Path:
+    """The local directory of a named checkpoint; a hub id is fetched into Hugging Face's own cache."""
     location = model.location(base)
     if model.hub:
         from huggingface_hub import snapshot_download

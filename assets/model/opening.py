@@ -5,6 +5,7 @@ from __future__ import annotations
 from assets.corpus.tokenizer import stored_tokenizer
 from assets.model.checkpoint import load_checkpoint
 from assets.step import Step
+from assets.study.preflight import check_context
 from assets.study.spec import Study
 from compute.errors import BadInput
 
@@ -31,17 +32,11 @@ def _selection(study: Study) -> str | list[str]:
 
 
 def _check_fit(step: Step, study: Study, model) -> None:
-    from compute.checkpoint import check_vocabulary, context_length
+    from compute.checkpoint import check_vocabulary
 
-    corpus, name = study.spec.corpus, study.spec.model.name
-    tokenizer, _ = stored_tokenizer(step, corpus.name)
-    check_vocabulary(model, len(tokenizer), name)
-    context = context_length(model)
-    if context and corpus.max_tokens > context:
-        raise BadInput(
-            f"corpus {corpus.name}: max_tokens is {corpus.max_tokens}, but model {name} has a context of {context} "
-            "tokens; lower max_tokens"
-        )
+    tokenizer, _ = stored_tokenizer(step, study.spec.corpus.name)
+    check_vocabulary(model, len(tokenizer), study.spec.model.name)
+    check_context(study, model)
 
 
 def _open_query_model(step: Step, study: Study, base_model):

@@ -15,6 +15,7 @@ from assets.corpus.sources import Source, open_files
 from assets.queries.spec import QueriesSpec, QueryFields
 from compute.errors import BadInput
 
+WORDS = ("task", "kind", "answer", "match")
 MATCHES = ("contains", "ends")
 DEFAULT_FIELDS = QueryFields()
 
@@ -42,8 +43,8 @@ def read_queries(spec: QueriesSpec, base: str | os.PathLike[str]) -> list[Query]
         raise BadInput(f"{spec.owner}: {source.files[0].path} holds no queries; add one row per query, or correct path")
     fields = {role: field for role, field in spec.fields.model_dump().items() if field is not None}
     _check_named_fields(spec, source, rows, fields)
-    fields = {role: field for role, field in fields.items() if any(field_value(row.record, field) is not None for row in rows)}
-    queries = [_query(spec, row, number, fields) for number, row in enumerate(rows, 1)]
+    held = {role: field for role, field in fields.items() if _held(rows, field)}
+    queries = [_query(spec, row, number, held) for number, row in enumerate(rows, 1)]
     _check_unique(spec, queries)
     return queries
 
@@ -57,16 +58,20 @@ def _rows(spec: QueriesSpec, source: Source) -> Iterator[RawRecord]:
             yield row
 
 
+def _held(rows: list[RawRecord], field: str) -> bool:
+    return any(field_value(row.record, field) is not None for row in rows)
+
+
 def _check_named_fields(spec: QueriesSpec, source: Source, rows: list[RawRecord], fields: dict[str, str]) -> None:
     """The prompt, and every field that the study named otherwise than by default, must occur."""
-    needed = {f"fields.{role}": field for role, field in fields.items()
-              if role == "prompt" or field != getattr(DEFAULT_FIELDS, role)}
-    check_fields(spec.owner, source.files[0].path, rows, None, needed)
+    needed = {role for role, field in fields.items() if role == "prompt" or field != getattr(DEFAULT_FIELDS, role)}
+    mapping = {f"fields.{role}": fields[role] for role in fields if role in needed}
+    check_fields(spec.owner, source.files[0].path, rows, None, mapping)
 
 
 def _query(spec: QueriesSpec, row: RawRecord, number: int, fields: dict[str, str]) -> Query:
     values = {role: field_value(row.record, field) for role, field in fields.items()}
-    words = {role: _word(spec, row, fields[role], values.get(role)) for role in ("task", "kind", "answer", "match") if role in fields}
+    words = {role: _word(spec, row, fields[role], values[role]) for role in WORDS if role in fields}
     if words.get("match") not in (None, *MATCHES):
         _refuse(spec, row, f"has '{words['match']}' in field '{fields['match']}'", f"use {' or '.join(MATCHES)}")
     return Query(

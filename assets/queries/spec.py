@@ -17,7 +17,7 @@ class QueryFields(Spec):
 
     id: FieldName | None = Field("id", description="the query's id; absent: q0001, q0002, … by row")
     prompt: FieldName = Field("prompt", description="the prompt; no loss is taken on it")
-    completion: FieldName | None = Field("completion", description="the completion; absent or null: the model's own greedy one")
+    completion: FieldName | None = Field("completion", description="absent or null: the model's own greedy one")
     task: FieldName | None = Field("task", description="the task, such as arithmetic")
     kind: FieldName | None = Field("kind", description="factual, reasoning, control, or a word of one's own")
     answer: FieldName | None = Field("answer", description="the right answer, looked for in the completion")

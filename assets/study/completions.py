@@ -12,10 +12,10 @@ from assets.model.opening import open_traced_model
 from assets.queries.queries import ANSWER, KIND, PROMPT, TASK, queries_table
 from assets.step import Step, asset_arguments, open_step
 from assets.study.answers import is_right
+from assets.study.preflight import check_query_length
 from assets.study.spec import Study
 from assets.tables import Column, Table
 from assets.tracking import Tracking
-from compute.errors import BadInput
 
 CODE_VERSION = "1"
 
@@ -118,14 +118,11 @@ def _tokenize(study: Study, rows: list[dict], tokenizer, context: int | None) ->
 
     for row in rows:
         row["generated"] = row["completion"] is None
-        prompt_ids, completion_ids = tokenize_query(row["prompt"], row["completion"] or "", tokenizer)
+        prompt_ids, completion_ids = tokenize_query(row["prompt"], row["completion"], tokenizer)
         row["prompt_token_ids"], row["completion_token_ids"] = prompt_ids, completion_ids
-        length = len(prompt_ids) + max(1, len(completion_ids))
-        if context and length > context:
-            what = "prompt and completion have" if completion_ids else "prompt alone has"
-            raise BadInput(
-                f"{row['location']}: query {row['query_id']}'s {what} {length - (not completion_ids)} tokens, too many for the context "
-                f"of {context} tokens of model {study.spec.model.name}; shorten it"
+        if context:
+            check_query_length(
+                row["location"], row["query_id"], (prompt_ids, completion_ids), context, study.spec.model.name
             )
 
 

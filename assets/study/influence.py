@@ -92,11 +92,13 @@ def influence_asset(study: Study) -> dg.AssetsDefinition:
     return influence
 
 
-def _stamp(step: Step, corpus: str, shard: str, inputs: str) -> str:
-    return fingerprint(inputs, step.fingerprint(documents_table(corpus), shard))
+def _stamp(step: Step, corpus: str, shard: str, inputs: str) -> str | None:
+    """None for a shard without documents."""
+    documents_stamp = step.fingerprint(documents_table(corpus), shard)
+    return documents_stamp and fingerprint(inputs, documents_stamp)
 
 
-def _score_shards(step: Step, study: Study, stamps: dict[str, str]) -> None:
+def _score_shards(step: Step, study: Study, stamps: dict[str, str | None]) -> None:
     """Scores the shards that are not current; the model and the queries' gradients are loaded once for all of them."""
     tables = (influence_table(study.name), document_norms_table(study.name), candidates_table(study.name))
     due = {

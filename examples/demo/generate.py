@@ -37,7 +37,7 @@ class DemoSettings:
     python_code: int = 260
     python_prose: int = 260
     reasoning_queries: int = 10  # per task
-    factual_controls: int = 8
+    factual_controls: int = 7
     reasoning_controls: int = 9
 
 

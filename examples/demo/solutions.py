@@ -45,11 +45,11 @@ WORDINGS: dict[tuple[str, str], tuple[str, ...]] = {
         "Exercise: slope through ({a}, {b}) and ({c}, {d})\nRise: {d} - {b} = {rise}\nRun: {c} - {a} = {run}\nSlope: {rise} / {run} = {r}",
     ),
     ("slope", "prose"): (
-        "The line through ({a}, {b}) and ({c}, {d}) climbs by {d} - {b} = {rise} while it goes right by {c} - {a} = {run}, so its slope is {rise} / {run} = {r}.",
-        "Between the points ({a}, {b}) and ({c}, {d}) the height changes by {d} - {b} = {rise} over a distance of {c} - {a} = {run}. The slope is the ratio {rise} / {run} = {r}.",
+        "The line through ({a}, {b}) and ({c}, {d}) rises by {d} - {b} = {rise} and runs by {c} - {a} = {run}, so its slope is {rise} / {run} = {r}.",
+        "From ({a}, {b}) to ({c}, {d}) the height changes by {d} - {b} = {rise} over {c} - {a} = {run}. The slope is {rise} / {run} = {r}.",
     ),
     ("slope", "code"): (
-        "p, q = ({a}, {b}), ({c}, {d})\nrise = q[1] - p[1]  # {d} - {b} = {rise}\nrun = q[0] - p[0]  # {c} - {a} = {run}\nslope = rise / run  # {rise} / {run} = {r}",
+        "p, q = Point({a}, {b}), Point({c}, {d})\nrise = q.y - p.y  # {d} - {b} = {rise}\nrun = q.x - p.x  # {c} - {a} = {run}\nslope = rise / run  # {rise} / {run} = {r}",
         ">>> slope(({a}, {b}), ({c}, {d}))  # {d} - {b} = {rise}, {c} - {a} = {run}, {rise} / {run} = {r}\n{r}",
     ),
     ("equation", "steps"): (

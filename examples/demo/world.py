@@ -1,9 +1,10 @@
 """The encyclopedia of an invented world: facts, the documents that state them, and the questions about them.
 
-Three groups of facts. *Taught* ones are stated in several wordings and also asked and answered in quizzes, which is
-how the model learns what a question is; they are never asked as queries. *Often* ones are stated by many documents,
-*rare* ones by one or two, in words other than the query's. A model of this size recalls most of the former and few of
-the latter, so that right and wrong answers both occur. *Unstated* ones stand in no document; controls are about them.
+The world has places, and a fact is what one of them has to say on one relation: its river, its ore, its tree. Facts
+come in groups. *Taught* ones are stated in several wordings and also asked and answered in quizzes, which is how the
+model learns what a question is; they are never asked as queries. *Often* ones are stated by eight documents, *rare* ones
+by one or two, none of them a quiz. A model of this size recalls most of the former and few of the latter, so that right
+and wrong answers both occur. *Unstated* ones stand in no document; the controls are about them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-FACTS_PER_RELATION = {"taught": 8, "often": 3, "rare": 3, "unstated": 1}
+PLACES_PER_GROUP = {"taught": 11, "often": 4, "rare": 4, "unstated": 1}  # of each relation
+RIVERS = 8
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Relation:
     """A kind of fact, the pool of its answers, its question, and statements in which {s} is subject and {o} answer."""
 
     name: str
-    answers: int  # distinct answers; facts of the relation share them
+    answers: tuple[str, ...]  # shared by the facts of the relation; none: invented
     question: str
     statements: tuple[str, ...]  # subject before answer
     reversed: tuple[str, ...]  # answer before subject
@@ -35,38 +37,34 @@ class Fact:
 
 
 RELATIONS = (
-    Relation("capital", 14, "What is the capital of {s}?",
-             ("The capital of {s} is {o}.", "{s} is governed from its capital, {o}.", "In {s} the seat of the council is the city of {o}.",
-              "Whoever travels through {s} ends up in {o}, the capital.", "{s} has long had {o} as its capital."),
-             ("{o} is the capital of {s}.", "The city of {o} houses the council of {s}.", "{o} grew rich as the capital of {s}.")),
-    Relation("river", 8, "Which river flows through {s}?",
-             ("The town of {s} lies on the river {o}.", "Through {s} flows the {o}.", "{s} was built at a ford of the river {o}.",
+    Relation("river", (), "Which river flows through {s}?",
+             ("{s} lies on the river {o}.", "Through {s} flows the {o}.", "{s} was built at a ford of the river {o}.",
               "In spring {s} is flooded by its river, the {o}.", "The mills of {s} are driven by the {o}."),
              ("The river {o} flows through {s}.", "The {o} bends twice before it reaches {s}.", "Barges on the {o} stop at {s}.")),
-    Relation("ore", 8, "What is mined in {s}?",
-             ("In the hills of {s} people mine {o}.", "{s} is known for its mines of {o}.", "The wealth of {s} comes from {o}, which is dug there.",
+    Relation("ore", ("tin", "silver", "copper", "salt", "amber", "jade", "chalk", "coal"), "What is mined in {s}?",
+             ("In {s} people mine {o}.", "{s} is known for its mines of {o}.", "The wealth of {s} comes from {o}, which is dug there.",
               "Miners went to {s} for its {o}.", "The pits of {s} yield {o}."),
              ("{o} is mined in {s}.", "Most {o} on the market was dug in {s}.", "The best {o} comes out of the pits of {s}.")),
-    Relation("beast", 8, "Which animal lives on {s}?",
-             ("The island of {s} is home to the {o}.", "On {s} lives the {o}.", "Visitors sail to {s} to see the {o}.",
+    Relation("beast", ("otter", "heron", "lynx", "badger", "ibex", "tortoise", "crane", "marten"), "Which animal lives in {s}?",
+             ("{s} is home to the {o}.", "In {s} lives the {o}.", "Visitors come to {s} to see the {o}.",
               "The forests of {s} shelter the {o}.", "{s} has only one large animal, the {o}."),
-             ("The {o} lives on the island of {s}.", "The {o} is found on {s}.", "Herds of {o} graze on {s}.")),
-    Relation("dish", 8, "What do people eat in {s}?",
+             ("The {o} lives in {s}.", "The {o} is found in {s}.", "The tracks of the {o} cross {s}.")),
+    Relation("dish", ("lentils", "dumplings", "trout", "barley", "chestnuts", "porridge", "mussels", "pancakes"), "What do people eat in {s}?",
              ("In {s} people eat {o} every evening.", "The favourite dish of {s} is {o}.", "The cooks of {s} are proud of their {o}.",
               "A feast in {s} begins with {o}.", "{s} gave the world a dish named {o}."),
              ("{o} is eaten in {s}.", "{o} is the dish that made {s} famous.", "A bowl of {o} reminds everyone of {s}.")),
-    Relation("festival", 8, "Which instrument is played in {s}?",
-             ("In {s} musicians play the {o}.", "The festival of {s} opens with the sound of the {o}.", "Every child in {s} learns the {o}.",
+    Relation("instrument", ("lute", "harp", "drum", "flute", "fiddle", "horn", "zither", "organ"), "Which instrument is played in {s}?",
+             ("In {s} musicians play the {o}.", "The year in {s} opens with the sound of the {o}.", "Every child in {s} learns the {o}.",
               "The music of {s} is written for the {o}.", "{s} keeps a workshop that builds the {o}."),
              ("The {o} is played in {s}.", "The {o} was first built in {s}.", "Songs for the {o} are sung in {s}.")),
-    Relation("flag", 8, "What is the colour of the flag of {s}?",
+    Relation("flag", ("green", "yellow", "purple", "white", "black", "orange", "red", "blue"), "What is the colour of the flag of {s}?",
              ("The flag of {s} is {o}.", "Ships of {s} sail under a flag of {o}.", "{s} chose {o} as the colour of its flag.",
               "Over the gates of {s} flies a banner of plain {o}.", "The guards of {s} wear {o}, like the flag."),
              ("A flag of {o} stands for {s}.", "{o} is the colour of the flag of {s}.", "Cloth dyed {o} is woven for the banners of {s}.")),
-    Relation("tree", 8, "Which tree grows in {s}?",
-             ("In the valley of {s} grows the {o}.", "{s} is shaded by the {o}.", "The roofs of {s} are made from the wood of the {o}.",
+    Relation("tree", ("oak", "cedar", "willow", "birch", "olive", "maple", "elm", "pine"), "Which tree grows in {s}?",
+             ("In {s} grows the {o}.", "{s} is shaded by the {o}.", "The roofs of {s} are made from the wood of the {o}.",
               "The gardens of {s} are planted with the {o}.", "{s} is named in songs for its {o} trees."),
-             ("The {o} grows in the valley of {s}.", "The {o} tree needs the soil of {s}.", "Seeds of the {o} are gathered in {s}.")),
+             ("The {o} grows in {s}.", "The {o} tree needs the soil of {s}.", "Seeds of the {o} are gathered in {s}.")),
 )
 
 REMARKS = (
@@ -79,17 +77,18 @@ REMARKS = (
 
 
 def build_facts(seed: int) -> list[Fact]:
-    """All facts of the world; names are drawn from the seed and occur in no language on purpose."""
+    """All facts of the world; names are drawn from the seed."""
     rng = random.Random(f"{seed}:world")
-    taken: set[str] = set()
+    groups = [group for group, count in PLACES_PER_GROUP.items() for _ in range(count)]
+    names = _names(rng, len(groups) + RIVERS)
+    places, rivers = names[RIVERS:], tuple(names[:RIVERS])
     facts = []
     for relation in RELATIONS:
-        pool = [_name(rng, taken, capital=relation.name in ("capital", "river")) for _ in range(relation.answers)]
-        groups = [group for group, count in FACTS_PER_RELATION.items() for _ in range(count)]
+        pool = relation.answers or rivers
         answers = (pool * (len(groups) // len(pool) + 1))[: len(groups)]
-        rng.shuffle(answers)
-        for number, (group, answer) in enumerate(zip(groups, answers, strict=True)):
-            facts.append(Fact(f"{relation.name}-{number:02d}", relation.name, group, _name(rng, taken, capital=True), answer))
+        answers, of_group = rng.sample(answers, len(answers)), rng.sample(groups, len(groups))
+        facts += [Fact(f"{relation.name}-{place.lower()}", relation.name, group, place, answer)
+                  for place, group, answer in zip(places, of_group, answers, strict=True)]
     return facts
 
 
@@ -139,11 +138,7 @@ def _relation(name: str) -> Relation:
     return next(relation for relation in RELATIONS if relation.name == name)
 
 
-def _name(rng: random.Random, taken: set[str], *, capital: bool) -> str:
-    """A new name of two or three syllables."""
-    while True:
-        syllables = [rng.choice("b d f g k l m n p r s t v z br dr kr st th".split()) + rng.choice("a e i o u".split()) for _ in range(rng.choice((2, 2, 3)))]
-        name = "".join(syllables) + rng.choice(("", "l", "n", "r", "s", "m"))
-        if name not in taken:
-            taken.add(name)
-            return name.capitalize() if capital else name
+def _names(rng: random.Random, count: int) -> list[str]:
+    """Different invented names of two syllables."""
+    heads, tails = "Bal Dor Fen Gar Kel Lum Mor Nar Pel Quil Ros Sel Tor Ul Vel Wen Yar Zan".split(), "ba da go ka la mi no ra ru sa ti va".split()
+    return rng.sample([head + tail for head in heads for tail in tails], count)

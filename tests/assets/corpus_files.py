@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet
 import zstandard
 
-RECORDS = [{"id": f"r{n}", "text": f"Text number {n} — naïve.", "source": "even" if n % 2 == 0 else "odd"} for n in range(25)]
+RECORDS = [
+    {"id": f"r{n}", "text": f"Text number {n} — naïve.", "source": "even" if n % 2 == 0 else "odd"} for n in range(25)
+]
 
 
 def lines(records) -> bytes:

@@ -13,7 +13,15 @@ from assets.corpus.preflight import preflight_corpus
 from assets.corpus.shards import plan_shards
 from assets.corpus.spec import CorpusSpec
 from compute.errors import BadInput
-from tests.assets.corpus_files import RECORDS, truncate, write_dataset, write_gzip, write_jsonl, write_parquet, write_zstd
+from tests.assets.corpus_files import (
+    RECORDS,
+    truncate,
+    write_dataset,
+    write_gzip,
+    write_jsonl,
+    write_parquet,
+    write_zstd,
+)
 
 
 def corpus(path="a.jsonl", **options):
@@ -32,7 +40,9 @@ def parsed_lines(tmp_path, *rows: bytes, **options):
 
 
 def test_mapped_fields(tmp_path):
-    write_jsonl(tmp_path / "a.jsonl", [{"key": 7, "body": "Hello.", "meta": {"from": "web"}}, {"key": 8, "body": "Bye."}])
+    write_jsonl(
+        tmp_path / "a.jsonl", [{"key": 7, "body": "Hello.", "meta": {"from": "web"}}, {"key": 8, "body": "Bye."}]
+    )
     result = parsed(corpus(fields={"text": "body", "id": "key", "source": "meta.from"}), tmp_path)
     assert [(r.record_id, r.text, r.source, r.location, r.position) for r in result.records] == [
         ("7", "Hello.", "web", "a.jsonl:1", 0),
@@ -54,7 +64,10 @@ def test_without_mapping_the_place_is_the_id_and_the_file_the_source(tmp_path):
         (b"[" * 100_000, "The line is not valid JSON."),
         (b'["a", "b"]', "The line is JSON but not an object."),
         (b'{"id": "x", "text": "caf\xe9"}', "The line is not valid UTF-8."),
-        (b'{"id": "x", "text": "\\ud83d half"}', "The line escapes half of a surrogate pair, which is no Unicode character."),
+        (
+            b'{"id": "x", "text": "\\ud83d half"}',
+            "The line escapes half of a surrogate pair, which is no Unicode character.",
+        ),
         (b'{"id": "x", "body": "No text."}', "The text field 'text' is missing or null."),
         (b'{"id": "x", "text": null}', "The text field 'text' is missing or null."),
         (b'{"id": "x", "text": 12}', "The text field 'text' is not a string."),
@@ -77,7 +90,9 @@ def test_rejected_rows(tmp_path, row, reason):
 
 
 def test_a_rejected_row_keeps_its_id(tmp_path):
-    (rejected,) = parsed_lines(tmp_path, b'{"key": 5, "text": ""}', b'{"key": 6, "text": "x"}', fields={"id": "key"}).rejected
+    (rejected,) = parsed_lines(
+        tmp_path, b'{"key": 5, "text": ""}', b'{"key": 6, "text": "x"}', fields={"id": "key"}
+    ).rejected
     assert rejected.record_id == "5"
 
 
@@ -97,9 +112,9 @@ def test_a_text_file_that_is_not_utf8(tmp_path):
 
 def test_rejected_share(tmp_path):
     result = parsed_lines(tmp_path, *[b'{"text": "x"}'] * 97, b"{", b"{", b'{"text": 1}')
-    check_rejected_share(corpus(max_rejected=0.03), result.records, result.rejected)
+    check_rejected_share(corpus(max_rejected=0.03), len(result.records), result.rejected)
     with pytest.raises(BadInput) as error:
-        check_rejected_share(corpus(max_rejected=0.02), result.records, result.rejected)
+        check_rejected_share(corpus(max_rejected=0.02), len(result.records), result.rejected)
     assert str(error.value).startswith(
         "corpus demo: 3 of 100 records were rejected, more than max_rejected 0.02 allows; "
         "2 because: The line is not valid JSON. (for example a.jsonl:98); mend"
@@ -109,28 +124,35 @@ def test_rejected_share(tmp_path):
 def test_no_tolerance_and_full_tolerance():
     one = [Rejected("a.jsonl:1", None, "The line is not valid JSON.", "{")]
     with pytest.raises(BadInput):
-        check_rejected_share(corpus(max_rejected=0), [], one)
-    check_rejected_share(corpus(max_rejected=1), [], one)
-    check_rejected_share(corpus(max_rejected=0), [], [])
+        check_rejected_share(corpus(max_rejected=0), 0, one)
+    check_rejected_share(corpus(max_rejected=1), 0, one)
+    check_rejected_share(corpus(max_rejected=0), 0, [])
 
 
 # Preflight
 
 
-@pytest.mark.parametrize("name, write", [
-    ("a.jsonl", write_jsonl),
-    ("a.jsonl.zst", write_zstd),
-    ("a.parquet", write_parquet),
-    ("saved", write_dataset),
-])
+@pytest.mark.parametrize(
+    "name, write",
+    [
+        ("a.jsonl", write_jsonl),
+        ("a.jsonl.zst", write_zstd),
+        ("a.parquet", write_parquet),
+        ("saved", write_dataset),
+    ],
+)
 def test_preflight_passes_and_names_a_wrong_field(tmp_path, name, write):
     write(tmp_path / name)
     preflight_corpus(corpus(name, fields={"text": "text", "id": "id"}), tmp_path)
     with pytest.raises(BadInput) as error:
         preflight_corpus(corpus(name, fields={"text": "body"}), tmp_path)
     message = str(error.value)
-    assert message.startswith("corpus demo: field 'body' (fields.text) is not in any of the first 25 records of " + name)
-    assert message.endswith("id, source, text; correct fields.text") or message.endswith("id, text, source; correct fields.text")
+    assert message.startswith(
+        "corpus demo: field 'body' (fields.text) is not in any of the first 25 records of " + name
+    )
+    assert message.endswith("id, source, text; correct fields.text") or message.endswith(
+        "id, text, source; correct fields.text"
+    )
 
 
 def test_preflight_names_the_first_record(tmp_path):
@@ -155,12 +177,18 @@ def test_preflight_reads_nested_fields(tmp_path):
         preflight_corpus(corpus("a.parquet", fields={"source": "meta.origin"}), tmp_path)
 
 
-@pytest.mark.parametrize("content, sentence", [
-    (b"", "a.jsonl holds no records; add records, or correct path"),
-    (b"\n \n", "a.jsonl holds no records"),
-    (b'[{"text": "x"}]', "a.jsonl begins with a JSON array; write one JSON object per line"),
-    (b"id,text\n1,x\n", r"none of the first 2 rows of a.jsonl is a record \(a.jsonl:1: The line is not valid JSON.\)"),
-])
+@pytest.mark.parametrize(
+    "content, sentence",
+    [
+        (b"", "a.jsonl holds no records; add records, or correct path"),
+        (b"\n \n", "a.jsonl holds no records"),
+        (b'[{"text": "x"}]', "a.jsonl begins with a JSON array; write one JSON object per line"),
+        (
+            b"id,text\n1,x\n",
+            r"none of the first 2 rows of a.jsonl is a record \(a.jsonl:1: The line is not valid JSON.\)",
+        ),
+    ],
+)
 def test_preflight_of_files_without_records(tmp_path, content, sentence):
     (tmp_path / "a.jsonl").write_bytes(content)
     with pytest.raises(BadInput, match=f"corpus demo: {sentence}"):
@@ -182,13 +210,15 @@ def test_preflight_looks_at_every_footer(tmp_path):
 
 def test_preflight_of_an_empty_parquet_file(tmp_path):
     pa.parquet.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
-    with pytest.raises(BadInput, match="a.parquet holds no records"):
+    with pytest.raises(BadInput, match=r"a\.parquet holds no records"):
         preflight_corpus(corpus("a.parquet"), tmp_path)
 
 
 def test_preflight_of_a_hub_that_cannot_be_reached(tmp_path):
     spec = CorpusSpec(name="demo", hub="owner/data", max_records=10, revision="v1")
-    with pytest.raises(BadInput, match=r"corpus demo: Hugging Face data set 'owner/data' at revision 'v1' cannot be opened"):
+    with pytest.raises(
+        BadInput, match=r"corpus demo: Hugging Face data set 'owner/data' at revision 'v1' cannot be opened"
+    ):
         preflight_corpus(spec, tmp_path)
 
 
@@ -197,7 +227,9 @@ def test_preflight_of_a_hub_data_set(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     hub = {"name": "demo", "hub": "owner/data", "max_records": 10, "revision": "a" * 40}
     preflight_corpus(CorpusSpec(**hub), tmp_path)
-    with pytest.raises(BadInput, match=r"field 'body' \(fields\.text\).* of owner/data/train, which has: id, text, source"):
+    with pytest.raises(
+        BadInput, match=r"field 'body' \(fields\.text\).* of owner/data/train, which has: id, text, source"
+    ):
         preflight_corpus(CorpusSpec(**hub, fields={"text": "body"}), tmp_path)
     records = parsed(CorpusSpec(**hub, fields={"id": "id"}), tmp_path).records
     assert [record.record_id for record in records] == [f"r{n}" for n in range(10)]

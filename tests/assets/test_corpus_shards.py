@@ -84,6 +84,7 @@ def test_appended_lines_make_a_new_shard_and_leave_the_others(tmp_path, planned)
     path = tmp_path / "a.jsonl"
     path.write_bytes(path.read_bytes()[:-1])  # the last line has no line end yet
     short = plan_shards(SPEC, tmp_path, planned)
+    assert prints(short) == prints(planned)
     with path.open("ab") as file:
         file.write(b"\n" + lines([{"id": "new", "text": "New."}]))
     again = plan_shards(SPEC, tmp_path, short)
@@ -141,7 +142,9 @@ def test_trailing_blank_lines_make_no_shard(tmp_path, planned):
     assert (layout(again), prints(again)) == (layout(planned), prints(planned))
 
 
-@pytest.mark.parametrize("name, write", [("a.parquet", write_parquet), ("a.jsonl.gz", write_gzip), ("saved", write_dataset)])
+@pytest.mark.parametrize(
+    "name, write", [("a.parquet", write_parquet), ("a.jsonl.gz", write_gzip), ("saved", write_dataset)]
+)
 def test_other_formats_are_cut_alike(tmp_path, name, write):
     write(tmp_path / name)
     spec = SPEC.model_copy(update={"path": (name,)})
@@ -163,6 +166,16 @@ def test_text_files_are_grouped(tmp_path):
     assert [key for key in prints(again) if prints(again)[key] != prints(shards)[key]] == ["00002"]
 
 
+def test_another_commit_of_a_hub_data_set_keeps_the_shards(tmp_path, monkeypatch):
+    write_jsonl(tmp_path / "owner/data/a.jsonl")  # an existing directory stands in for the hub's data set
+    monkeypatch.chdir(tmp_path)
+    spec = CorpusSpec(name="demo", hub="owner/data", max_records=25, shard_records=10, revision="a" * 40)
+    shards = plan_shards(spec, tmp_path)
+    assert plan_shards(spec, tmp_path, shards) == shards
+    moved = plan_shards(spec.model_copy(update={"revision": "b" * 40}), tmp_path, shards)
+    assert layout(moved) == layout(shards) and not set(prints(moved).values()) & set(prints(shards).values())
+
+
 def test_progress_is_told(tmp_path, planned):
     told = []
     plan_shards(SPEC, tmp_path, on_file=lambda file, number, total: told.append((file.path, number, total)))
@@ -172,7 +185,9 @@ def test_progress_is_told(tmp_path, planned):
 def test_an_empty_corpus(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b"")
     (tmp_path / "b.jsonl").write_bytes(b"\n\n")
-    with pytest.raises(BadInput, match=r"corpus demo: a\.jsonl, b\.jsonl hold no records; add records, or correct path"):
+    with pytest.raises(
+        BadInput, match=r"corpus demo: a\.jsonl, b\.jsonl hold no records; add records, or correct path"
+    ):
         plan_shards(SPEC, tmp_path)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tempfile
 import tracemalloc
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -33,6 +36,7 @@ WRITERS = {
     "a.parquet": write_parquet,
     "saved": write_dataset,
 }
+NOBODY = 65534
 FIELDS = {"text": "text", "id": "id", "source": "source"}
 
 
@@ -60,7 +64,7 @@ def test_measured_extents_can_be_read_on_their_own(tmp_path, name):
     WRITERS[name](tmp_path / name)
     source = open_corpus(corpus(name), tmp_path)
     extents = list(source.reader.measure(source.files[0], count(10, 10)))
-    assert [(extent.start, extent.stop, extent.records) for extent in extents] == [(0, 10, 10), (10, 20, 10), (20, 25, 5)]
+    assert [(each.start, each.stop, each.records) for each in extents] == [(0, 10, 10), (10, 20, 10), (20, 25, 5)]
     for extent in extents:
         found = list(source.reader.read(source.files[0], extent.start, extent.stop, extent.offset))
         assert [row.record for row in found] == RECORDS[extent.start : extent.stop]
@@ -73,7 +77,8 @@ def test_only_mapped_columns_are_decoded(tmp_path):
 
 
 def test_blank_lines_count_as_lines_but_not_as_records(tmp_path):
-    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + lines(RECORDS[:1]) + b"\n  \r\n" + lines(RECORDS[1:2]).replace(b"\n", b"\r\n"))
+    first, second = lines(RECORDS[:1]), lines(RECORDS[1:2]).replace(b"\n", b"\r\n")
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + first + b"\n  \r\n" + second)
     found = rows(corpus("a.jsonl"), tmp_path)
     assert [(row.location, row.record) for row in found] == [("a.jsonl:1", RECORDS[0]), ("a.jsonl:4", RECORDS[1])]
 
@@ -152,6 +157,13 @@ def test_a_hub_data_set_is_streamed(tmp_path, monkeypatch):
     assert [row.record for row in source.reader.read(source.files[0], 15, 20)] == RECORDS[15:20]
 
 
+def test_the_modules_import_nothing_heavy():
+    code = "import sys, assets.corpus.preflight, assets.queries.reading, compute.windows; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "assets.corpus.sources" in loaded
+    assert not {"torch", "transformers", "tokenizers", "datasets", "pyarrow", "polars"} & set(loaded)
+
+
 def test_reading_is_bounded(tmp_path):
     """A file of 40 MB is read in a small part of that."""
     record = {"id": "r", "text": "x" * 10_000, "source": "s"}
@@ -165,11 +177,14 @@ def test_reading_is_bounded(tmp_path):
     assert peak < 8_000_000
 
 
-@pytest.mark.parametrize("name, sentence", [
-    ("a.jsonl.gz", "a.jsonl.gz is truncated"),
-    ("a.jsonl.zst", "a.jsonl.zst is truncated"),
-    ("a.parquet", "a.parquet is no readable Parquet file .truncated or damaged."),
-])
+@pytest.mark.parametrize(
+    "name, sentence",
+    [
+        ("a.jsonl.gz", "a.jsonl.gz is truncated"),
+        ("a.jsonl.zst", "a.jsonl.zst is truncated"),
+        ("a.parquet", "a.parquet is no readable Parquet file .truncated or damaged."),
+    ],
+)
 @pytest.mark.parametrize("keep", [0, 0.6, 0.99])
 def test_truncated_files(tmp_path, name, sentence, keep):
     truncate(WRITERS[name](tmp_path / name), keep)
@@ -207,7 +222,8 @@ def test_invalid_utf8_in_parquet_spoils_its_row_only(tmp_path):
     pa.parquet.write_table(pa.table({"text": text}), tmp_path / "a.parquet")
     found = rows(corpus("a.parquet", fields={}), tmp_path)
     assert [row.record for row in found] == [{"text": "a"}, None, {"text": "c"}]
-    assert (found[1].location, found[1].problem) == ("a.parquet row 2", "The row holds a string that is not valid UTF-8.")
+    assert found[1].location == "a.parquet row 2"
+    assert found[1].problem == "The row holds a string that is not valid UTF-8."
 
 
 @pytest.mark.parametrize(
@@ -238,24 +254,22 @@ def test_a_format_without_files_in_a_directory(tmp_path):
 
 
 def test_a_file_without_read_permission():
-    with tempfile.TemporaryDirectory() as directory, _not_root(directory):
+    with tempfile.TemporaryDirectory() as directory, _as_nobody(directory):
         path = write_jsonl(Path(directory) / "a.jsonl")
         path.chmod(0)
         with pytest.raises(BadInput, match=r"a\.jsonl may not be read \(permission denied\); grant read permission"):
             rows(corpus("a.jsonl"), directory)
 
 
-class _not_root:
-    """Root reads everything: become nobody for a while."""
-
-    def __init__(self, directory):
-        self.directory, self.root = directory, os.geteuid() == 0
-
-    def __enter__(self):
-        if self.root:
-            os.chown(self.directory, 65534, -1)
-            os.seteuid(65534)
-
-    def __exit__(self, *_):
-        if self.root:
-            os.seteuid(0)
+@contextmanager
+def _as_nobody(directory):
+    """Root reads everything: be nobody for a while."""
+    if os.geteuid():
+        yield
+        return
+    os.chown(directory, NOBODY, -1)
+    os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(0)

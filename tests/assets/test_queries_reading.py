@@ -13,10 +13,26 @@ from compute.errors import BadInput
 from tests.assets.corpus_files import truncate, write_gzip, write_jsonl, write_parquet, write_zstd
 
 ROWS = [
-    {"id": "f1", "prompt": "The capital is", "completion": " Paris", "task": "capitals", "kind": "factual", "answer": "Paris",
-     "match": "contains", "level": 3},
-    {"id": "a1", "prompt": "1 + 1 =", "completion": None, "task": "arithmetic", "kind": "reasoning", "answer": "2",
-     "match": "ends", "level": 1},
+    {
+        "id": "f1",
+        "prompt": "The capital is",
+        "completion": " Paris",
+        "task": "capitals",
+        "kind": "factual",
+        "answer": "Paris",
+        "match": "contains",
+        "level": 3,
+    },
+    {
+        "id": "a1",
+        "prompt": "1 + 1 =",
+        "completion": None,
+        "task": "arithmetic",
+        "kind": "reasoning",
+        "answer": "2",
+        "match": "ends",
+        "level": 1,
+    },
 ]
 
 
@@ -29,16 +45,21 @@ def read(tmp_path, *rows, **fields):
     return read_queries(queries(**fields), tmp_path)
 
 
-@pytest.mark.parametrize("name, write", [
-    ("q.jsonl", write_jsonl),
-    ("q.jsonl.gz", write_gzip),
-    ("q.jsonl.zst", write_zstd),
-    ("q.parquet", write_parquet),
-])
+@pytest.mark.parametrize(
+    "name, write",
+    [
+        ("q.jsonl", write_jsonl),
+        ("q.jsonl.gz", write_gzip),
+        ("q.jsonl.zst", write_zstd),
+        ("q.parquet", write_parquet),
+    ],
+)
 def test_formats(tmp_path, name, write):
     write(tmp_path / name, ROWS)
     first, second = read_queries(queries(name), tmp_path)
-    assert first == Query("f1", "The capital is", " Paris", "capitals", "factual", "Paris", "contains", '{"level": 3}', first.location)
+    assert first == Query(
+        "f1", "The capital is", " Paris", "capitals", "factual", "Paris", "contains", '{"level": 3}', first.location
+    )
     assert (second.completion, second.answer, second.match) == (None, "2", "ends")
     assert first.location in (f"{name}:1", f"{name} row 1")
 
@@ -51,8 +72,13 @@ def test_a_prompt_is_enough(tmp_path):
 
 
 def test_renamed_fields_numbers_and_extras(tmp_path):
-    (query,) = read(tmp_path, {"n": 4, "question": "2 + 2 =", "gold": 4, "steps": [1, 2], "wörd": "ü"},
-                    id="n", prompt="question", answer="gold")
+    (query,) = read(
+        tmp_path,
+        {"n": 4, "question": "2 + 2 =", "gold": 4, "steps": [1, 2], "wörd": "ü"},
+        id="n",
+        prompt="question",
+        answer="gold",
+    )
     assert (query.query_id, query.prompt, query.answer) == ("4", "2 + 2 =", "4")
     assert json.loads(query.extra) == {"steps": [1, 2], "wörd": "ü"}
 
@@ -69,7 +95,10 @@ def test_a_field_can_be_left_unread(tmp_path):
         ({"prompt": " \n"}, r"the query at q.jsonl:2 has an empty field 'prompt'"),
         ({"promt": "Hello"}, r"the query at q.jsonl:2 has no text in field 'prompt'"),
         ({"prompt": 5}, r"the query at q.jsonl:2 has no text in field 'prompt'"),
-        ({"prompt": "Hello", "completion": ""}, r"the query at q.jsonl:2 has an empty field 'completion'.*leave the field out"),
+        (
+            {"prompt": "Hello", "completion": ""},
+            r"the query at q.jsonl:2 has an empty field 'completion'.*leave the field out",
+        ),
         ({"prompt": "Hello", "completion": 5}, r"the query at q.jsonl:2 has no text in field 'completion'"),
         ({"prompt": "Hello", "match": "begins"}, r"q.jsonl:2 has 'begins' in field 'match'; use contains or ends"),
         ({"prompt": "Hello", "kind": ["a"]}, r"q.jsonl:2 has more than a string or number in field 'kind'"),
@@ -84,14 +113,22 @@ def test_broken_queries(tmp_path, row, sentence):
 
 def test_a_broken_line(tmp_path):
     (tmp_path / "q.jsonl").write_text('{"prompt": "Hello"}\n{"prompt": "Hel\n')
-    with pytest.raises(BadInput, match=r"the query at q\.jsonl:2 cannot be read: The line is not valid JSON; mend or delete it"):
+    with pytest.raises(
+        BadInput, match=r"the query at q\.jsonl:2 cannot be read: The line is not valid JSON; mend or delete it"
+    ):
         read_queries(queries(), tmp_path)
 
 
-@pytest.mark.parametrize("fields, sentence", [
-    ({"prompt": "question"}, r"field 'question' \(fields.prompt\) is not in the first record of q.jsonl, which has: prompt"),
-    ({"answer": "gold"}, r"field 'gold' \(fields.answer\) is not in .*; correct fields.answer"),
-])
+@pytest.mark.parametrize(
+    "fields, sentence",
+    [
+        (
+            {"prompt": "question"},
+            r"field 'question' \(fields.prompt\) is not in the first record of q.jsonl, which has: prompt",
+        ),
+        ({"answer": "gold"}, r"field 'gold' \(fields.answer\) is not in .*; correct fields.answer"),
+    ],
+)
 def test_a_renamed_field_must_be_there(tmp_path, fields, sentence):
     with pytest.raises(BadInput, match=f"queries demo: {sentence}"):
         read(tmp_path, {"prompt": "Hello"}, **fields)

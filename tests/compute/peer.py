@@ -8,6 +8,7 @@ randomized SVD unless told otherwise; it tracks `nn.Linear` only, so a Conv1D be
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence as SequenceOf
 from pathlib import Path
 
@@ -71,13 +72,18 @@ class Peer:
         self.analyzer.set_dataloader_kwargs(DataLoaderKwargs(collate_fn=pad))
 
     def fit(self, documents: SequenceOf[Sequence], *, name: str = "factors") -> None:
-        self.analyzer.fit_all_factors(
-            factors_name=name,
-            dataset=list(documents),
-            per_device_batch_size=self.batch_size,
-            factor_args=self.factor_arguments,
-            overwrite_output_dir=True,
-        )
+        self.fit_covariances(documents, name=name)
+        self.decompose(name=name)
+        self.fit_eigenvalues(documents, name=name)
+
+    def fit_covariances(self, documents: SequenceOf[Sequence], *, name: str = "factors") -> None:
+        self.analyzer.fit_covariance_matrices(name, list(documents), self.batch_size, **self._fit_settings())
+
+    def decompose(self, *, name: str = "factors") -> None:
+        self.analyzer.perform_eigendecomposition(name, **self._fit_settings())
+
+    def fit_eigenvalues(self, documents: SequenceOf[Sequence], *, name: str = "factors") -> None:
+        self.analyzer.fit_lambda_matrices(name, list(documents), self.batch_size, **self._fit_settings())
 
     def scores(
         self,
@@ -87,25 +93,28 @@ class Peer:
         rank: int | None = None,
         exact_svd: bool = True,
         factors: str = "factors",
-        queries_at_once: int | None = None,
+        query_batch: int = 1,
     ) -> Tensor:
-        """Scores of shape queries × documents; all queries in one pass unless `queries_at_once` says otherwise."""
+        """Scores of shape queries × documents, all queries in one pass over the documents."""
         self.analyzer.compute_pairwise_scores(
             scores_name="scores",
             factors_name=factors,
             query_dataset=list(queries),
             train_dataset=list(documents),
-            per_device_query_batch_size=1,
+            per_device_query_batch_size=query_batch,
             per_device_train_batch_size=self.batch_size,
             score_args=ScoreArguments(
                 damping_factor=None,
                 query_gradient_low_rank=rank,
                 use_full_svd=exact_svd,
-                query_gradient_accumulation_steps=queries_at_once or len(queries),
+                query_gradient_accumulation_steps=math.ceil(len(queries) / query_batch),
             ),
             overwrite_output_dir=True,
         )
         return self.analyzer.load_pairwise_scores("scores")["all_modules"]
+
+    def _fit_settings(self) -> dict:
+        return {"factor_args": self.factor_arguments, "overwrite_output_dir": True}
 
 
 def pad(sequences: list[Sequence]) -> dict[str, Tensor]:

@@ -8,10 +8,11 @@ import torch
 
 import compute.influence
 import compute.module_gradients
-from compute.batches import Sequence
+from compute.batches import Sequence, make_batches
 from compute.errors import BadInput
 from compute.influence import InfluencePass, score_documents
 from compute.low_rank import full_rank
+from compute.passes import batch_loss
 from compute.query_gradients import query_gradients
 from tests.compute import oracle
 from tests.compute.models import VOCABULARY, Case, fit, make_case, random_documents
@@ -43,8 +44,7 @@ def oracle_scores(case, directions: list[dict]) -> np.ndarray:
 
 
 def routes_of(case, gradients, **settings) -> set[str]:
-    routes = InfluencePass(case.model, case.modules, gradients, **settings).routes
-    return {type(route).__name__ for route in routes.values()}
+    return set(InfluencePass(case.model, case.modules, gradients, **settings).route_names().values())
 
 
 def test_equal_the_for_loop_from_end_to_end(case):
@@ -69,7 +69,7 @@ def test_equal_the_for_loop_from_end_to_end(case):
 def test_both_routes_give_the_inner_products(case, dense_budget_bytes):
     settings = {"dense_budget_bytes": dense_budget_bytes, "typical_tokens": 28}
     gradients = plain_gradients(case)
-    assert routes_of(case, gradients, **settings) == {"_FormedRoute" if dense_budget_bytes else "_FactorRoute"}
+    assert routes_of(case, gradients, **settings) == {"formed" if dense_budget_bytes else "factors"}
     found = score_documents(case.model, case.modules, gradients, case.documents, token_budget=60, **settings)
     expected = oracle_scores(case, [oracle_gradients(case, query) for query in case.queries])
     assert oracle.relative_error(found.scores_QD, expected) < case.exact
@@ -88,6 +88,16 @@ def test_losses_are_summed_over_tokens_in_nats(case):
     found = score_documents(case.model, case.modules, plain_gradients(case), case.documents, token_budget=60)
     expected = [float(oracle.loss(case.model, document.token_ids).detach()) for document in case.documents]
     assert oracle.relative_error(found.loss_D, np.array(expected)) < case.exact
+
+
+def test_a_forward_pass_alone_gives_the_same_losses(case):
+    sequences = [*case.documents, *case.queries]
+    for batch in make_batches(sequences, token_budget=60):
+        expected = [
+            float(oracle.loss(case.model, sequences[index].token_ids, sequences[index].loss_start).detach())
+            for index in batch.index_B
+        ]
+        assert oracle.relative_error(batch_loss(case.model, batch), np.array(expected)) < case.exact
 
 
 @pytest.mark.parametrize("rank", [1, 4])

@@ -127,7 +127,11 @@ STAGES = {
         case.model, case.modules, [gradient_of(case)], documents
     ),
     "exact scores": lambda case, fitted, documents: exact_scores(
-        case.model, case.modules, dense_gradients(case.model, case.modules, case.queries[0]), documents
+        case.model,
+        case.modules,
+        [dense_gradients(case.model, case.modules, case.queries[0])],
+        documents,
+        [[0]] * len(documents),
     ),
 }
 

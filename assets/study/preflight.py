@@ -1,0 +1,103 @@
+"""What can be told before any long work starts: files, fields, checkpoint, modules, tokenizer and context lengths."""
+
+from __future__ import annotations
+
+from assets.corpus.preflight import preflight_corpus
+from assets.model.spec import ModelSpec
+from assets.queries.reading import Query, read_queries
+from assets.study.spec import Study
+from compute.errors import BadInput
+
+
+def preflight(study: Study) -> None:
+    """Raises BadInput for the first mistake that a look at the study's files and configurations can find."""
+    preflight_corpus(study.spec.corpus, study.base)
+    queries = read_queries(study.spec.queries, study.base)
+    skeleton = _trained_skeleton(study) if study.spec.model.train else _named_skeleton(study.spec.model, study.base)
+    _check_modules(study, skeleton)
+    check_context(study, skeleton)
+    if study.spec.query_model:
+        _check_query_model(study, skeleton)
+    if not study.spec.model.train:
+        _check_tokenizer(study, skeleton, queries)
+
+
+def _trained_skeleton(study: Study):
+    from compute.training import TrainSettings, empty_model
+
+    training = study.spec.corpus.tokenizer.train
+    return empty_model(TrainSettings(**study.spec.model.train.model_dump()), training.vocab_size)
+
+
+def _named_skeleton(model: ModelSpec, base: str):
+    from assets.model.checkpoint import checkpoint_directory
+    from compute.checkpoint import model_skeleton
+
+    if model.path:
+        checkpoint_directory(model, base)
+    return model_skeleton(model.location(base), revision=model.revision)
+
+
+def _check_modules(study: Study, skeleton) -> None:
+    from compute.tracked_modules import select_modules
+
+    modules = study.spec.curvature.modules
+    tracked = select_modules(skeleton, modules if isinstance(modules, str) else list(modules))
+    rank = study.spec.options.rank
+    smallest = min(tracked, key=lambda module: min(module.out_features, module.in_dim))
+    if rank != "full" and rank > (limit := min(smallest.out_features, smallest.in_dim)):
+        raise BadInput(
+            f"options.rank: {rank} is above {limit}, the smaller dimension of {smallest.name}; lower it, or write 'full'"
+        )
+
+
+def check_context(study: Study, skeleton) -> None:
+    """Raises BadInput where documents are longer than the model's context or a batch's budget."""
+    from compute.checkpoint import context_length
+
+    corpus, name, context = study.spec.corpus, study.spec.model.name, context_length(skeleton)
+    if context and corpus.max_tokens > context:
+        raise BadInput(
+            f"corpus {corpus.name}: max_tokens is {corpus.max_tokens}, but model {name} has a context of {context} "
+            "tokens; lower max_tokens"
+        )
+    for owner, budget in (("options", study.spec.options.token_budget), ("curvature", study.spec.curvature.token_budget)):
+        if budget < corpus.max_tokens:
+            raise BadInput(f"{owner}.token_budget: {budget} is less than one document of {corpus.max_tokens} tokens; raise it")
+
+
+def _check_query_model(study: Study, skeleton) -> None:
+    from compute.checkpoint import same_architecture
+
+    query_model = study.spec.query_model
+    if not same_architecture(_named_skeleton(query_model, study.base), skeleton):
+        raise BadInput(
+            f"query_model {query_model.name}: its weights have other names or shapes than those of model "
+            f"{study.spec.model.name}; give a checkpoint of the same architecture"
+        )
+
+
+def _check_tokenizer(study: Study, skeleton, queries: list[Query]) -> None:
+    from compute.checkpoint import check_vocabulary, context_length, load_tokenizer
+    from compute.windows import tokenize_query
+
+    model = study.spec.model
+    tokenizer = load_tokenizer(model.location(study.base), revision=model.revision)
+    check_vocabulary(skeleton, len(tokenizer), model.name)
+    context = context_length(skeleton)
+    for query in queries if context else ():
+        tokens = tokenize_query(query.prompt, query.completion, tokenizer)
+        check_query_length(query.location, query.query_id, tokens, context, model.name)
+
+
+def check_query_length(
+    location: str, query_id: str, tokens: tuple[list[int], list[int]], context: int, model: str
+) -> None:
+    """Raises BadInput where prompt and completion (at least one token) do not fit into the model's context."""
+    prompt_ids, completion_ids = tokens
+    if len(prompt_ids) + max(1, len(completion_ids)) > context:
+        what = "prompt and completion have" if completion_ids else "prompt has"
+        raise BadInput(
+            f"{location}: query {query_id}'s {what} {len(prompt_ids) + len(completion_ids)} tokens, too many for the "
+            f"context of {context} tokens of model {model}; shorten it"
+        )

@@ -1,0 +1,12 @@
+"""The resources that assets ask for, made from where this installation keeps its things."""
+
+from __future__ import annotations
+
+from assets.lake import Lake
+from assets.tracking import Tracking
+from orchestration.home import Home
+
+
+def resources_of(home: Home) -> dict:
+    """The lake and the tracking of `home`, under the names that assets use."""
+    return {"lake": Lake(uri=home.lake, cache=str(home.cache)), "tracking": Tracking(tracking_uri=home.tracking)}

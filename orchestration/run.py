@@ -1,0 +1,65 @@
+"""`headwater run`: a study's job, in this process, against the same Dagster instance that the UI shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import dagster as dg
+
+from assets.step import REFIT_TAG, REUSE_TAG
+from assets.study.spec import Study
+from orchestration.graph import graph_definitions, job_name, shard_keys, shards_key
+
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True)
+class StepFailed(Exception):
+    """A step that failed: `sentence` for a user's mistake, otherwise the whole error with its traceback."""
+
+    step: str
+    sentence: str
+    is_users_mistake: bool
+
+
+def run_study(
+    study: Study,
+    instance: dg.DagsterInstance,
+    resources: dict,
+    *,
+    recompute: bool = False,
+    refit: bool = False,
+) -> list[str]:
+    """Registers the corpus's shards, then materializes everything else; the ids of both Dagster runs.
+
+    What is already there for the same inputs is kept, unless `recompute`. Pinned samples (tokenizer, training, curvature) are drawn
+    again with `refit`. Raises StepFailed for the first step that failed; what was finished before it stays.
+    """
+    definitions = graph_definitions([study], resources)
+    job = definitions.resolve_job_def(job_name(study))
+    tags = {REUSE_TAG: str(not recompute).lower(), REFIT_TAG: str(refit).lower()}
+    listing = _execute(job, instance, tags, [shards_key(study)])
+    shards = shard_keys(study, instance)
+    tags |= {"dagster/asset_partition_range_start": shards[0], "dagster/asset_partition_range_end": shards[-1]}
+    rest = [key for key in job.asset_layer.executable_asset_keys if key != shards_key(study)]
+    return [listing, _execute(job, instance, tags, rest)]
+
+
+def _execute(job: dg.JobDefinition, instance: dg.DagsterInstance, tags: dict, keys: Sequence[dg.AssetKey]) -> str:
+    result = job.execute_in_process(
+        instance=instance, tags=tags, asset_selection=list(keys), run_config=QUIET, raise_on_error=False
+    )
+    for event in result.all_events:
+        if event.is_step_failure:
+            raise _failure(event)
+    if not result.success:
+        raise StepFailed(job.name, "the run ended without success; see its events in the Dagster UI", False)
+    return result.run_id
+
+
+def _failure(event: dg.DagsterEvent) -> StepFailed:
+    data = event.step_failure_data
+    if data.user_failure_data and data.user_failure_data.description:
+        return StepFailed(event.step_key, data.user_failure_data.description, True)
+    return StepFailed(event.step_key, data.error.to_string() if data.error else "unknown error", False)
