@@ -2,7 +2,7 @@
 
 What holds for every write: it replaces exactly one partition (or the whole table) in one commit, so a rerun never
 duplicates rows and a killed or cancelled run leaves the table as it was. Its rows fit the table's declared schema and lie
-inside the partition. It is streamed: memory holds a few row groups, whatever the size.
+inside the partition. Rows may be streamed: memory then stays bounded, whatever the size.
 What holds for every read: it names a table version, and a missing or damaged table is one sentence (`BadInput`).
 
 **Row order is not preserved by Delta.** Order within a file mostly survives (row groups are written in the order given, and
@@ -27,7 +27,7 @@ from pydantic import Field, PrivateAttr
 
 from assets.lake_damage import damage_as_bad_input, damage_sentence, first_line
 from assets.lake_place import Place
-from assets.lake_writing import checked_batches, hand_over
+from assets.lake_writing import set_aside
 from assets.tables import FINGERPRINT, Table
 from compute.errors import BadInput
 
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 #: With delta-rs' default of 15, 8 of 32 concurrent writers of different partitions failed; with 200, none of 64.
 COMMIT_RETRIES = 200
-#: How often a table in memory is written again after another writer took the same partition.
-CONFLICT_ATTEMPTS = 6
+#: How often a write is tried when others take the same partition.
+CONFLICT_ATTEMPTS = 5
 #: What Delta puts into a commit itself; everything else in `history()` is the writer's own metadata.
 DELTA_COMMIT_KEYS = frozenset(
     "timestamp operation operationParameters operationMetrics engineInfo clientVersion version readVersion "
@@ -49,7 +49,7 @@ NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 class WriteConflict(Exception):
-    """Another writer committed the same partition first. Nothing of this write is visible; running it again is safe."""
+    """Other writers committed the same partition first. Nothing of this write is visible; running it again is safe."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Lake(dg.ConfigurableResource):
 
     uri: str = Field(description="Directory, or URI of an object store (s3://bucket/prefix).")
     storage_options: dict[str, str] = Field({}, description="Options of the object store, as delta-rs and polars name them.")
+    cache: str = Field("", description="Local directory for files unpacked from the lake, such as a trained checkpoint's.")
     retention_hours: int = Field(720, description="How long earlier versions of a table stay readable.")
 
     _layout_is_known: bool = PrivateAttr(default=False)
@@ -92,21 +93,21 @@ class Lake(dg.ConfigurableResource):
     ) -> Commit:
         """Replaces the rows whose partition columns have the values in `where`; without it, all rows.
 
-        Batches are pulled in the caller's thread, one row group ahead of the writer; an exception (or an interrupt)
-        while they are made abandons the write. `commit` is kept as the commit's metadata. A `pa.Table` that loses a race
-        for its partition is written again a few times; a stream cannot be, and raises `WriteConflict` at once.
+        A stream is read to its end before the write begins; an exception or an interrupt until then leaves no trace.
+        `commit` is kept as the commit's metadata. After losing a race for its rows the write is done again a few times
+        (the last writer wins), then raises `WriteConflict`.
         """
         where = _partition(table, where)
         started = time.monotonic()
-        attempts = CONFLICT_ATTEMPTS if isinstance(data, pa.Table) else 1
-        for attempt in range(attempts):
-            target = self._ensured(table)
-            if self._committed(target, table, checked_batches(table, data, where), where, commit):
-                return self._measured(target, table, time.monotonic() - started)
-            if attempt + 1 < attempts:
-                time.sleep(random.uniform(0, 0.05 * 2**attempt))
+        self._ensured(table)  # before the rows are made, which may take long
+        with set_aside(table, data, where) as read_rows:
+            for attempt in range(CONFLICT_ATTEMPTS):
+                target = self._ensured(table)
+                if self._committed(target, table, read_rows(), where, commit):
+                    return self._measured(target, table, time.monotonic() - started)
+                time.sleep(random.uniform(0, 0.03 * 2**attempt))
         raise WriteConflict(
-            f"{table.path}: another run wrote {_named(where) or 'the table'} at the same time, and its rows stand; "
+            f"{table.path}: other runs keep writing {_named(where) or 'the table'} at the same time, and their rows stand; "
             "see which runs are in progress, and run this step again"
         )
 
@@ -136,23 +137,20 @@ class Lake(dg.ConfigurableResource):
             "delta.dataSkippingStatsColumns": ",".join(measured),
         }
 
-    def _committed(self, target, table, batches, where, commit) -> bool:
+    def _committed(self, target, table, rows: pa.RecordBatchReader, where, commit) -> bool:
         """Writes and commits; False where another writer of the same rows was first."""
         from deltalake import CommitProperties, WriterProperties, write_deltalake
         from deltalake.exceptions import CommitFailedError
 
-        def write(reader: pa.RecordBatchReader) -> None:
+        try:
             write_deltalake(
                 target,
-                reader,
+                rows,
                 mode="overwrite",
                 predicate=_predicate(where),
                 commit_properties=CommitProperties(custom_metadata=dict(commit), max_commit_retries=COMMIT_RETRIES),
                 writer_properties=WriterProperties(compression="ZSTD", max_row_group_size=table.row_group_rows),
             )
-
-        try:
-            hand_over(table.schema, batches, write)
         except CommitFailedError:
             return False
         return True
@@ -244,6 +242,10 @@ class Lake(dg.ConfigurableResource):
         self._check_layout(mark=False)
         source = self._open(table)
         return None if source is None else source.version()
+
+    def count(self, table: Table) -> int:
+        """Rows of the newest version, from the log alone."""
+        return sum(pa.table(self._existing(table, None).get_add_actions(flatten=True))["num_records"].to_pylist())
 
     def history(self, table: Table, limit: int | None = None) -> list[dict[str, Any]]:
         """Commits, newest first, as Delta describes them, with the metadata that the writer gave."""

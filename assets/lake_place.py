@@ -23,9 +23,10 @@ LAYOUT = 1
 LAYOUT_FILE = "_headwater.json"
 
 #: polars' Delta scan looks for a directory outside of these letters under its percent-encoded name, and takes '=' for a
-#: Hive partition; pyarrow does not. delta-rs itself panics on the others.
+#: Hive partition; pyarrow does not.
 POLARS_PATH = re.compile(r"[A-Za-z0-9/!$&'()+,.:;@_~-]*")
-DELTA_REFUSES = re.compile(r"[\[\]\\^|]")
+#: delta-rs panics on these in a directory's name, loses the table's history, or decodes them and looks elsewhere.
+DELTA_REFUSES = re.compile(r"[\[\]\\^|#?]|%[0-9A-Fa-f]{2}")
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,64 @@
-"""Rows on their way into a Delta table: checked, joined into row groups, and handed to the writer's thread.
+"""Rows on their way into a Delta table: checked, cut into row groups, and set aside until the last one is there.
 
-Why a thread: delta-rs pulls a Python stream from threads of its own while the caller is blocked inside of Rust, where no
-signal is seen: a step cancelled in Dagster's UI would go on to its last batch, and commit. Here the batches are made in the
-caller's thread, where an interrupt ends them at once, and the writer takes them from a queue; abandoned, it commits nothing.
+Why set aside: delta-rs pulls a Python stream from the threads of its own event loop. A stream that waits for its next batch
+(a GPU at work) blocks one of them, and two such streams on two cores blocked every Delta call of the process for good; the
+caller, inside of Rust, saw no signal meanwhile, and after a conflict the stream was spent. Rows that are complete have none
+of this: making them is ordinary Python, an interrupt ends it with nothing written, the write itself is short, and it can be
+done again. Up to `MEMORY_BYTES` they wait in memory, beyond it in an unlinked temporary file (in TMPDIR).
 """
 
 from __future__ import annotations
 
-import queue
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pyarrow as pa
 
 from assets.tables import FINGERPRINT, Table, WrongRows, conform
 
-#: Streamed batches are joined up to a row group, or to this size: row groups then keep the order of the stream.
+MEMORY_BYTES = 128 * 2**20
+#: Batches are joined up to a row group, or to this size.
 GROUP_BYTES = 64 * 2**20
 
 
-def checked_batches(
+@contextmanager
+def set_aside(
+    table: Table, data: pa.Table | Iterable[pa.RecordBatch], where: Mapping[str, str]
+) -> Iterator[Callable[[], pa.RecordBatchReader]]:
+    """Yields a function that reads the rows from the beginning, as often as it is called."""
+    with tempfile.TemporaryFile(prefix="headwater-") as file:
+        held, size, spilled = [], 0, None
+        for batch in _checked_batches(table, data, where):
+            held.append(batch)
+            size += batch.nbytes
+            if size > MEMORY_BYTES and not isinstance(data, pa.Table):
+                spilled = spilled or pa.ipc.new_stream(file, table.schema)
+                _move(held, spilled)
+                size = 0
+        if spilled is None:
+            yield lambda: pa.RecordBatchReader.from_batches(table.schema, held)
+            return
+        _move(held, spilled)
+        spilled.close()
+
+        def read_again() -> pa.RecordBatchReader:
+            file.seek(0)
+            return pa.ipc.open_stream(file)
+
+        yield read_again
+
+
+def _move(held: list[pa.RecordBatch], spilled: pa.RecordBatchStreamWriter) -> None:
+    for batch in held:
+        spilled.write_batch(batch)
+    held.clear()
+
+
+def _checked_batches(
     table: Table, data: pa.Table | Iterable[pa.RecordBatch], where: Mapping[str, str]
 ) -> Iterator[pa.RecordBatch]:
-    """The rows in the table's schema, about one row group at a time; `WrongRows` where they do not fit."""
+    """The rows in the table's schema, a row group at a time; `WrongRows` where they do not fit."""
     if isinstance(data, pa.Table):
         rows = conform(table, data, where)
         if table.sort_by:
@@ -61,48 +97,3 @@ def _of_one_fingerprint(table: Table, batches: Iterable[pa.RecordBatch]) -> Iter
         if len(seen) > 1:
             raise WrongRows(f"{table.path}: the rows of one partition must have one fingerprint, not {sorted(seen)[:3]}")
         yield batch
-
-
-class _Abandoned(Exception):
-    """Ends the writer's stream in an error, so that it does not commit."""
-
-
-def hand_over(
-    schema: pa.Schema, batches: Iterable[pa.RecordBatch], write: Callable[[pa.RecordBatchReader], None]
-) -> None:
-    """Calls `write(reader)` in a thread and feeds the reader with batches that are made in this one.
-
-    Raises what making the batches raised, or what `write` raised. Once the last batch is handed over, the commit is
-    waited for even if an interrupt arrives: it stands or falls as a whole.
-    """
-    queued: queue.Queue = queue.Queue(maxsize=1)
-
-    def arriving() -> Iterator[pa.RecordBatch]:
-        while (batch := queued.get()) is not None:
-            if isinstance(batch, _Abandoned):
-                raise batch
-            yield batch
-
-    with ThreadPoolExecutor(1, "delta-writer") as pool:
-        writing = pool.submit(write, pa.RecordBatchReader.from_batches(schema, arriving()))
-        try:
-            for batch in batches:
-                if not _put(queued, batch, writing):
-                    break
-            else:
-                _put(queued, None, writing)
-        except BaseException:
-            _put(queued, _Abandoned(), writing)
-            raise
-        writing.result()
-
-
-def _put(queued: queue.Queue, item: object, writing: Future) -> bool:
-    """Waits for room in the queue; False where the writer has ended, and nothing will make room."""
-    while not writing.done():
-        try:
-            queued.put(item, timeout=0.2)
-        except queue.Full:
-            continue
-        return True
-    return False

@@ -9,6 +9,11 @@ from collections.abc import Callable
 SECONDS_BETWEEN_LINES = 10.0
 
 
+def announce(step: str) -> None:
+    """Names the step that begins, for whoever watches a terminal."""
+    print(f"▸ {step}", file=sys.stderr, flush=True)
+
+
 class Progress:
     """Counts `unit`s of work up to `total`; use as a context manager and call `advance`.
 

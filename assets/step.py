@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from assets.lake import Lake
-from assets.progress import Progress
+from assets.progress import Progress, announce
 from assets.tables import Table
 from assets.tracking import Tracking
 from compute.errors import BadInput
@@ -145,6 +145,7 @@ class Step:
 def open_step(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[Step]:
     """The step around an asset's body. A user's mistake becomes a Failure that is not retried."""
     name = "/".join(sorted(context.selected_asset_keys)[0].path)
+    announce(name)
     parent = tracking.parent_run(context.run.run_id, context.run.job_name)
     try:
         with tracking.step_run(parent, name, {"asset": name}) as run:

@@ -1,7 +1,7 @@
 """What the comparison times: plain passes over the documents, Headwater's stages, and kronfluence's.
 
-Each contender does its work once per call and returns nothing, or scores of shape queries × documents. All use the same model,
-documents, queries and batch size, the MLP layers, and labels sampled from the model.
+Each contender does its work once per call and returns nothing, or scores of shape queries × documents. All use the
+same model, documents, queries and batch size, the MLP layers, and labels sampled from the model.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Setting:
 
 
 class Contenders:
-    """The contenders by name, on one model with its documents; factors are kept under `directory` for the scoring ones."""
+    """The contenders by name, on one model with its documents; factors are kept under `directory`."""
 
     def __init__(self, setting: Setting, directory: Path, *, labels: str = "sampled") -> None:
         torch.set_num_threads(setting.threads)
@@ -102,7 +102,7 @@ class Contenders:
     def floor(self) -> None:
         """Frozen weights, backward down to the lowest tracked module: what any method of this kind has to do."""
         lowest = self.model.get_submodule(self.modules[0].name)
-        handle = lowest.register_forward_hook(lambda _, __, output: output.requires_grad_(True) and None)
+        handle = lowest.register_forward_hook(lambda _, __, output: output.requires_grad_(True))
         for batch in self._padded_batches():
             _summed_loss(self.model, batch).backward()
         handle.remove()
@@ -152,7 +152,11 @@ class Contenders:
         tensors = {f"{name}|eigenvalues": value for name, value in self.curvature.eigenvalues.items()}
         for name in self.basis:
             parts = vars(self.covariances[name]) | vars(self.basis[name])
-            tensors |= {f"{name}|{part}": value.clone() for part, value in parts.items() if part != "tokens"}
+            tensors |= {
+                f"{name}|{part}": value.clone(memory_format=torch.contiguous_format)
+                for part, value in parts.items()
+                if part != "tokens"
+            }
         save_file(tensors, self.directory / "headwater.safetensors")
 
     def load(self) -> None:

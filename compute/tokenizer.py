@@ -8,9 +8,9 @@ piece of its own, without the space before it ("42" and " 42" would otherwise be
 
 Punctuation takes the space before it, and the space after it where a number follows: "(4 + 2) * 15" is the seven
 pieces "(", "4", " + ", "2", ")", " * ", "15". The vocabulary holds, in this order: special tokens, all bytes, the most
-frequent numbers, the most frequent other pieces, and byte-pair merges (Sennrich et al. 2016, arXiv 1508.07909; on UTF-8
-bytes as in Radford et al. 2019). A piece that is in the vocabulary is one token. Any other piece is spelled in merges and
-bytes; a number, which takes no part in the merges, in digits.
+frequent numbers, the most frequent other pieces, and byte-pair merges (Sennrich et al. 2016, arXiv 1508.07909; on
+UTF-8 bytes as in Radford et al. 2019). A piece that is in the vocabulary is one token. Any other piece is spelled in
+merges and bytes; a number, which takes no part in the merges, in digits.
 
 No token is put before or after a text; the corpus option `end_of_text` appends the end-of-text token to each record.
 """
@@ -54,9 +54,11 @@ SMALLEST_VOCABULARY = len(SPECIAL_TOKENS) + 256
 
 
 def train_tokenizer(texts: Iterable[str], *, vocab_size: int) -> PreTrainedTokenizerFast:
-    """Learn a tokenizer of at most `vocab_size` tokens from `texts`, which are read once; the same texts give the same."""
+    """A tokenizer of at most `vocab_size` tokens, learned from `texts`; same texts, same tokens."""
     if vocab_size < SMALLEST_VOCABULARY:
-        raise BadInput(f"vocab_size is {vocab_size}, but bytes and special tokens alone take {SMALLEST_VOCABULARY}; raise it.")
+        raise BadInput(
+            f"vocab_size is {vocab_size}, but bytes and special tokens alone take {SMALLEST_VOCABULARY}; raise it."
+        )
     counts: Counter[str] = Counter()
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.Sequence([*_cut(), pre_tokenizers.Split(Regex(NUMBER), "removed")])
@@ -91,11 +93,14 @@ def load_tokenizer_files(files: dict[str, bytes]) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """A hash of all that decides which ids a text gets; the padding token, padding and truncation settings do not count."""
+    """A hash of all that decides which ids a text gets; padding, its token and truncation do not count."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
         description = json.loads(backend.to_str())
-        parts = {key: description.get(key) for key in ("normalizer", "pre_tokenizer", "post_processor", "model", "added_tokens")}
+        parts = {
+            key: description.get(key)
+            for key in ("normalizer", "pre_tokenizer", "post_processor", "model", "added_tokens")
+        }
     else:  # a tokenizer written in Python: its vocabulary and added tokens are what can be seen from outside
         parts = {"vocabulary": tokenizer.get_vocab(), "class": type(tokenizer).__name__}
     parts["special"] = {name: getattr(tokenizer, name) for name in ("bos_token", "eos_token", "unk_token")}
@@ -124,7 +129,9 @@ def _frequent(counts: Counter[str], vocab_size: int) -> list[str]:
     room = vocab_size - SMALLEST_VOCABULARY
     ordered = sorted((piece for piece in counts if len(piece) > 1), key=lambda piece: (-counts[piece], piece))
     is_number = re.compile(NUMBER).fullmatch
-    numbers = [piece for piece in ordered if is_number(piece) and len(piece) <= LONGEST_NUMBER][: int(room * NUMBER_SHARE)]
+    numbers = [piece for piece in ordered if is_number(piece) and len(piece) <= LONGEST_NUMBER][
+        : int(room * NUMBER_SHARE)
+    ]
     others = [piece for piece in ordered if not is_number(piece)][: int((room - len(numbers)) * PIECE_SHARE)]
     return numbers + others
 

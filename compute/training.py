@@ -65,9 +65,16 @@ class TrainSettings:
         for name in ("hidden_size", "layers", "heads", "intermediate_size", "epochs", "batch_size"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.context >= 2, "context", self.context, "at least 2 tokens")
-        _require(self.hidden_size % self.heads == 0, "hidden_size", self.hidden_size, f"a multiple of heads ({self.heads})")
+        _require(
+            self.hidden_size % self.heads == 0, "hidden_size", self.hidden_size, f"a multiple of heads ({self.heads})"
+        )
         rotary = self.architecture != "gpt2"
-        _require(not rotary or self.hidden_size // self.heads % 2 == 0, "hidden_size / heads", self.hidden_size // self.heads, "even")
+        _require(
+            not rotary or self.hidden_size // self.heads % 2 == 0,
+            "hidden_size / heads",
+            self.hidden_size // self.heads,
+            "even",
+        )
         _require(self.learning_rate > 0, "learning_rate", self.learning_rate, "above 0")
         _require(0 <= self.warmup < 1, "warmup", self.warmup, "a share from 0 to below 1")
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
@@ -212,15 +219,18 @@ class _Reporter(TrainerCallback):
         if self.on_progress is not None:
             self.on_progress(self.clock.steps, self.clock.planned_steps)
         if self.clock.elapsed() >= self.clock.seconds:
-            control.should_training_stop = True
+            control.should_training_stop = control.should_log = True
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        values = {name: float(value) for name, value in (logs or {}).items() if name in ("loss", "learning_rate", "grad_norm")}
+        values = {
+            name: float(value) for name, value in (logs or {}).items() if name in ("loss", "learning_rate", "grad_norm")
+        }
         if "loss" not in values:
             return
         if not math.isfinite(values["loss"]):
             raise BadInput(
-                f"Training's loss is {values['loss']} at step {state.global_step}; lower learning_rate or raise warmup in model.train."
+                f"Training's loss is {values['loss']} at step {state.global_step}; "
+                "lower learning_rate or raise warmup in model.train."
             )
         self.losses.append(values["loss"])
         if self.on_log_to is not None:
@@ -236,7 +246,9 @@ def _require(condition: bool, name: str, value: object, rule: str) -> None:
         raise BadInput(f"{name} is {value}, which must be {rule}; change it in model.train.")
 
 
-def _config(settings: TrainSettings, vocab_size: int, tokenizer: PreTrainedTokenizerBase | None = None) -> PreTrainedConfig:
+def _config(
+    settings: TrainSettings, vocab_size: int, tokenizer: PreTrainedTokenizerBase | None = None
+) -> PreTrainedConfig:
     sizes = {
         "vocab_size": vocab_size,
         "hidden_size": settings.hidden_size,
@@ -257,13 +269,21 @@ def _usable(documents: list[Sequence[int]], vocab_size: int, context: int) -> li
     """Documents with at least one token to predict; the others teach nothing."""
     usable = [document for document in documents if len(document) >= 2]
     if not usable:
-        raise BadInput("The corpus has no document of at least two tokens to train on; check corpus.path and its text field.")
+        raise BadInput(
+            "The corpus has no document of at least two tokens to train on; check corpus.path and its text field."
+        )
     longest = max(len(document) for document in usable)
     if longest > context:
-        raise BadInput(f"The longest document has {longest} tokens, more than the model's context of {context}; lower corpus.max_tokens or raise model.train.context.")
+        raise BadInput(
+            f"The longest document has {longest} tokens, more than the model's context of {context}; "
+            "lower corpus.max_tokens or raise model.train.context."
+        )
     largest = max(max(document) for document in usable)
     if largest >= vocab_size:
-        raise BadInput(f"A document holds token {largest}, but the tokenizer has {vocab_size} tokens; tokenize the corpus with the model's tokenizer.")
+        raise BadInput(
+            f"A document holds token {largest}, but the tokenizer has {vocab_size} tokens; "
+            "tokenize the corpus with the model's tokenizer."
+        )
     return usable
 
 
@@ -327,7 +347,10 @@ def _optimizer(model: PreTrainedModel, settings: TrainSettings, clock: _Clock):
 def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     broken = [name for name, parameter in model.named_parameters() if not torch.isfinite(parameter).all()]
     if broken:
-        raise BadInput(f"Training left values in {broken[0]} that are not finite, so nothing was saved; lower learning_rate in model.train.")
+        raise BadInput(
+            f"Training left values in {broken[0]} that are not finite, so nothing was saved; "
+            "lower learning_rate in model.train."
+        )
     directory.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)

@@ -48,7 +48,7 @@ def run(
         with home.instance() as instance:
             resources = resources_of(home)
             run_study(study, instance, resources, recompute=recompute, refit=refit)
-            print_summary(study, resources["lake"], home)
+            print_summary(study, resources["lake"])
     except BadInput as error:
         _exit(str(error))
     except StepFailed as failed:

@@ -46,7 +46,9 @@ def study_assets(study: Study) -> list[dg.AssetsDefinition]:
     ]
 
 
-def graph_definitions(studies: Iterable[Study], resources: dict) -> dg.Definitions:
+def graph_definitions(
+    studies: Iterable[Study], resources: dict, executor: dg.ExecutorDefinition | None = None
+) -> dg.Definitions:
     """The assets of all studies, each once, and one job per study."""
     by_key: dict[dg.AssetKey, dg.AssetsDefinition] = {}
     jobs = []
@@ -57,7 +59,7 @@ def graph_definitions(studies: Iterable[Study], resources: dict) -> dg.Definitio
         keys = [key for definition in own for key in definition.keys]
         description = f"Everything that study {study.name} needs, from corpus files to rankings."
         jobs.append(dg.define_asset_job(job_name(study), dg.AssetSelection.assets(*keys), description=description))
-    return dg.Definitions(assets=list(by_key.values()), jobs=jobs, resources=resources)
+    return dg.Definitions(assets=list(by_key.values()), jobs=jobs, resources=resources, executor=executor)
 
 
 def study_tables(study: Study) -> list[Table]:

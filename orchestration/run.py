@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dagster as dg
+from dagster import BetaWarning
 
 from assets.step import REFIT_TAG, REUSE_TAG
 from assets.study.spec import Study
@@ -36,6 +39,7 @@ def run_study(
     What is already there for the same inputs is kept, unless `recompute`. Pinned samples (tokenizer, training, curvature) are drawn
     again with `refit`. Raises StepFailed for the first step that failed; what was finished before it stays.
     """
+    _hush_libraries()
     definitions = graph_definitions([study], resources)
     job = definitions.resolve_job_def(job_name(study))
     tags = {REUSE_TAG: str(not recompute).lower(), REFIT_TAG: str(refit).lower()}
@@ -44,6 +48,13 @@ def run_study(
     tags |= {"dagster/asset_partition_range_start": shards[0], "dagster/asset_partition_range_end": shards[-1]}
     rest = [key for key in job.asset_layer.executable_asset_keys if key != shards_key(study)]
     return [listing, _execute(job, instance, tags, rest)]
+
+
+def _hush_libraries() -> None:
+    """Notices of libraries about themselves (beta parameters, database set-up) are no news of the study."""
+    warnings.filterwarnings("ignore", category=BetaWarning)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 def _execute(job: dg.JobDefinition, instance: dg.DagsterInstance, tags: dict, keys: Sequence[dg.AssetKey]) -> str:

@@ -8,20 +8,18 @@ from rich.table import Table as Grid
 from assets.lake import Lake
 from assets.study.spec import Study
 from orchestration.graph import study_tables
-from orchestration.home import Home
 
 
-def print_summary(study: Study, lake: Lake, home: Home) -> None:
+def print_summary(study: Study, lake: Lake) -> None:
     """Tables with rows and versions, on standard output."""
     console = Console()
-    grid = Grid(title=f"Study {study.name}", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for heading, justify in (("table", "left"), ("rows", "right"), ("version", "right"), ("one row per", "left")):
-        grid.add_column(heading, justify=justify, no_wrap=heading != "one row per")
+    grid = Grid(title=f"\nStudy {study.name}", title_justify="left", box=None, padding=(0, 2, 0, 0))
+    for heading, justify in (("table", "left"), ("rows", "right"), ("version", "right")):
+        grid.add_column(heading, justify=justify, no_wrap=True)
     for table in study_tables(study):
         version = lake.version(table)
         if version is not None:
-            rows = lake.count(table)
-            grid.add_row(table.path, f"{rows:,}", str(version), table.grain.removeprefix("one row per "))
+            grid.add_row(table.path, f"{lake.count(table):,}", str(version))
     console.print(grid)
-    console.print(f"\nThe tables are in {lake.root}; read one with", highlight=False)
-    console.print(f'  polars.scan_delta("{lake.root}/study/{study.name}/rankings")', highlight=False, soft_wrap=True)
+    console.print(f"\nThe tables are in {lake.place.root}; read one with", highlight=False)
+    console.print(f'  polars.scan_delta("{lake.place.root}/study/{study.name}/rankings")', highlight=False, soft_wrap=True)

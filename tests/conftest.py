@@ -1,4 +1,4 @@
-"""Settings and fixtures that all tests share. torch is imported inside the fixtures, so that the other floors' tests start fast."""
+"""Settings and fixtures that all tests share. Fixtures import torch themselves: the other floors' tests start fast."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 @pytest.fixture(scope="session", params=["gpt_neox", "gpt2", "llama"])
 def case(request):
-    """A tiny float64 model of each architecture with its MLP modules, documents and queries. Tests leave it unchanged."""
+    """A tiny float64 model of each architecture, its MLP modules, documents and queries; tests leave it unchanged."""
     from tests.compute.models import make_case
 
     return make_case(request.param)

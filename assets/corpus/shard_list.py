@@ -33,7 +33,7 @@ def shards_table(corpus: str) -> Table:
             Column("bytes", pa.int64(), "Size of the whole file."),
             Column("mtime_ns", pa.int64(), "Time of the file's last change, in nanoseconds since 1970."),
             Column("digest", pa.string(), "Digest of the slice's content."),
-            Column("state", pa.string(), "active, or removed where the source no longer holds the slice."),
+            Column("state", pa.string(), "present, or removed where the source no longer holds the slice."),
             STAMP,
         ),
         sort_by=("shard", "file", "start"),
@@ -50,10 +50,11 @@ def shards_asset(study: Study) -> dg.AssetsDefinition:
         with open_step(context, lake, tracking) as step:
             known = stored_shards(step, table) if lake.version(table) is not None else []
             planned = plan_shards(corpus, study.base, known)
-            stamp = fingerprint("shards", CODE_VERSION, [shard.fingerprint for shard in planned])
+            # Times and offsets count here, unlike in a shard's own fingerprint, or a touched file would be read again for ever.
+            stamp = fingerprint("shards", CODE_VERSION, shard_rows(planned))
             rows = [row | {"fingerprint": stamp} for row in shard_rows(planned)]
             counts = {
-                "records": sum(row["records"] for row in rows if row["state"] == "active"),
+                "records": sum(row["records"] for row in rows if row["state"] == "present"),
                 "shards": len({row["shard"] for row in rows}),
                 "removed slices": sum(row["state"] == "removed" for row in rows),
             }

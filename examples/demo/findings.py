@@ -47,9 +47,14 @@ def same_procedure_documents(queries: pl.DataFrame, documents: pl.DataFrame, tru
 
 
 def fact_recall(
-    rankings: pl.DataFrame, queries: pl.DataFrame, documents: pl.DataFrame, truth: dict, *, tops: tuple[int, ...] = FACT_TOPS
+    rankings: pl.DataFrame,
+    queries: pl.DataFrame,
+    documents: pl.DataFrame,
+    truth: dict,
+    *,
+    tops: tuple[int, ...] = FACT_TOPS,
 ) -> pl.DataFrame:
-    """Per method: the share of factual queries with a document that states the fact among the top 1, 5, 50; and chance."""
+    """Per method and by chance: the share of factual queries with a document that states the fact among the top."""
     fitting = stating_documents(queries, documents, truth)
     found = _found(rankings, queries, fitting, kind="factual", tops=tops)
     share = {f"top {top}": (pl.col(f"found {top}") > 0).mean() for top in tops}
@@ -60,9 +65,14 @@ def fact_recall(
 
 
 def same_procedure_share(
-    rankings: pl.DataFrame, queries: pl.DataFrame, documents: pl.DataFrame, truth: dict, *, tops: tuple[int, ...] = PROCEDURE_TOPS
+    rankings: pl.DataFrame,
+    queries: pl.DataFrame,
+    documents: pl.DataFrame,
+    truth: dict,
+    *,
+    tops: tuple[int, ...] = PROCEDURE_TOPS,
 ) -> pl.DataFrame:
-    """Per method: the mean share of the top 10, 50 documents of reasoning queries that work the same procedure; and chance."""
+    """Per method and by chance: the mean share of a reasoning query's top documents that work the same procedure."""
     fitting = same_procedure_documents(queries, documents, truth)
     found = _found(rankings, queries, fitting, kind="reasoning", tops=tops)
     share = {f"top {top}": (pl.col(f"found {top}") / min(top, len(documents))).mean() for top in tops}
@@ -79,7 +89,9 @@ def _found(
     asked = queries.filter(pl.col("kind") == kind).select("query_id")
     methods = rankings.select("method").unique().sort("method", descending=True)
     listed = rankings.join(fitting, on=["query_id", "document_id"], how="semi")
-    counts = listed.group_by("method", "query_id").agg(**{f"found {top}": (pl.col("rank") <= top).sum() for top in tops})
+    counts = listed.group_by("method", "query_id").agg(
+        **{f"found {top}": (pl.col("rank") <= top).sum() for top in tops}
+    )
     return methods.join(asked, how="cross").join(counts, on=["method", "query_id"], how="left").fill_null(0)
 
 

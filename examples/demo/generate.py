@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import gzip
 import json
-import random
+import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -56,12 +56,17 @@ def build(settings: DemoSettings = DemoSettings()) -> Demo:
     records += _records("mathematics", mathematics.mathematics_documents(settings.mathematics, settings.seed))
     records += _records("python_code", standard_library.code_documents(settings.python_code, settings.seed))
     records += _records("python_prose", standard_library.prose_documents(settings.python_prose, settings.seed))
-    queries = [*_factual_queries(facts), *_reasoning_queries(settings), *_controls(facts, settings)]
+    unspelled = {task: _unspelled(held_out(task, settings), records) for task in problems.TASKS}
+    queries = [
+        *_factual_queries(facts),
+        *_reasoning_queries(unspelled, settings),
+        *_controls(facts, unspelled, settings),
+    ]
     return Demo(records, queries, _truth(records))
 
 
 def held_out(task: str, settings: DemoSettings = DemoSettings()) -> list[Problem]:
-    """All problems whose numbers occur in no document, the queries' own first."""
+    """All problems whose combination of numbers no document works through; the queries are among the first."""
     return problems.split(task, settings.seed)[1]
 
 
@@ -89,50 +94,89 @@ def _worked_records(task: str, settings: DemoSettings) -> list[dict]:
         problem, lap = pool[number % len(pool)], number // len(pool)
         form = solutions.FORMATS[(number + lap) % len(solutions.FORMATS)]
         variant = number // len(solutions.FORMATS) + lap
-        records.append({"text": solutions.worked(problem, form, variant), "procedure": task, "format": form,
-                        "numbers": list(problem.numbers)})
+        records.append(
+            {
+                "text": solutions.worked(problem, form, variant),
+                "procedure": task,
+                "format": form,
+                "numbers": list(problem.numbers),
+            }
+        )
     return _records(SOURCES[task], records)
 
 
 def _records(source: str, parts: list[dict]) -> list[dict]:
     return [
-        {"id": f"{source}-{number:04d}", "text": part["text"], "source": source,
-         "procedure": part.get("procedure", NO_PROCEDURE), "facts": part.get("facts", []),
-         "format": part.get("format", "text"), "numbers": part.get("numbers", [])}
+        {
+            "id": f"{source}-{number:04d}",
+            "text": part["text"],
+            "source": source,
+            "procedure": part.get("procedure", NO_PROCEDURE),
+            "facts": part.get("facts", []),
+            "format": part.get("format", "text"),
+            "numbers": part.get("numbers", []),
+        }
         for number, part in enumerate(parts)
     ]
 
 
 def _factual_queries(facts: list[world.Fact]) -> list[dict]:
     return [
-        _query(f"fact-{fact.id}", world.question(fact)[0], task=fact.relation, kind="factual", answer=fact.answer, fact=fact.id)
+        _query(
+            f"fact-{fact.id}",
+            world.question(fact)[0],
+            task=fact.relation,
+            kind="factual",
+            answer=fact.answer,
+            fact=fact.id,
+        )
         for fact in facts
         if fact.group in ("often", "rare")
     ]
 
 
-def _reasoning_queries(settings: DemoSettings) -> list[dict]:
+def _unspelled(held_out: list[Problem], records: list[dict]) -> list[Problem]:
+    """Those whose numbers do not even follow upon each other by chance, in the steps of some other problem."""
+    size = len(held_out[0].numbers)
+    rows = set()
+    for record in records:
+        numbers = [int(number) for number in re.findall("[0-9]{1,4}", record["text"])]
+        rows.update(tuple(numbers[start : start + size]) for start in range(len(numbers) - size + 1))
+    return [problem for problem in held_out if problem.numbers not in rows]
+
+
+def _reasoning_queries(unspelled: dict[str, list[Problem]], settings: DemoSettings) -> list[dict]:
     return [
-        _query(f"{task}-{number:02d}", solutions.question(problem)[0], task=task, kind="reasoning", answer=str(problem.answer))
+        _query(
+            f"{task}-{number:02d}",
+            solutions.question(problem)[0],
+            task=task,
+            kind="reasoning",
+            answer=str(problem.answer),
+        )
         for task in problems.TASKS
-        for number, problem in enumerate(held_out(task, settings)[: settings.reasoning_queries])
+        for number, problem in enumerate(unspelled[task][: settings.reasoning_queries])
     ]
 
 
-def _controls(facts: list[world.Fact], settings: DemoSettings) -> list[dict]:
+def _controls(facts: list[world.Fact], unspelled: dict[str, list[Problem]], settings: DemoSettings) -> list[dict]:
     """Questions of both kinds whose answer stands in the prompt already."""
     unstated = [fact for fact in facts if fact.group == "unstated"][: settings.factual_controls]
     controls = [
-        _query(f"control-{fact.id}", world.stated_question(fact), task=fact.relation, kind="control", answer=fact.answer)
+        _query(
+            f"control-{fact.id}", world.stated_question(fact), task=fact.relation, kind="control", answer=fact.answer
+        )
         for fact in unstated
     ]
     per_task = settings.reasoning_controls // len(problems.TASKS)
     for task in problems.TASKS:
-        chosen = held_out(task, settings)[settings.reasoning_queries :][:per_task]
+        chosen = unspelled[task][settings.reasoning_queries :][:per_task]
         for number, problem in enumerate(chosen):
             prompt, completion = solutions.question(problem)
             solved = prompt + completion.removesuffix(f" {problem.answer}")
-            controls.append(_query(f"control-{task}-{number:02d}", solved, task=task, kind="control", answer=str(problem.answer)))
+            controls.append(
+                _query(f"control-{task}-{number:02d}", solved, task=task, kind="control", answer=str(problem.answer))
+            )
     return controls
 
 

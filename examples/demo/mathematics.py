@@ -1,4 +1,4 @@
-"""Text about mathematics that works nothing out: no document of this source shows how to get from numbers to a result."""
+"""Text about mathematics that works nothing out: none of it shows how to get from numbers to a result."""
 
 from __future__ import annotations
 
@@ -78,7 +78,14 @@ TOPICS = {
         "Surprise can be measured, and it adds up.",
     ),
 }
-OPENINGS = ("", "", "It is worth repeating: ", "A remark for beginners. ", "From the preface of a textbook. ", "As teachers like to say: ")
+OPENINGS = (
+    "",
+    "",
+    "It is worth repeating: ",
+    "A remark for beginners. ",
+    "From the preface of a textbook. ",
+    "As teachers like to say: ",
+)
 
 
 def mathematics_documents(count: int, seed: int) -> list[dict]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 TASKS = ("arithmetic", "slope", "equation")
-HELD_OUT_SHARE = 0.12  # of the distinct combinations of each task
+HELD_OUT_SHARE = 0.15  # of the distinct combinations of each task
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,6 @@ def _slopes() -> Iterator[Problem]:
 
 def _equations() -> Iterator[Problem]:
     for a in range(2, 10):
-        for x in range(1, 11):
-            for b in range(1, 9):
+        for x in range(1, 10):
+            for b in range(1, 7):
                 yield Problem("equation", (a, b, a * x + b), "+", x)

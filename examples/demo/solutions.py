@@ -17,52 +17,82 @@ def solve(problem: Problem) -> dict[str, int | str]:
         a, b, c = problem.numbers
         inner = a + b if problem.operator == "+" else a - b
         words = {"+": ("add", "sum"), "-": ("subtract", "difference")}[problem.operator]
-        return {"a": a, "b": b, "c": c, "op": problem.operator, "s": inner, "r": problem.answer, "verb": words[0], "noun": words[1]}
+        return {
+            "a": a,
+            "b": b,
+            "c": c,
+            "op": problem.operator,
+            "s": inner,
+            "r": problem.answer,
+            "verb": words[0],
+            "noun": words[1],
+        }
     if problem.task == "slope":
         a, b, c, d = problem.numbers
         return {"a": a, "b": b, "c": c, "d": d, "rise": d - b, "run": c - a, "r": problem.answer}
     a, b, c = problem.numbers
     back = "-" if problem.operator == "+" else "+"
-    return {"a": a, "b": b, "c": c, "op": problem.operator, "back": back, "s": a * problem.answer, "r": problem.answer,
-            "verb": {"-": "Subtract", "+": "Add"}[back]}
+    return {
+        "a": a,
+        "b": b,
+        "c": c,
+        "op": problem.operator,
+        "back": back,
+        "s": a * problem.answer,
+        "r": problem.answer,
+        "verb": {"-": "Subtract", "+": "Add"}[back],
+    }
 
 
 WORDINGS: dict[tuple[str, str], tuple[str, ...]] = {
     ("arithmetic", "steps"): (
         "Calculate ({a} {op} {b}) * {c}. Think step-by-step.\n{a} {op} {b} = {s}\n{s} * {c} = {r}\nThe answer is {r}",
-        "Exercise: evaluate ({a} {op} {b}) * {c}\nBrackets first: {a} {op} {b} = {s}\nThen the product: {s} * {c} = {r}\nResult: {r}",
+        "Exercise: evaluate ({a} {op} {b}) * {c}\nBrackets first: {a} {op} {b} = {s}\nThen the product: "
+        "{s} * {c} = {r}\nResult: {r}",
     ),
     ("arithmetic", "prose"): (
-        "To work out ({a} {op} {b}) * {c}, first {verb} inside the brackets: {a} {op} {b} = {s}. Then multiply by {c}: {s} * {c} = {r}. So the value is {r}.",
-        "In ({a} {op} {b}) * {c} the {noun} comes first, {a} {op} {b} = {s}, and the product after it, {s} * {c} = {r}.",
+        "To work out ({a} {op} {b}) * {c}, first {verb} inside the brackets: {a} {op} {b} = {s}. Then "
+        "multiply by {c}: {s} * {c} = {r}. So the value is {r}.",
+        "In ({a} {op} {b}) * {c} the {noun} comes first, {a} {op} {b} = {s}, and the product after it, "
+        "{s} * {c} = {r}.",
     ),
     ("arithmetic", "code"): (
         "inner = {a} {op} {b}  # {a} {op} {b} = {s}\nresult = inner * {c}  # {s} * {c} = {r}\nassert result == {r}",
         ">>> ({a} {op} {b}) * {c}  # {a} {op} {b} = {s}, {s} * {c} = {r}\n{r}",
     ),
     ("slope", "steps"): (
-        "What is the slope of the line through ({a}, {b}) and ({c}, {d})? Think step-by-step.\n{d} - {b} = {rise}\n{c} - {a} = {run}\n{rise} / {run} = {r}\nThe answer is {r}",
-        "Exercise: slope through ({a}, {b}) and ({c}, {d})\nRise: {d} - {b} = {rise}\nRun: {c} - {a} = {run}\nSlope: {rise} / {run} = {r}",
+        "What is the slope of the line through ({a}, {b}) and ({c}, {d})? Think step-by-step.\n{d} - "
+        "{b} = {rise}\n{c} - {a} = {run}\n{rise} / {run} = {r}\nThe answer is {r}",
+        "Exercise: slope through ({a}, {b}) and ({c}, {d})\nRise: {d} - {b} = {rise}\nRun: {c} - {a} = "
+        "{run}\nSlope: {rise} / {run} = {r}",
     ),
     ("slope", "prose"): (
-        "The line through ({a}, {b}) and ({c}, {d}) rises by {d} - {b} = {rise} and runs by {c} - {a} = {run}, so its slope is {rise} / {run} = {r}.",
-        "From ({a}, {b}) to ({c}, {d}) the height changes by {d} - {b} = {rise} over {c} - {a} = {run}. The slope is {rise} / {run} = {r}.",
+        "The line through ({a}, {b}) and ({c}, {d}) rises by {d} - {b} = {rise} and runs by {c} - {a} = "
+        "{run}, so its slope is {rise} / {run} = {r}.",
+        "From ({a}, {b}) to ({c}, {d}) the height changes by {d} - {b} = {rise} over {c} - {a} = {run}. "
+        "The slope is {rise} / {run} = {r}.",
     ),
     ("slope", "code"): (
-        "p, q = Point({a}, {b}), Point({c}, {d})\nrise = q.y - p.y  # {d} - {b} = {rise}\nrun = q.x - p.x  # {c} - {a} = {run}\nslope = rise / run  # {rise} / {run} = {r}",
+        "p, q = Point({a}, {b}), Point({c}, {d})\nrise = q.y - p.y  # {d} - {b} = {rise}\nrun = q.x - "
+        "p.x  # {c} - {a} = {run}\nslope = rise / run  # {rise} / {run} = {r}",
         ">>> slope(({a}, {b}), ({c}, {d}))  # {d} - {b} = {rise}, {c} - {a} = {run}, {rise} / {run} = {r}\n{r}",
     ),
     ("equation", "steps"): (
-        "Solve {a}x {op} {b} = {c} for x. Think step-by-step.\n{c} {back} {b} = {s}\n{s} / {a} = {r}\nThe answer is {r}",
-        "Exercise: find x in {a}x {op} {b} = {c}\n{verb} {b}: {c} {back} {b} = {s}\nDivide by {a}: {s} / {a} = {r}\nSo x = {r}",
+        "Solve {a}x {op} {b} = {c} for x. Think step-by-step.\n{c} {back} {b} = {s}\n{s} / {a} = "
+        "{r}\nThe answer is {r}",
+        "Exercise: find x in {a}x {op} {b} = {c}\n{verb} {b}: {c} {back} {b} = {s}\nDivide by {a}: {s} "
+        "/ {a} = {r}\nSo x = {r}",
     ),
     ("equation", "prose"): (
-        "If {a}x {op} {b} = {c}, then {a}x must be {c} {back} {b} = {s}, and dividing by {a} gives x, which is {s} / {a} = {r}.",
-        "To solve {a}x {op} {b} = {c}, move the {b} to the other side, {c} {back} {b} = {s}, and divide both sides: {s} / {a} = {r}. So x is {r}.",
+        "If {a}x {op} {b} = {c}, then {a}x must be {c} {back} {b} = {s}, and dividing by {a} gives x, "
+        "which is {s} / {a} = {r}.",
+        "To solve {a}x {op} {b} = {c}, move the {b} to the other side, {c} {back} {b} = {s}, and divide "
+        "both sides: {s} / {a} = {r}. So x is {r}.",
     ),
     ("equation", "code"): (
-        "a, b, c = {a}, {b}, {c}  # {a}x {op} {b} = {c}\nax = c {back} b  # {c} {back} {b} = {s}\nx = ax / a  # {s} / {a} = {r}",
-        ">>> solve(\"{a}x {op} {b} = {c}\")  # {c} {back} {b} = {s}, {s} / {a} = {r}\n{r}",
+        "a, b, c = {a}, {b}, {c}  # {a}x {op} {b} = {c}\nax = c {back} b  # {c} {back} {b} = {s}\nx = "
+        "ax / a  # {s} / {a} = {r}",
+        '>>> solve("{a}x {op} {b} = {c}")  # {c} {back} {b} = {s}, {s} / {a} = {r}\n{r}',
     ),
 }
 

@@ -1,8 +1,7 @@
-"""A small invented language with structure to learn, and models trained on it for seconds: random weights have no curvature
-worth comparing.
+"""A small invented language to learn, and models trained on it for seconds: random weights have no curvature to compare.
 
-A sentence is a topic word followed by words of that topic, drawn with falling frequency, each of which calls for its partner
-word some positions later; sums of two small numbers with their results stand between them.
+A sentence is a topic word followed by words of that topic, drawn with falling frequency, each of which calls for its
+partner word some positions later; sums of two small numbers with their results stand between them.
 """
 
 from __future__ import annotations

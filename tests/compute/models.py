@@ -1,7 +1,7 @@
-"""Tiny random causal language models and token sequences: small enough for a for-loop oracle, odd enough to show mistakes.
+"""Tiny random causal language models and sequences: small enough for a for-loop oracle, odd enough to show mistakes.
 
-Widths differ wherever they can (16 against 40), so that a transposed weight cannot pass; biases and norms are random, because
-the zeros and ones of a fresh initialization hide a forgotten bias column.
+Widths differ wherever they can (16 against 40), so that a transposed weight cannot pass; biases and norms are random,
+because the zeros and ones of a fresh initialization hide a forgotten bias column.
 """
 
 from __future__ import annotations

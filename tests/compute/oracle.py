@@ -1,8 +1,8 @@
 """The reference that the engine is tested against: for-loops, one document at a time, no padding, no hooks, float64.
 
-It imports nothing from `compute/`. Weight gradients come from `torch.autograd.grad` with respect to the weights themselves
-(the engine never forms those), output gradients from a tensor of zeros added to a module's output, and the inverse from a dense
-matrix over all entries of a weight. Formulas: Grosse et al. 2023 (arXiv 2308.03296), section 2 and appendix A.
+It imports nothing from `compute/`. Weight gradients come from `torch.autograd.grad` with respect to the weights
+themselves (the engine never forms those), output gradients from a tensor of zeros added to a module's output, and the
+inverse from a dense matrix over all entries of a weight. Formulas: Grosse et al. 2023 (arXiv 2308.03296).
 
 T positions of a document, I inputs (a column of ones last if the module has a bias), O outputs.
 """
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 
 class Probed(nn.Module):
-    """A linear layer that keeps its input and adds zeros to its output, so that the output's gradient can be asked for."""
+    """A linear layer that keeps its input and adds zeros to its output, for the output's gradient to be asked for."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -44,7 +44,9 @@ def probed(model: nn.Module, names: Iterable[str]):
             _replace(model, name, layer)
 
 
-def loss(model: nn.Module, token_ids: Sequence[int], loss_start: int = 1, labels: Sequence[int] | None = None) -> Tensor:
+def loss(
+    model: nn.Module, token_ids: Sequence[int], loss_start: int = 1, labels: Sequence[int] | None = None
+) -> Tensor:
     """Cross-entropy summed over positions loss_start … T−1; `labels[t]` replaces token t as a target where given."""
     logits_TV = model(torch.tensor([list(token_ids)])).logits[0]
     targets = token_ids if labels is None else labels
@@ -61,7 +63,7 @@ def weight_gradients(model: nn.Module, names: Iterable[str], *document) -> dict[
     parameters = {name: [p for p in _weight_and_bias(model, name) if p is not None] for name in names}
     flat = [parameter.requires_grad_(True) for name in names for parameter in parameters[name]]
     found = iter(torch.autograd.grad(loss(model, *document), flat))
-    return {name: _as_OI(model, name, [next(found) for _ in parameters[name]]) for name in names}
+    return {name: _outputs_by_inputs(model, name, [next(found) for _ in parameters[name]]) for name in names}
 
 
 def activations_and_output_gradients(model: nn.Module, names: Iterable[str], *document) -> dict[str, tuple]:
@@ -142,7 +144,7 @@ def _weight_and_bias(model: nn.Module, name: str) -> tuple[nn.Parameter, nn.Para
     return layer.weight, layer.bias
 
 
-def _as_OI(model: nn.Module, name: str, gradients: list[Tensor]) -> Tensor:
+def _outputs_by_inputs(model: nn.Module, name: str, gradients: list[Tensor]) -> Tensor:
     """GPT-2's Conv1D computes x W + b with W of inputs × outputs; nn.Linear x Wᵀ + b with W of outputs × inputs."""
     conv1d = type(model.get_submodule(name)).__name__ == "Conv1D"
     weight_OI = gradients[0].T if conv1d else gradients[0]

@@ -1,8 +1,8 @@
 """kronfluence 1.0.1 as a peer: the same checkpoint, documents and queries, with equal settings.
 
-What has to be made equal: kronfluence batches by count and pads itself; its covariance uses the attention mask of the task's hook; its
-default damping is 1e-8, and `None` means 0.1 · mean(Λ); it truncates the preconditioned query gradient itself, unweighted, by a
-randomized SVD unless told otherwise; it tracks `nn.Linear` only, so a Conv1D becomes an equal linear layer here.
+What has to be made equal: kronfluence batches by count; its covariance takes the attention mask from the task's hook;
+its default damping is 1e-8, and `None` means 0.1 · mean(Λ); it truncates the preconditioned query gradient unweighted,
+by a randomized SVD unless told otherwise; it tracks `nn.Linear` only, so a Conv1D becomes an equal linear layer here.
 """
 
 from __future__ import annotations
@@ -54,7 +54,13 @@ class Peer:
     """A kronfluence analysis of a copy of `model`; factors and scores are kept under `directory`."""
 
     def __init__(
-        self, model: nn.Module, modules: SequenceOf[str], directory: Path, *, batch_size: int = 8, empirical: bool = True
+        self,
+        model: nn.Module,
+        modules: SequenceOf[str],
+        directory: Path,
+        *,
+        batch_size: int = 8,
+        empirical: bool = True,
     ) -> None:
         self.batch_size = batch_size
         self.factor_arguments = FactorArguments(

@@ -1,4 +1,4 @@
-"""A and S: equal to sums of outer products over every token of every document, and means over tokens, never over padding."""
+"""A and S: sums of outer products over every token of every document, and means over tokens, never over padding."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_accumulate_in_float32_whatever_the_models_dtype():
 
 
 def test_unknown_labels_are_bad_input(neox_case):
-    with pytest.raises(BadInput, match="'true'.*'sampled' or 'empirical'"):
+    with pytest.raises(BadInput, match=r"'true'.*'sampled' or 'empirical'"):
         fit_covariances(neox_case.model, neox_case.modules, neox_case.documents, labels="true")
 
 

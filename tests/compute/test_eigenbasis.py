@@ -12,8 +12,9 @@ from tests.compute import oracle
 
 def test_recomposes_both_covariances(fitted):
     for name, basis in fitted.curvature.eigenbasis.items():
-        activation_II = basis.activation_vectors_IA @ torch.diag(basis.activation_values_A) @ basis.activation_vectors_IA.T
-        gradient_OO = basis.gradient_vectors_OS @ torch.diag(basis.gradient_values_S) @ basis.gradient_vectors_OS.T
+        Q_A, Q_S = basis.activation_vectors_IA, basis.gradient_vectors_OS
+        activation_II = Q_A @ torch.diag(basis.activation_values_A) @ Q_A.T
+        gradient_OO = Q_S @ torch.diag(basis.gradient_values_S) @ Q_S.T
         assert oracle.relative_error(activation_II, fitted.covariances[name].activation_II) < 1e-10
         assert oracle.relative_error(gradient_OO, fitted.covariances[name].gradient_OO) < 1e-10
 

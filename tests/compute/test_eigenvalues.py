@@ -27,7 +27,12 @@ def assert_same(found: dict, expected: dict, tolerance: float) -> None:
 @pytest.mark.parametrize("token_budget", [28, 8192])  # 28: short documents by themselves, so that tokens are rotated
 def test_equal_the_for_loop_with_the_datas_labels(case, fitted, token_budget):
     found = fit_eigenvalues(
-        case.model, case.modules, fitted.curvature.eigenbasis, case.documents, labels="empirical", token_budget=token_budget
+        case.model,
+        case.modules,
+        fitted.curvature.eigenbasis,
+        case.documents,
+        labels="empirical",
+        token_budget=token_budget,
     )
     expected = oracle.eigenvalue_correction(case.model, bases(fitted), [(d.token_ids,) for d in case.documents])
     assert_same(found, expected, case.exact)
@@ -63,7 +68,11 @@ def test_do_not_depend_on_batch_size_or_order(case, fitted, labels, token_budget
 def test_do_not_depend_on_how_many_gradients_are_formed_at_once(neox_case, neox_fitted, monkeypatch):
     def fitted_now():
         return fit_eigenvalues(
-            neox_case.model, neox_case.modules, neox_fitted.curvature.eigenbasis, neox_case.documents, labels="empirical"
+            neox_case.model,
+            neox_case.modules,
+            neox_fitted.curvature.eigenbasis,
+            neox_case.documents,
+            labels="empirical",
         )
 
     expected = fitted_now()

@@ -68,9 +68,7 @@ def test_token_scores_are_each_positions_share_and_sum_to_the_score(case, direct
 def test_do_not_depend_on_batch_size_or_order(case, directions, token_budget):
     expected = all_pairs(case, directions, token_budget=40)
     wanted = [range(len(directions))] * len(case.documents)
-    found = exact_scores(
-        case.model, case.modules, directions, case.documents[::-1], wanted, token_budget=token_budget
-    )
+    found = exact_scores(case.model, case.modules, directions, case.documents[::-1], wanted, token_budget=token_budget)
     for one, other in zip(found[::-1], expected, strict=True):
         for row in one:
             assert one[row].key == other[row].key

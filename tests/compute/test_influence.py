@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -48,7 +50,7 @@ def routes_of(case, gradients, **settings) -> set[str]:
 
 
 def test_equal_the_for_loop_from_end_to_end(case):
-    """Nothing of the engine's in the expected value: covariances, eigenvectors, Λ, inverse and scores are the oracle's."""
+    """Nothing of the engine's is in what is expected: the oracle's covariances, eigenvectors, Λ, inverse and scores."""
     documents = [(document.token_ids,) for document in case.documents]
     covariances = oracle.covariances(case.model, case.names, documents)
     bases = {name: (torch.linalg.eigh(A)[1], torch.linalg.eigh(S)[1]) for name, (A, S) in covariances.items()}
@@ -104,24 +106,20 @@ def test_a_forward_pass_alone_gives_the_same_losses(case):
 @pytest.mark.parametrize("dense_budget_bytes", [FORMED, FACTORS])
 def test_low_rank_scores_are_those_of_the_truncated_gradient(case, fitted, rank, dense_budget_bytes):
     gradients = engine_gradients(case, fitted.curvature, rank=rank, methods=("ekfac", "dot"))
-    found = score_documents(
-        case.model, case.modules, gradients, case.documents, dense_budget_bytes=dense_budget_bytes
-    )
+    found = score_documents(case.model, case.modules, gradients, case.documents, dense_budget_bytes=dense_budget_bytes)
     dense = [{name: factor.dense() for name, factor in gradient.items()} for gradient in gradients]
     assert oracle.relative_error(found.scores_QD, oracle_scores(case, dense)) < case.exact
 
 
 def test_low_rank_scores_approach_the_full_ones(case, fitted):
-    full = score_documents(
-        case.model, case.modules, engine_gradients(case, fitted.curvature), case.documents
-    ).scores_QD
+    full = score_documents(case.model, case.modules, engine_gradients(case, fitted.curvature), case.documents).scores_QD
     errors = []
     for rank in (2, 4, 8, 12, 16):
         gradients = engine_gradients(case, fitted.curvature, rank=rank)
         found = score_documents(case.model, case.modules, gradients, case.documents).scores_QD
         errors.append(float(((found - full) ** 2).sum()))
     assert errors[-1] < 0.05 * errors[0]
-    assert sum(later < earlier for earlier, later in zip(errors[:-1], errors[1:], strict=True)) >= 3
+    assert sum(later < earlier for earlier, later in pairwise(errors)) >= 3
 
 
 @pytest.mark.parametrize("dense_budget_bytes", [FORMED, FACTORS])
@@ -276,5 +274,5 @@ def test_a_document_whose_loss_is_not_finite_is_named(neox_fitted):
     clean = [Sequence(d.key, [token % (VOCABULARY - 1) for token in d.token_ids]) for d in random_documents(5)]
     broken = Sequence("broken", [3, VOCABULARY - 1, 4])
     assert np.isfinite(score_documents(case.model, case.modules, gradients, clean).scores_QD).all()
-    with pytest.raises(BadInput, match="broken.*nan"):
+    with pytest.raises(BadInput, match=r"broken.*nan"):
         score_documents(case.model, case.modules, gradients, [*clean, broken])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
 
-from compute.eigenbasis import ModuleEigenbasis, decompose_module
 from compute.covariances import ModuleCovariances
+from compute.eigenbasis import ModuleEigenbasis, decompose_module
 from compute.low_rank import LowRankGradient, truncate
 from tests.compute import oracle
 
@@ -41,7 +43,7 @@ def plain_truncation(gradient_OI: Tensor, rank: int) -> Tensor:
 
 def square_root(matrix: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix)
-    return vectors @ torch.diag(values.sqrt()) @ vectors.T
+    return vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
 
 
 @pytest.mark.parametrize("rank", [None, OUTPUTS, 99])
@@ -103,7 +105,7 @@ def test_error_falls_with_rank(factors):
         weighted_error(gradient_OI, truncate(gradient_OI, basis, rank).dense(), A_II, S_OO)
         for rank in range(1, OUTPUTS + 1)
     ]
-    assert all(larger > smaller for larger, smaller in zip(errors[:-1], errors[1:], strict=True))
+    assert all(larger > smaller for larger, smaller in pairwise(errors))
     assert errors[-1] < 1e-20
 
 
@@ -143,21 +145,16 @@ def test_a_zero_gradient_stays_zero(factors, dtype):
 @pytest.mark.parametrize("unused", [1, 5])
 def test_directions_that_no_token_used_do_no_harm(factors, unused):
     """Zero (or, by rounding, negative) eigenvalues: weights are floored before they are undone."""
-    gradient_OI, A_II, S_OO, basis = factors
+    gradient_OI, _, _, basis = factors
     values_A, values_S = basis.activation_values_A.clone(), basis.gradient_values_S.clone()
     values_A[:unused], values_S[:unused] = 0.0, -1e-18
     flat = ModuleEigenbasis(basis.activation_vectors_IA, values_A, basis.gradient_vectors_OS, values_S)
     assert torch.isfinite(truncate(gradient_OI, flat, 8).dense()).all()
     A_seen = basis.activation_vectors_IA @ torch.diag(values_A) @ basis.activation_vectors_IA.T
     S_seen = basis.gradient_vectors_OS @ torch.diag(values_S.clamp(min=0)) @ basis.gradient_vectors_OS.T
-    least = torch.linalg.svdvals(square_root_of_semidefinite(S_seen) @ gradient_OI @ square_root_of_semidefinite(A_seen))
+    least = torch.linalg.svdvals(square_root(S_seen) @ gradient_OI @ square_root(A_seen))
     error = weighted_error(gradient_OI, truncate(gradient_OI, flat, 3).dense(), A_seen, S_seen)
     assert error == pytest.approx(float((least[3:] ** 2).sum()), rel=1e-4)
-
-
-def square_root_of_semidefinite(matrix: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(matrix)
-    return vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
 
 
 def test_a_module_that_no_token_reached_is_truncated_plainly(factors):

@@ -1,7 +1,7 @@
 """The mistakes that other implementations made (`method.md`, last section), those that no other file here tests.
 
 Tested elsewhere: Λ as a mean and sums in float32 (test_eigenvalues, test_covariances), λ's default and masked prompts
-(test_query_gradients), tied heads and Conv1D (test_tracked_modules, and gpt2 throughout), batches and order (everywhere).
+(test_query_gradients), tied heads and Conv1D (test_tracked_modules; gpt2 throughout), batches and order (everywhere).
 """
 
 from __future__ import annotations
@@ -123,9 +123,7 @@ STAGES = {
     "queries": lambda case, fitted, documents: list(
         query_gradients(case.model, case.modules, documents, fitted.curvature)
     ),
-    "scores": lambda case, fitted, documents: score_documents(
-        case.model, case.modules, [gradient_of(case)], documents
-    ),
+    "scores": lambda case, fitted, documents: score_documents(case.model, case.modules, [gradient_of(case)], documents),
     "exact scores": lambda case, fitted, documents: exact_scores(
         case.model,
         case.modules,
@@ -180,7 +178,8 @@ def test_half_precision_models_are_scored_with_float32_sums(architecture, dtype)
         results.append(scores)
     assert np.allclose(results[0].norms_D, results[1].norms_D, rtol=0.03)
     assert np.allclose(results[0].loss_D, results[1].loss_D, rtol=0.01)
-    for found, expected in zip(results[0].scores_QD[1::2], results[1].scores_QD[1::2], strict=True):  # gradient dot product
+    dot_rows = slice(1, None, 2)
+    for found, expected in zip(results[0].scores_QD[dot_rows], results[1].scores_QD[dot_rows], strict=True):
         assert np.corrcoef(found, expected)[0, 1] > 0.99
 
 

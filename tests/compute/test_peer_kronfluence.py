@@ -1,8 +1,8 @@
 """Agreement with kronfluence 1.0.1 on trained models: equal checkpoint, documents, queries and settings.
 
-With the data's labels both compute the same quantity and must agree to rounding. With sampled labels each draws its own, so that
-agreement is bounded by what the draws leave open: kronfluence under two seeds agrees with itself to 0.997–0.998 for the worst query
-at 1,000 documents (to 0.976 at 100); the empirical Fisher in place of the true one lowers the mean to 0.99.
+With the data's labels both compute the same quantity and must agree to rounding. With sampled labels each draws its
+own, so that agreement is bounded by what the draws leave open: kronfluence under two seeds agrees with itself to 0.997
+for the worst query at 1,000 documents (0.976 at 100); the empirical Fisher in place of the true one gives 0.97.
 """
 
 from __future__ import annotations
@@ -34,18 +34,14 @@ class Pair:
 @pytest.fixture(scope="session", params=["gpt_neox", "gpt2"])
 def pair(request, tmp_path_factory) -> Pair:
     model = language.trained_model(request.param)
-    case = Case(
-        model, select_modules(model, "mlp"), language.documents(DOCUMENTS, seed=5), language.queries(QUERIES)
-    )
+    case = Case(model, select_modules(model, "mlp"), language.documents(DOCUMENTS, seed=5), language.queries(QUERIES))
     peer = Peer(model, case.names, tmp_path_factory.mktemp("kronfluence"))
     peer.fit(case.documents)
     return Pair(case, fit(case), peer)
 
 
 def our_scores(case: Case, fitted: Fitted, *, rank: int | None) -> torch.Tensor:
-    found = query_gradients(
-        case.model, case.modules, case.queries, fitted.curvature, rank=rank, methods=("ekfac",)
-    )
+    found = query_gradients(case.model, case.modules, case.queries, fitted.curvature, rank=rank, methods=("ekfac",))
     gradients = [factors for _, _, factors in found]
     return torch.from_numpy(score_documents(case.model, case.modules, gradients, case.documents).scores_QD)
 

@@ -42,7 +42,8 @@ def test_the_bias_gradient_is_the_last_column(neox_case):
     (query, *_), name = neox_case.queries, neox_case.names[0]
     bias = neox_case.model.get_submodule(name).bias.requires_grad_(True)
     expected = torch.autograd.grad(oracle.loss(neox_case.model, query.token_ids, query.loss_start), bias)[0]
-    assert oracle.relative_error(dense_gradients(neox_case.model, neox_case.modules, query)[name][:, -1], expected) < neox_case.exact
+    found = dense_gradients(neox_case.model, neox_case.modules, query)[name][:, -1]
+    assert oracle.relative_error(found, expected) < neox_case.exact
 
 
 def test_prompt_tokens_carry_no_loss(case):
@@ -64,7 +65,7 @@ def test_preconditioned_is_the_dense_kronecker_form(case, fitted):
 
 
 def test_zero_damping_is_the_dense_inverse(case, fitted):
-    """Λ is lifted a little: layer norm leaves one direction of (a, 1) and of g without any curvature, and no inverse."""
+    """Λ is lifted a little: layer norm leaves one direction of (a, 1) and of g without curvature, and no inverse."""
     lifted = {name: value + 1e-3 * value.mean() for name, value in fitted.curvature.eigenvalues.items()}
     curvature = Curvature(fitted.curvature.eigenbasis, lifted, damping=0.0)
     found = gradients_by_method(case, fitted, curvature=curvature, rank=None, methods=("ekfac",))
@@ -157,7 +158,7 @@ def test_a_float32_query_shorter_than_the_rank_stays_finite(architecture):
 
 
 def test_an_unknown_method_is_bad_input(case, fitted):
-    with pytest.raises(BadInput, match="'tracin'.*ekfac, dot"):
+    with pytest.raises(BadInput, match=r"'tracin'.*ekfac, dot"):
         gradients_by_method(case, fitted, methods=("tracin",))
 
 

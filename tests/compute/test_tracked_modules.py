@@ -1,4 +1,4 @@
-"""Which modules are tracked: by kind and by pattern, with what cannot be tracked named rather than left out silently."""
+"""Which modules are tracked: by kind and by pattern; what cannot be tracked is named rather than left out silently."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""When and where things run: studies, definitions, jobs, resources and the command line."""

@@ -1,0 +1,30 @@
+"""One real run of the tiny study, shared by the tests that only read what it left behind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from tests.orchestration.tiny_study import headwater, write_study
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    home: Path
+    study: Path
+    output: str
+
+    def table(self, path: str) -> pl.DataFrame:
+        return pl.scan_delta(str(self.home / "lake" / path)).collect()
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> FinishedRun:
+    directory = tmp_path_factory.mktemp("tiny")
+    study, home = write_study(directory), directory / "home"
+    result = headwater(home, "run", study)
+    assert result.returncode == 0, result.stderr
+    return FinishedRun(home, study, result.stdout)

@@ -1,0 +1,173 @@
+"""Bad input through the command line: one sentence that names the culprit, a non-zero exit, and nothing lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner
+
+from orchestration.cli import app
+from tests.orchestration.tiny_study import headwater, write_checkpoint, write_jsonl, write_study
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch):
+    """Runs a study that must be refused; gives what stood on standard error."""
+    monkeypatch.setenv("HEADWATER_HOME", str(tmp_path / "home"))
+
+    def run(study: Path) -> str:
+        result = CliRunner().invoke(app, ["run", str(study)])
+        assert result.exit_code == 1, result.output
+        sentence = result.stderr.strip().splitlines()[-1]
+        assert "Traceback" not in result.stderr
+        assert len(sentence) < 400
+        return sentence
+
+    return run
+
+
+def test_missing_study_file(refused, tmp_path):
+    assert "nowhere.yaml" in refused(tmp_path / "nowhere.yaml")
+
+
+def test_unknown_field_names_file_line_and_field(refused, tmp_path):
+    study = write_study(tmp_path, options={"damppening": 0.1})
+    line = next(n for n, text in enumerate(study.read_text().splitlines(), 1) if "damppening" in text)
+    sentence = refused(study)
+    assert f"tiny.yaml:{line}" in sentence and "options.damppening" in sentence and "damping" in sentence
+
+
+def test_missing_corpus_file(refused, tmp_path):
+    assert "absent.jsonl" in refused(write_study(tmp_path, corpus={"path": "absent.jsonl"}))
+
+
+def test_wrong_field(refused, tmp_path):
+    sentence = refused(write_study(tmp_path, corpus={"fields": {"text": "body"}}))
+    assert "body" in sentence and "part0.jsonl" in sentence and "text" in sentence
+
+
+def test_empty_corpus(refused, tmp_path):
+    study = write_study(tmp_path)
+    for part in (tmp_path / "corpus").iterdir():
+        part.write_text("")
+    assert "no records" in refused(study)
+
+
+def test_unreadable_file(refused, tmp_path):
+    study = write_study(tmp_path)
+    (tmp_path / "corpus/part0.jsonl").unlink()
+    (tmp_path / "corpus/part0.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    assert "part0.jsonl" in refused(study)
+
+
+def test_truncated_file(refused, tmp_path):
+    study = write_study(tmp_path, corpus={"path": "corpus/*.parquet"})
+    pl.DataFrame({"id": ["a"], "text": ["b"], "source": ["c"]}).write_parquet(tmp_path / "corpus/x.parquet")
+    content = (tmp_path / "corpus/x.parquet").read_bytes()
+    (tmp_path / "corpus/x.parquet").write_bytes(content[: len(content) // 2])
+    assert "x.parquet" in refused(study)
+
+
+def test_prompt_longer_than_the_context(refused, tmp_path):
+    study = write_study(tmp_path)
+    write_jsonl(tmp_path / "queries.jsonl", [{"id": "long", "prompt": "the cat " * 60}])
+    sentence = refused(study)
+    assert "queries.jsonl:1" in sentence and "query long" in sentence and "48" in sentence
+
+
+def test_query_without_prompt(refused, tmp_path):
+    study = write_study(tmp_path)
+    write_jsonl(tmp_path / "queries.jsonl", [{"id": "a", "prompt": "the"}, {"id": "b"}])
+    sentence = refused(study)
+    assert "queries.jsonl:2" in sentence and "prompt" in sentence
+
+
+def test_tokenizer_that_does_not_fit_the_model(refused, tmp_path):
+    from compute.tokenizer import train_tokenizer
+
+    study = write_study(tmp_path)
+    train_tokenizer(["many other words " * 3, *map(str, range(900))], vocab_size=900).save_pretrained(tmp_path / "model")
+    sentence = refused(study)
+    assert "tokenizer" in sentence and "model tiny" in sentence
+
+
+def test_unknown_module_pattern(refused, tmp_path):
+    sentence = refused(write_study(tmp_path, curvature={"modules": ["mixer"]}))
+    assert "mixer" in sentence and "dense_h_to_4h" in sentence
+
+
+def test_checkpoint_without_weights(refused, tmp_path):
+    study = write_study(tmp_path)
+    (tmp_path / "model/model.safetensors").unlink()
+    assert "safetensors" in refused(study)
+
+
+def test_checkpoint_with_damaged_weights(refused, tmp_path):
+    study = write_study(tmp_path)
+    weights = tmp_path / "model/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert str(tmp_path / "model") in refused(study)
+
+
+def test_checkpoint_of_another_architecture_never_runs_on_random_weights(refused, tmp_path):
+    study = write_study(tmp_path)
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    assert "lacks weights" in refused(study)
+
+
+def test_documents_longer_than_the_context(refused, tmp_path):
+    sentence = refused(write_study(tmp_path, corpus={"max_tokens": 64}))
+    assert "max_tokens" in sentence and "48" in sentence
+
+
+def test_rank_above_a_dimension(refused, tmp_path):
+    assert "options.rank" in refused(write_study(tmp_path, options={"rank": 4096}))
+
+
+def test_query_model_of_another_shape(refused, tmp_path):
+    study = write_study(tmp_path, query_model={"name": "tuned", "path": "tuned"})
+    write_checkpoint(tmp_path / "tuned", hidden_size=16)
+    assert "query_model tuned" in refused(study)
+
+
+def test_nan_loss_names_the_document(refused, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    study = write_study(tmp_path)
+    path = tmp_path / "model/model.safetensors"
+    weights = load_file(path)
+    weights["gpt_neox.final_layer_norm.weight"][:] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    sentence = refused(study)
+    assert "nan" in sentence and "float32" in sentence
+
+
+def test_too_many_rejected_records(refused, tmp_path):
+    study = write_study(tmp_path)
+    rows = [{"id": f"x{number}"} for number in range(20)]
+    write_jsonl(tmp_path / "corpus/part9.jsonl", rows)
+    sentence = refused(study)
+    assert "max_rejected" in sentence and "part9.jsonl:1" in sentence
+
+
+def test_a_few_bad_records_are_set_aside_with_their_reasons(tmp_path):
+    study = write_study(tmp_path)
+    with open(tmp_path / "corpus/part0.jsonl", "a") as file:
+        file.write('{broken\n{"id": "blank", "text": "  ", "source": "code"}\n')
+    result = headwater(tmp_path / "home", "run", study)
+    assert result.returncode == 0, result.stderr
+    rejected = pl.scan_delta(str(tmp_path / "home/lake/corpus/tiny/rejected")).collect().sort("location")
+    assert rejected["location"].to_list() == ["corpus/part0.jsonl:31", "corpus/part0.jsonl:32"]
+    assert rejected["record_id"].to_list() == [None, "blank"]
+
+
+def test_no_stack_trace_in_a_real_process(tmp_path):
+    result = headwater(tmp_path / "home", "run", tmp_path / "nowhere.yaml")
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.startswith("headwater: ") and "Traceback" not in result.stderr
+
