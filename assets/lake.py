@@ -112,20 +112,29 @@ class Lake(dg.ConfigurableResource):
         )
 
     def _ensured(self, table: Table) -> DeltaTable:
-        from deltalake import DeltaTable
-
         self._check_layout(mark=True)
-        target = self._open(table) or DeltaTable.create(
-            self._uri(table),
-            schema=table.schema,
-            mode="ignore",
-            partition_by=list(table.partition_by) or None,
-            description=table.grain,
-            configuration=self._configuration(table),
-            storage_options=self.place.options,
-        )
+        target = self._open(table) or self._created(table)
         _check_stored_schema(table, target)
         return target
+
+    def _created(self, table: Table) -> DeltaTable:
+        from deltalake import CommitProperties, DeltaTable
+        from deltalake.exceptions import CommitFailedError
+
+        try:
+            return DeltaTable.create(
+                self._uri(table),
+                schema=table.schema,
+                mode="ignore",
+                partition_by=list(table.partition_by) or None,
+                description=table.grain,
+                configuration=self._configuration(table),
+                storage_options=self.place.options,
+                # A retry would commit the creation again, on top of the other creator's, and upset its writers.
+                commit_properties=CommitProperties(max_commit_retries=0),
+            )
+        except CommitFailedError:
+            return self._existing(table, None)
 
     def _configuration(self, table: Table) -> dict[str, str]:
         retention = f"interval {self.retention_hours} hours"

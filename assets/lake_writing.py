@@ -9,9 +9,12 @@ done again. Up to `MEMORY_BYTES` they wait in memory, beyond it in an unlinked t
 
 from __future__ import annotations
 
+import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import pyarrow as pa
 
@@ -20,6 +23,9 @@ from assets.tables import FINGERPRINT, Table, WrongRows, conform
 MEMORY_BYTES = 128 * 2**20
 #: Batches are joined up to a row group, or to this size.
 GROUP_BYTES = 64 * 2**20
+#: What the writer may take before a stream from the temporary file waits for it, but never slower than this.
+WRITER_BYTES = 384 * 2**20
+SLOWEST_BYTES_PER_SECOND = 40 * 2**20
 
 
 @contextmanager
@@ -44,9 +50,30 @@ def set_aside(
 
         def read_again() -> pa.RecordBatchReader:
             file.seek(0)
-            return pa.ipc.open_stream(file)
+            return pa.RecordBatchReader.from_batches(table.schema, _paced(pa.ipc.open_stream(file)))
 
         yield read_again
+
+
+def _paced(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Holds the stream back while delta-rs has taken more than it has written.
+
+    It accepts rows of one partition faster than it compresses them, without a bound: 1.3 GB of memory for 1.3 GB of rows.
+    """
+    at_start = _resident_bytes()
+    for batch in batches:
+        patience = time.monotonic() + batch.nbytes / SLOWEST_BYTES_PER_SECOND
+        while _resident_bytes() - at_start > WRITER_BYTES and time.monotonic() < patience:
+            time.sleep(0.01)
+        yield batch
+
+
+def _resident_bytes() -> int:
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return 0  # not Linux: no pacing
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _move(held: list[pa.RecordBatch], spilled: pa.RecordBatchStreamWriter) -> None:

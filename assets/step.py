@@ -144,7 +144,7 @@ class Step:
 @contextmanager
 def open_step(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[Step]:
     """The step around an asset's body. A user's mistake becomes a Failure that is not retried."""
-    name = "/".join(sorted(context.selected_asset_keys)[0].path)
+    name = next(iter(context.assets_def.specs)).key.to_user_string()
     announce(name)
     parent = tracking.parent_run(context.run.run_id, context.run.job_name)
     try:

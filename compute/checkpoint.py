@@ -45,6 +45,7 @@ def load_model(
             raise BadInput(f"model {location}: a safetensors file is damaged ({error}); copy it again") from error
         raise
     _refuse_incomplete(location, report)
+    _refuse_not_finite(location, model)
     return model.to(device or best_device()).eval().requires_grad_(False)
 
 
@@ -112,6 +113,15 @@ def _refuse_incomplete(location: str, report: dict) -> None:
             )
     if report["mismatched_keys"]:
         raise BadInput(f"model {location}: weights have other shapes than config.json says; check the checkpoint")
+
+
+def _refuse_not_finite(location: str, model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if not torch.isfinite(parameter).all():
+            raise BadInput(
+                f"model {location}: {name} holds values that are not finite (NaN or infinite), so would every loss; "
+                "check the checkpoint, or a wider dtype"
+            )
 
 
 def _first_sentence(error: Exception) -> str:

@@ -43,12 +43,20 @@ def full_rank(gradient_OI: Tensor) -> LowRankGradient:
 
 def truncate(gradient_OI: Tensor, basis: ModuleEigenbasis, rank: int | None) -> LowRankGradient:
     """The score-optimal rank-`rank` factors of a gradient; the gradient itself where `rank` is None or not smaller."""
-    if rank is None or rank >= min(gradient_OI.shape):
+    if keeps_full_rank(gradient_OI, rank):
         return full_rank(gradient_OI)
+    return truncate_rotated(basis.rotate(gradient_OI), basis, rank)
+
+
+def keeps_full_rank(gradient: Tensor, rank: int | None) -> bool:
+    return rank is None or rank >= min(gradient.shape)
+
+
+def truncate_rotated(rotated_SA: Tensor, basis: ModuleEigenbasis, rank: int) -> LowRankGradient:
+    """The same for a gradient that is in the eigenbasis already, which saves turning a preconditioned one there and back."""
     scale_S, scale_A = _weights(basis.gradient_values_S), _weights(basis.activation_values_A)
-    weighted_SA = basis.rotate(gradient_OI).double() * scale_S[:, None] * scale_A
-    left_SR, right_AR = _truncated_factors(weighted_SA, rank)
-    dtype = gradient_OI.dtype
+    left_SR, right_AR = _truncated_factors(rotated_SA.double() * scale_S[:, None] * scale_A, rank)
+    dtype = rotated_SA.dtype
     return LowRankGradient(
         basis.gradient_vectors_OS @ (left_SR / scale_S[:, None]).to(dtype),
         basis.activation_vectors_IA @ (right_AR / scale_A[:, None]).to(dtype),
@@ -72,5 +80,8 @@ def _truncated_factors(matrix_SA: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         return left_SR, right_AR
     values_S, vectors_SS = torch.linalg.eigh(matrix_SA @ matrix_SA.T)
     left_SR = vectors_SS[:, -rank:]
-    balance_R = values_S[-rank:].clamp(min=torch.finfo(torch.float64).tiny) ** 0.25
+    # A short query's gradient has a lower rank than asked for; its null directions come out of eigh as rounding noise of
+    # either sign, and must not be blown up by balancing them.
+    precision = torch.finfo(torch.float64)
+    balance_R = values_S[-rank:].clamp(min=max(float(values_S[-1]) * precision.eps, precision.tiny)) ** 0.25
     return left_SR * balance_R, (matrix_SA.T @ left_SR) / balance_R

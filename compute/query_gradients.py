@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compute.batches import Sequence, make_batches
 from compute.eigenbasis import ModuleEigenbasis
 from compute.errors import BadInput
-from compute.low_rank import LowRankGradient, truncate
+from compute.low_rank import LowRankGradient, full_rank, keeps_full_rank, truncate_rotated
 from compute.module_gradients import document_gradients
 from compute.passes import accumulation_dtype, captured, run_batch
 from compute.tracked_modules import TrackedModule
@@ -34,13 +34,16 @@ class Curvature:
 
     def precondition(self, name: str, gradient_OI: Tensor) -> Tensor:
         """The inverse-curvature-vector product of one module's gradient."""
-        basis, eigenvalues_SA = self.eigenbasis[name], self.eigenvalues[name]
+        basis = self.eigenbasis[name]
+        return basis.rotate_back(self.divide(name, basis.rotate(gradient_OI)))
+
+    def divide(self, name: str, rotated_SA: Tensor) -> Tensor:
+        """A gradient in the eigenbasis, divided by the damped eigenvalues."""
+        eigenvalues_SA = self.eigenvalues[name]
         damped_SA = eigenvalues_SA + self.damping * eigenvalues_SA.mean()
         # A direction that no document used must not divide by zero, whatever the damping.
         floor = torch.finfo(eigenvalues_SA.dtype).eps * eigenvalues_SA.max()
-        if floor == 0:
-            return torch.zeros_like(gradient_OI)
-        return basis.rotate_back(basis.rotate(gradient_OI) / damped_SA.clamp(min=floor))
+        return rotated_SA / damped_SA.clamp(min=floor) if floor > 0 else torch.zeros_like(rotated_SA)
 
 
 def query_gradients(
@@ -59,13 +62,24 @@ def query_gradients(
     """
     for query in queries:
         gradients = dense_gradients(model, modules, query)
+        by_module = {name: _low_rank(name, gradient_OI, curvature, rank, methods) for name, gradient_OI in gradients.items()}
         for method in methods:
-            yield method, query.key, {
-                name: truncate(directed_OI, curvature.eigenbasis[name], rank)
-                for name, directed_OI in directed(method, gradients, curvature).items()
-            }
+            yield method, query.key, {name: factors[method] for name, factors in by_module.items()}
         if on_query:
             on_query(query.key)
+
+
+def _low_rank(
+    name: str, gradient_OI: Tensor, curvature: Curvature, rank: int | None, methods: SequenceOf[str]
+) -> dict[str, LowRankGradient]:
+    """One module's factors per method, from a single turn into the eigenbasis."""
+    if keeps_full_rank(gradient_OI, rank):
+        return {method: full_rank(directed(method, {name: gradient_OI}, curvature)[name]) for method in methods}
+    basis = curvature.eigenbasis[name]
+    rotated_SA = basis.rotate(gradient_OI)
+    return {
+        method: truncate_rotated(_directed_rotated(method, name, rotated_SA, curvature), basis, rank) for method in methods
+    }
 
 
 def dense_gradients(model: nn.Module, modules: SequenceOf[TrackedModule], sequence: Sequence) -> dict[str, Tensor]:
@@ -84,8 +98,18 @@ def dense_gradients(model: nn.Module, modules: SequenceOf[TrackedModule], sequen
 
 def directed(method: str, gradients: dict[str, Tensor], curvature: Curvature) -> dict[str, Tensor]:
     """The direction whose inner product with a document's gradient is the method's score."""
-    if method == "ekfac":
-        return {name: curvature.precondition(name, gradient_OI) for name, gradient_OI in gradients.items()}
+    check_method(method)
     if method == "dot":
         return gradients
-    raise BadInput(f"options.methods: {method!r} is not known; known are {', '.join(METHODS)}")
+    return {name: curvature.precondition(name, gradient_OI) for name, gradient_OI in gradients.items()}
+
+
+def check_method(method: str) -> None:
+    """Raises BadInput for a method that is not known."""
+    if method not in METHODS:
+        raise BadInput(f"options.methods: {method!r} is not known; known are {', '.join(METHODS)}")
+
+
+def _directed_rotated(method: str, name: str, rotated_SA: Tensor, curvature: Curvature) -> Tensor:
+    check_method(method)
+    return rotated_SA if method == "dot" else curvature.divide(name, rotated_SA)

@@ -55,14 +55,14 @@ def select_modules(model: nn.Module, selection: str | list[str] | tuple[str, ...
     """
     available = linear_modules(model)
     patterns = _patterns(selection)
+    if selection == "mlp":
+        _refuse_untracked_weights(model, available, patterns[0])
     for pattern in patterns:
         if not any(pattern.search(name) for name in available):
             raise BadInput(
                 f"curvature.modules: no linear module's name matches {pattern.pattern!r}; "
                 f"this model has {_examples(available)}"
             )
-    if selection == "mlp":
-        _refuse_untracked_weights(model, available, patterns[0])
     return tuple(module for name, module in available.items() if any(p.search(name) for p in patterns))
 
 
@@ -89,11 +89,15 @@ def _examples(available: dict[str, TrackedModule]) -> str:
 
 
 def _refuse_untracked_weights(model: nn.Module, available: dict, pattern: re.Pattern[str]) -> None:
-    for name, parameter in model.named_parameters():
-        owner = name.rpartition(".")[0]
-        if parameter.ndim >= 2 and pattern.search(name) and owner not in available:
-            kind = type(model.get_submodule(owner)).__name__
-            raise BadInput(
-                f"curvature.modules: {name} belongs to a {kind}, which cannot be tracked as a linear layer; "
-                "name the linear modules to trace with patterns instead of 'mlp'"
-            )
+    untracked = {
+        name: parameter.numel()
+        for name, parameter in model.named_parameters()
+        if parameter.ndim >= 2 and pattern.search(name) and name.rpartition(".")[0] not in available
+    }
+    if untracked:
+        largest = max(untracked, key=untracked.__getitem__)
+        kind = type(model.get_submodule(largest.rpartition(".")[0])).__name__
+        raise BadInput(
+            f"curvature.modules: {largest} belongs to a {kind}, which cannot be tracked as a linear layer; "
+            "name the linear modules to trace with patterns instead of 'mlp'"
+        )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
+
+from compute.errors import BadInput
 
 DAGSTER_YAML = """\
 # Written once by Headwater; change it freely.
@@ -24,6 +27,8 @@ run_retries:
   retry_on_asset_or_op_failure: false
 """
 
+OVERRIDES = ("HEADWATER_LAKE", "HEADWATER_TRACKING_URI", "HEADWATER_STUDIES", "HEADWATER_CACHE")
+
 
 @dataclass(frozen=True)
 class Home:
@@ -38,33 +43,60 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> Home:
-        root = Path(os.environ.get("HEADWATER_HOME") or ".headwater").expanduser().absolute()
+        root = _directory(os.environ.get("HEADWATER_HOME") or ".headwater")
+        lake = os.environ.get("HEADWATER_LAKE") or str(root / "lake")
         return cls(
             root=root,
-            lake=os.environ.get("HEADWATER_LAKE") or str(root / "lake"),
+            lake=lake if "://" in lake else str(_directory(lake)),
             tracking=os.environ.get("HEADWATER_TRACKING_URI") or f"sqlite:///{root / 'mlflow' / 'mlflow.db'}",
-            studies=Path(os.environ.get("HEADWATER_STUDIES") or root / "studies").expanduser().absolute(),
-            cache=Path(os.environ.get("HEADWATER_CACHE") or root / "cache").expanduser().absolute(),
+            studies=_directory(os.environ.get("HEADWATER_STUDIES") or root / "studies"),
+            cache=_directory(os.environ.get("HEADWATER_CACHE") or root / "cache"),
         )
 
     @property
     def dagster(self) -> Path:
         return self.root / "dagster"
 
+    @property
+    def artifacts(self) -> Path:
+        """MLflow's artifacts, where its store is the one in this directory."""
+        return self.root / "mlflow" / "artifacts"
+
     def prepare(self) -> Home:
         """Makes the directories and Dagster's configuration where they are missing."""
         for directory in (self.dagster, self.root / "mlflow", self.studies, self.cache):
-            directory.mkdir(parents=True, exist_ok=True)
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise BadInput(
+                    f"{directory}: cannot be made ({error.strerror}); choose another place (HEADWATER_HOME)"
+                ) from error
         configuration = self.dagster / "dagster.yaml"
         if not configuration.exists():
-            configuration.write_text(DAGSTER_YAML)
+            _write_whole(configuration, DAGSTER_YAML)
         return self
 
     def environment(self) -> dict[str, str]:
-        """What child processes need to find the same place."""
-        return {"HEADWATER_HOME": str(self.root), "DAGSTER_HOME": str(self.dagster)}
+        """What child processes need to find the same place, wherever they are started."""
+        values = dict(
+            zip(OVERRIDES, (self.lake, self.tracking, str(self.studies), str(self.cache)), strict=True),
+        )
+        given = {name: value for name, value in values.items() if os.environ.get(name)}
+        return {"HEADWATER_HOME": str(self.root), "DAGSTER_HOME": str(self.dagster), **given}
 
     def instance(self) -> dg.DagsterInstance:
         """The Dagster instance that `headwater run` and the UI share."""
         os.environ.update(self.environment())
         return dg.DagsterInstance.from_config(str(self.dagster))
+
+
+def _directory(path: str | Path) -> Path:
+    return Path(path).expanduser().absolute()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """In one step, so that a process beside this one reads all of it or none."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    with os.fdopen(handle, "w") as file:
+        file.write(text)
+    os.replace(name, path)

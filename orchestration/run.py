@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import dagster as dg
+import psutil
 from dagster import BetaWarning
 
 from assets.step import REFIT_TAG, REUSE_TAG
 from assets.study.spec import Study
 from orchestration.graph import graph_definitions, job_name, shard_keys, shards_key
 
+PROCESS_TAG = "headwater/process"
+"""Run tag: which process works on a run of the command line, so that a killed one is found."""
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -40,14 +45,44 @@ def run_study(
     again with `refit`. Raises StepFailed for the first step that failed; what was finished before it stays.
     """
     _hush_libraries()
+    clear_after_killed_runs(instance)
     definitions = graph_definitions([study], resources)
     job = definitions.resolve_job_def(job_name(study))
-    tags = {REUSE_TAG: str(not recompute).lower(), REFIT_TAG: str(refit).lower()}
+    tags = {
+        REUSE_TAG: str(not recompute).lower(),
+        REFIT_TAG: str(refit).lower(),
+        PROCESS_TAG: _process(os.getpid()),
+    }
     listing = _execute(job, instance, tags, [shards_key(study)])
     shards = shard_keys(study, instance)
     tags |= {"dagster/asset_partition_range_start": shards[0], "dagster/asset_partition_range_end": shards[-1]}
     rest = [key for key in job.asset_layer.executable_asset_keys if key != shards_key(study)]
     return [listing, _execute(job, instance, tags, rest)]
+
+
+def clear_after_killed_runs(instance: dg.DagsterInstance) -> None:
+    """Ends runs of this command whose process is gone, and frees their places in pools.
+
+    A process that is killed cannot say so: its run would stay "started", and its place in the pool taken, for ever.
+    """
+    unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
+    for run in instance.get_runs(unfinished):
+        process = run.tags.get(PROCESS_TAG)
+        if process and process.startswith(f"{socket.gethostname()}:") and not _is_alive(process):
+            instance.report_run_failed(run, message="The process of `headwater run` ended without a word.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+
+
+def _process(pid: int) -> str:
+    """Host, process id and its start, since ids are used again."""
+    return f"{socket.gethostname()}:{pid}:{psutil.Process(pid).create_time():.2f}"
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        return _process(int(process.split(":")[1])) == process
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _hush_libraries() -> None:

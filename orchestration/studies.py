@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from assets.study.spec import Study, StudySpec
 from compute.errors import BadInput
 from orchestration.home import Home
-from orchestration.yaml_positions import Document, read_yaml
-
-SHARED_PARTS = ("corpus", "model", "curvature", "queries")
+from orchestration.mistakes import validated
+from orchestration.yaml_positions import read_yaml
 
 
 @dataclass(frozen=True)
@@ -55,57 +54,22 @@ def load_studies(directory: Path) -> list[LoadedStudy]:
     return loaded
 
 
-def validated(document: Document, model: type[StudySpec]) -> StudySpec:
-    """The document as `model`. Raises BadInput with one line per mistake: file:line field: reason."""
-    try:
-        return model.model_validate(document.content)
-    except ValidationError as error:
-        raise BadInput("\n".join(_mistake(document, model, each) for each in error.errors())) from error
-
-
-def _mistake(document: Document, model: type[BaseModel], error: dict) -> str:
-    location = error["loc"]
-    if error["type"] not in ("missing", "extra_forbidden"):  # pydantic appends which branch of a union it tried
-        location = next(location[:end] for end in range(len(location), -1, -1) if location[:end] in document.lines)
-    place = f"{document.path}:{document.line(location)}"
-    field = ".".join(map(str, location))
-    return f"{place} {field}: {_reason(model, error)}" if field else f"{place}: {_reason(model, error)}"
-
-
-def _reason(model: type[BaseModel], error: dict) -> str:
-    if error["type"] == "missing":
-        return "is missing; declare it"
-    if error["type"] == "extra_forbidden":
-        known = _known_fields(model, error["loc"][:-1])
-        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        return f"is not a known field; did you mean {near[0]}?" if near else f"is not a known field; known: {', '.join(known)}"
-    return error["msg"].removeprefix("Value error, ")
-
-
-def _known_fields(model: type[BaseModel], location: tuple) -> list[str]:
-    """Field names of the model at a path inside `model`, as far as the path can be followed through plain fields."""
-    for part in location:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        inner = [t for t in (annotation, *getattr(annotation, "__args__", ())) if _is_model(t)]
-        if not inner:
-            return []
-        model = inner[0]
-    return list(model.model_fields)
-
-
-def _is_model(candidate: object) -> bool:
-    return isinstance(candidate, type) and issubclass(candidate, BaseModel)
-
-
-def _register(path: Path, study: Study, directory: Path) -> None:
-    """Links a study file from elsewhere into the studies directory, under the study's name."""
+def _register(path: Path, study: Study, directory: Path) -> Path:
+    """Links a study file from elsewhere into the studies directory, under the study's name. Returns the link."""
     if path.parent.resolve() == directory.resolve():
-        return
+        return path
+    directory.mkdir(parents=True, exist_ok=True)
     link = directory / f"{study.name}.yaml"
     if link.is_symlink() and not link.exists():
-        link.unlink()  # the file that it pointed to is gone
-    if not link.exists():
+        link.unlink(missing_ok=True)  # the file that it pointed to is gone
+    try:
         link.symlink_to(path.resolve())
+    except FileExistsError as error:
+        if link.resolve() != path.resolve():
+            raise BadInput(
+                f"{path}: study {study.name} is already declared by {link.resolve()}; give one of them another name"
+            ) from error
+    return link
 
 
 def _check_conflicts(path: Path, study: Study, others: Iterable[LoadedStudy]) -> None:
@@ -120,16 +84,28 @@ def _check_conflicts(path: Path, study: Study, others: Iterable[LoadedStudy]) ->
 
 def _conflict(study: Study, other: Study) -> str | None:
     """The first part that both name alike but declare differently; such a part would be two things under one key."""
-    for part in SHARED_PARTS:
-        mine, theirs = getattr(study.spec, part), getattr(other.spec, part)
-        if mine.name != theirs.name:
-            continue
-        for field in type(mine).model_fields:
-            if getattr(mine, field) != getattr(theirs, field):
-                return f"{part}.{field} of {part} {mine.name} is {getattr(mine, field)!r}"
-        if part != "curvature" and _paths(mine, study.base) != _paths(theirs, other.base):
-            return f"{part}.path of {part} {mine.name} is {_paths(mine, study.base)}"
+    for label, mine in _parts(study):
+        for _, theirs in _parts(other):
+            if type(mine) is type(theirs) and mine.name == theirs.name:
+                if field := _difference(mine, study.base, theirs, other.base):
+                    value = ", ".join(_paths(mine, study.base)) if field == "path" else repr(getattr(mine, field))
+                    return f"{label}.{field} of {label} {mine.name} is {value}"
     return _fit_conflict(study, other)
+
+
+def _parts(study: Study) -> Iterator[tuple[str, BaseModel]]:
+    """What studies share by name; a query-side checkpoint is a model like any other."""
+    for label in ("corpus", "model", "query_model", "curvature", "queries"):
+        if part := getattr(study.spec, label):
+            yield label, part
+
+
+def _difference(mine: BaseModel, base: str, theirs: BaseModel, their_base: str) -> str | None:
+    """The first field that differs; paths are compared as what they lead to."""
+    for field in type(mine).model_fields:
+        if field != "path" and getattr(mine, field) != getattr(theirs, field):
+            return field
+    return "path" if _paths(mine, base) != _paths(theirs, their_base) else None
 
 
 def _fit_conflict(study: Study, other: Study) -> str | None:
@@ -150,4 +126,4 @@ def _fit_conflict(study: Study, other: Study) -> str | None:
 
 def _paths(part: BaseModel, base: str) -> list[str]:
     paths = getattr(part, "path", None) or ()
-    return [str((Path(base) / path).absolute()) for path in ((paths,) if isinstance(paths, str) else paths)]
+    return [os.path.normpath(Path(base) / path) for path in ((paths,) if isinstance(paths, str) else paths)]

@@ -1,4 +1,8 @@
-"""YAML with the line of every value kept, so that a mistake is reported as file:line field: reason."""
+"""YAML with the line of every value kept, so that a mistake is reported as file:line field: reason.
+
+Plain data only: a tag that would make a Python object is a mistake, and so is a key that comes twice, which YAML's own reader
+lets pass with the last value.
+"""
 
 from __future__ import annotations
 
@@ -29,39 +33,62 @@ class Document:
 
 
 def read_yaml(path: Path) -> Document:
-    """Reads one YAML document, plain data only. Raises BadInput for a file that is missing, unreadable or not YAML, and
-    for a key that comes twice."""
+    """Reads one YAML document of fields. Raises BadInput for a file that is missing, unreadable or not YAML."""
+    loader = _loader(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        root = loader.get_single_node()
+        if not isinstance(root, yaml.MappingNode):
+            raise BadInput(f"{path}:1: holds no fields; declare a study as 'study: name' and so on")
+        lines: dict[Location, int] = {}
+        _walk(path, root, (), lines, set())
+        return Document(path, loader.construct_document(root), lines)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise BadInput(f"{path}:{mark.line + 1 if mark else 1}: is not valid YAML: {error.problem}") from error
+    except RecursionError as error:
+        raise BadInput(f"{path}:1: is nested too deeply for a study; write it flat") from error
+    finally:
+        loader.dispose()
+
+
+def _loader(path: Path) -> yaml.SafeLoader:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise BadInput(f"{path}: there is no such file; name a study's YAML file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: is not text in UTF-8; save it as UTF-8") from error
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise BadInput(f"{path}:{line}: is not valid YAML: {error.problem}") from error
-    if not isinstance(root, yaml.MappingNode):
-        raise BadInput(f"{path}:1: holds no fields; declare a study as 'study: name' and so on")
-    lines: dict[Location, int] = {}
-    _walk(path, root, (), lines)
-    return Document(path, yaml.safe_load(text), lines)
+        return yaml.SafeLoader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise BadInput(f"{path}:{line}: is not valid YAML: holds the control character {chr(error.character)!r}") from error
 
 
-def _walk(path: Path, node: yaml.Node, location: Location, lines: dict[Location, int]) -> None:
+def _walk(path: Path, node: yaml.Node, location: Location, lines: dict[Location, int], seen: set[int]) -> None:
+    """Notes the line of every value, and refuses keys that come twice or are not plain.
+
+    What an alias (`*name`) repeats is noted where it stands first, so a document that repeats itself without end ends here.
+    """
     lines.setdefault(location, node.start_mark.line + 1)
+    if id(node) in seen:
+        return
+    seen.add(id(node))
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise BadInput(f"{path}:{key.start_mark.line + 1}: is not valid YAML: a field's name is plain text")
             inner = (*location, key.value)
             if inner in lines:
-                raise BadInput(f"{path}:{key.start_mark.line + 1} {_dotted(inner)}: stands there twice; keep one")
+                raise BadInput(f"{path}:{key.start_mark.line + 1} {dotted(inner)}: stands there twice; keep one")
             lines[inner] = key.start_mark.line + 1
-            _walk(path, value, inner, lines)
+            _walk(path, value, inner, lines, seen)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            _walk(path, value, (*location, index), lines)
+            _walk(path, value, (*location, index), lines, seen)
 
 
-def _dotted(location: Location) -> str:
+def dotted(location: Location) -> str:
     return ".".join(map(str, location))

@@ -67,7 +67,7 @@ def matching(owner: str, path: str, base: str | os.PathLike[str]) -> tuple[list[
         return [uri], False
     if not any(sign in path for sign in "*?["):
         raise BadInput(f"{owner}: path '{path}' does not exist ({uri}); correct path")
-    found = [file for file in fs.glob(root) if fs.isfile(file)]
+    found = [file for file in fs.glob(root) if not fs.isdir(file)]
     return _uris(owner, path, fs, found, f"matches no file (looked for {uri})"), False
 
 

@@ -33,9 +33,10 @@ class DemoSettings:
 
     seed: int = 0
     records_per_task: int = 1080  # worked problems of each reasoning task
-    mathematics: int = 260
-    python_code: int = 260
-    python_prose: int = 260
+    reading: int = 140  # exercises in copying an answer that was just given
+    mathematics: int = 220
+    python_code: int = 220
+    python_prose: int = 220
     reasoning_queries: int = 10  # per task
     factual_controls: int = 7
     reasoning_controls: int = 9
@@ -52,7 +53,8 @@ def build(settings: DemoSettings = DemoSettings()) -> Demo:
     """Records, queries and truth; nothing is written."""
     facts = world.build_facts(settings.seed)
     records = [record for task in problems.TASKS for record in _worked_records(task, settings)]
-    records += _records("encyclopedia", world.fact_documents(facts, settings.seed))
+    reading = world.reading_documents(facts, settings.reading, settings.seed)
+    records += _records("encyclopedia", world.fact_documents(facts, settings.seed) + reading)
     records += _records("mathematics", mathematics.mathematics_documents(settings.mathematics, settings.seed))
     records += _records("python_code", standard_library.code_documents(settings.python_code, settings.seed))
     records += _records("python_prose", standard_library.prose_documents(settings.python_prose, settings.seed))

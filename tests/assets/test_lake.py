@@ -125,6 +125,15 @@ def test_names_that_delta_reads_back_as_null_are_refused(lake, shard):
     assert lake.version(TABLE) is None
 
 
+def test_a_stream_that_spills_to_disk_keeps_every_row(lake, monkeypatch):
+    monkeypatch.setattr("assets.lake_writing.MEMORY_BYTES", 50_000)
+    for _ in range(2):
+        commit = lake.overwrite(TABLE, iter(rows("a", 9500).to_batches(max_chunksize=300)), where={"shard": "a"}, commit={})
+    assert commit.rows == 9500
+    back = lake.collect(TABLE, lake.scan(TABLE)).sort("row").select(TABLE.schema.names).to_arrow()
+    assert back["row"].to_pylist() == list(range(9500)) and back["text"].to_pylist() == rows("a", 9500)["text"].to_pylist()
+
+
 def test_rows_are_sorted_into_narrow_row_groups(lake):
     shuffled = rows("a", 4000).sort_by([("text", "descending")])
     for data in (shuffled, iter(rows("b", 4000).to_batches(max_chunksize=64))):  # a stream comes sorted
@@ -214,6 +223,13 @@ def test_columns_carry_their_sentences_into_delta(lake):
     assert metadata["configuration"]["delta.deletedFileRetentionDuration"] == "interval 720 hours"
 
 
+def test_creators_at_once_make_one_table(lake):
+    threads = [threading.Thread(target=Lake(uri=lake.uri).ensure, args=(TABLE,)) for _ in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert lake.version(TABLE) == 0
+
+
 # -- abandoned and conflicting writes
 
 
@@ -273,13 +289,15 @@ class Overtaken(Lake):
         return super()._committed(target, *rest)
 
 
-@pytest.mark.parametrize("streamed", [False, True])
-def test_a_write_that_is_overtaken_is_done_again_or_raises(lake, streamed):
+@pytest.mark.parametrize("rows_come", ["as a table", "as a stream", "as a stream that spills"])
+def test_a_write_that_is_overtaken_is_done_again_or_raises(lake, rows_come, monkeypatch):
+    if rows_come == "as a stream that spills":
+        monkeypatch.setattr("assets.lake_writing.MEMORY_BYTES", 10)
     write(lake, "a")
     other = Overtaken(uri=lake.uri)
     for left, expected in ((1, 5), (CONFLICT_ATTEMPTS, 7)):
         other._left = left
-        data = iter(rows("a", 5).to_batches()) if streamed else rows("a", 5)
+        data = rows("a", 5) if rows_come == "as a table" else iter(rows("a", 5).to_batches(max_chunksize=2))
         if left == CONFLICT_ATTEMPTS:
             with pytest.raises(WriteConflict, match="shard 'a' at the same time"):
                 write(other, "a", data)

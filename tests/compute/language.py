@@ -1,4 +1,4 @@
-"""A small invented language to learn, and models trained on it for seconds: random weights have no curvature to compare.
+"""A small invented language to learn, and models trained on it for seconds: random weights have little curvature.
 
 A sentence is a topic word followed by words of that topic, drawn with falling frequency, each of which calls for its
 partner word some positions later; sums of two small numbers with their results stand between them.

@@ -102,6 +102,13 @@ def test_no_document_has_the_numbers_of_a_held_out_problem(demo, task):
     assert used and not used & combinations
 
 
+@pytest.mark.parametrize("task", problems.TASKS)
+def test_each_step_that_a_held_out_problem_needs_is_taught(demo, task):
+    texts = [record["text"] for record in demo.records if record["procedure"] == task]
+    taught = {(int(a), sign, int(b)) for text in texts for a, sign, b in re.findall(r"(\d+) ([-+*/]) (\d+) = ", text)}
+    assert not {step for problem in generate.held_out(task) for step in problem.steps} - taught
+
+
 def test_no_document_of_any_source_spells_out_a_query(demo):
     """Not the question's numbers in a row, in no document, whatever stands between them."""
     width = {"arithmetic": 3, "slope": 4, "equation": 3}
@@ -171,18 +178,25 @@ def test_each_encyclopedia_record_states_its_fact_and_no_other(demo):
     subjects = {fact.subject.lower() for fact in facts}
     answers = {fact.answer.lower() for fact in facts}
     for record in demo.records:
-        if record["source"] == "encyclopedia":
+        if record["source"] == "encyclopedia" and record["format"] != "reading":
             (fact,) = [fact for fact in facts if fact.id in record["facts"]]
             assert _words(record["text"]) & subjects == {fact.subject.lower()}
             assert _words(record["text"]) & answers == {fact.answer.lower()}
 
 
-def test_factual_queries_are_in_words_that_no_document_uses(demo):
-    texts = "\n\n".join(record["text"] for record in demo.records)
+def test_reading_exercises_are_about_places_outside_the_world(demo):
+    inside = {name.lower() for fact in world.build_facts(0) for name in (fact.subject,)}
+    reading = [record for record in demo.records if record["format"] == "reading"]
+    assert reading and not any(_words(record["text"]) & inside or record["facts"] for record in reading)
+
+
+def test_facts_that_are_asked_are_stated_in_words_other_than_the_query(demo, by_id):
     for query in demo.queries:
         if query["kind"] == "factual":
-            assert query["prompt"] not in texts
-            assert demo.truth["facts"][query["fact"]]
+            texts = [by_id[record]["text"] for record in demo.truth["facts"][query["fact"]]]
+            other = [text for text in texts if query["prompt"] not in text]
+            assert len(set(texts)) == len(texts)
+            assert len(other) == 8 if len(texts) == 10 else other == texts
 
 
 def test_facts_are_stated_often_or_rarely(demo):
