@@ -1,12 +1,14 @@
 """The lake: reads and writes of Delta tables by explicit calls, the same for a directory and an object store.
 
-What holds for every write: it replaces exactly one partition (or the whole table) in one commit, so a rerun never
-duplicates rows and a killed or cancelled run leaves the table as it was. Its rows fit the table's declared schema and lie
-inside the partition. Rows may be streamed: memory then stays bounded, whatever the size.
-What holds for every read: it names a table version, and a missing or damaged table is one sentence (`BadInput`).
+What holds for every write: it replaces exactly one partition (or the whole table) in one commit, so a rerun
+never duplicates rows and a killed or cancelled run leaves the table as it was. Its rows fit the table's
+declared schema and lie inside the partition. Rows may be streamed: memory then stays bounded, whatever the
+size. What holds for every read: it names a table version, and a missing or damaged table is one sentence
+(`BadInput`).
 
-**Row order is not preserved by Delta.** Order within a file mostly survives (row groups are written in the order given, and
-`Table.sort_by` uses that to let readers skip), but files come back in any order: sort, or place rows by a column.
+**Row order is not preserved by Delta.** Order within a file mostly survives (row groups are written in the
+order given, and `Table.sort_by` uses that to let readers skip), but files come back in any order: sort, or
+place rows by a column.
 
 No IO manager and no pickle: `platform.md`, *Delta Lake*, holds the measurements behind the settings here.
 """
@@ -35,26 +37,30 @@ if TYPE_CHECKING:
     import polars as pl
     from deltalake import DeltaTable
 
-#: With delta-rs' default of 15, 8 of 32 concurrent writers of different partitions failed; with 200, none of 64.
+#: With delta-rs' default of 15, 8 of 32 concurrent writers of different partitions failed; with 200, none of
+#: 64.
 COMMIT_RETRIES = 200
 #: How often a write is tried when others take the same partition.
 CONFLICT_ATTEMPTS = 5
 #: What Delta puts into a commit itself; everything else in `history()` is the writer's own metadata.
 DELTA_COMMIT_KEYS = frozenset(
-    "timestamp operation operationParameters operationMetrics engineInfo clientVersion version readVersion "
-    "isolationLevel isBlindAppend userId userName userMetadata inCommitTimestamp txnId".split()
+    ["timestamp", "operation", "operationParameters", "operationMetrics", "engineInfo", "clientVersion", "version", "readVersion", "isolationLevel", "isBlindAppend", "userId", "userName", "userMetadata", "inCommitTimestamp", "txnId"]
 )
 #: Hive's name for null: a partition of this name (or of no name) is read back as null.
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 class WriteConflict(Exception):
-    """Other writers committed the same partition first. Nothing of this write is visible; running it again is safe."""
+    """Other writers committed the same partition first. Nothing of this write is visible; running it again is
+    safe.
+    """
 
 
 @dataclass(frozen=True)
 class Commit:
-    """What one write left behind: the table version that it made, and the rows, bytes and files that it added."""
+    """What one write left behind: the table version that it made, and the rows, bytes and files that it
+    added.
+    """
 
     version: int
     rows: int
@@ -67,8 +73,12 @@ class Lake(dg.ConfigurableResource):
     """Delta tables under one root. Every method takes the `Table` that declares what it reads or writes."""
 
     uri: str = Field(description="Directory, or URI of an object store (s3://bucket/prefix).")
-    storage_options: dict[str, str] = Field({}, description="Options of the object store, as delta-rs and polars name them.")
-    cache: str = Field("", description="Local directory for files unpacked from the lake, such as a trained checkpoint's.")
+    storage_options: dict[str, str] = Field(
+        {}, description="Options of the object store, as delta-rs and polars name them."
+    )
+    cache: str = Field(
+        "", description="Local directory for files unpacked from the lake, such as a trained checkpoint's."
+    )
     retention_hours: int = Field(720, description="How long earlier versions of a table stay readable.")
 
     _layout_is_known: bool = PrivateAttr(default=False)
@@ -93,9 +103,9 @@ class Lake(dg.ConfigurableResource):
     ) -> Commit:
         """Replaces the rows whose partition columns have the values in `where`; without it, all rows.
 
-        A stream is read to its end before the write begins; an exception or an interrupt until then leaves no trace.
-        `commit` is kept as the commit's metadata. After losing a race for its rows the write is done again a few times
-        (the last writer wins), then raises `WriteConflict`.
+        A stream is read to its end before the write begins; an exception or an interrupt until then leaves no
+        trace. `commit` is kept as the commit's metadata. After losing a race for its rows the write is done
+        again a few times (the last writer wins), then raises `WriteConflict`.
         """
         where = _partition(table, where)
         started = time.monotonic()
@@ -130,7 +140,8 @@ class Lake(dg.ConfigurableResource):
                 description=table.grain,
                 configuration=self._configuration(table),
                 storage_options=self.place.options,
-                # A retry would commit the creation again, on top of the other creator's, and upset its writers.
+                # A retry would commit the creation again, on top of the other creator's, and upset its
+                # writers.
                 commit_properties=CommitProperties(max_commit_retries=0),
             )
         except CommitFailedError:
@@ -138,7 +149,8 @@ class Lake(dg.ConfigurableResource):
 
     def _configuration(self, table: Table) -> dict[str, str]:
         retention = f"interval {self.retention_hours} hours"
-        # Named, because by default only the first 32 columns get the statistics that fingerprints and look-ups live on.
+        # Named, because by default only the first 32 columns get the statistics that fingerprints and
+        # look-ups live on.
         measured = [c.name for c in table.columns if c.name not in table.partition_by and not _bulky(c.type)]
         return {
             "delta.logRetentionDuration": retention,
@@ -183,10 +195,12 @@ class Lake(dg.ConfigurableResource):
         where: Mapping[str, str] | None = None,
         allow_empty: bool = False,
     ) -> pl.LazyFrame:
-        """A lazy frame over one version of the table (the newest unless named), its partitions pruned by `where`.
+        """A lazy frame over one version of the table (the newest unless named), its partitions pruned by
+        `where`.
 
-        Collect it inside of `reading`, or by `collect`, so that a damaged file gives a sentence. A table without any rows
-        is refused unless `allow_empty`; a partition without rows is not (a shard may have none).
+        Collect it inside of `reading`, or by `collect`, so that a damaged file gives a sentence. A table
+        without any rows is refused unless `allow_empty`; a partition without rows is not (a shard may have
+        none).
         """
         import polars as pl
 
@@ -215,13 +229,16 @@ class Lake(dg.ConfigurableResource):
         version: int | None = None,
         batch_rows: int = 8192,
     ) -> Iterator[pa.RecordBatch]:
-        """The rows as Arrow batches of at most `batch_rows`; memory holds about a row group, whatever the table's size."""
+        """The rows as Arrow batches of at most `batch_rows`; memory holds about a row group, whatever the
+        table's size.
+        """
         import pyarrow.dataset as ds
 
         source = self._existing(table, version)  # now, not when the first batch is asked for
         where = _partition(table, where)
         pruned = [(name, "=", value) for name, value in where.items()] or None
-        # Reading ahead hides an object store's latency; on a disk it only costs memory (220 against 75 MB for files of 100 MB).
+        # Reading ahead hides an object store's latency; on a disk it only costs memory (220 against 75 MB for
+        # files of 100 MB).
         ahead = ds.ParquetFragmentScanOptions(pre_buffer=not self.place.is_local)
         scanner = source.to_pyarrow_dataset(file_pruning_predicate=pruned).scanner(
             columns=list(columns) if columns is not None else None,
@@ -261,7 +278,9 @@ class Lake(dg.ConfigurableResource):
         return self._existing(table, None).history(limit)
 
     def last_commit(self, table: Table) -> dict[str, Any]:
-        """The metadata that the newest write gave; maintenance after it does not count. Empty where there was none."""
+        """The metadata that the newest write gave; maintenance after it does not count. Empty where there was
+        none.
+        """
         for entry in self.history(table, 50):
             if entry.get("operation") == "WRITE":
                 return {name: value for name, value in entry.items() if name not in DELTA_COMMIT_KEYS}
@@ -270,8 +289,9 @@ class Lake(dg.ConfigurableResource):
     def fingerprints(self, table: Table, column: str | None = None, *, version: int | None = None) -> dict[str, str]:
         """Value of the partition column -> fingerprint of its rows; no data file is read.
 
-        `column` is the table's first partition column unless named; a table without partitions has the one entry "".
-        A partition is missing where it has no rows, or where its rows disagree: then its state is not known.
+        `column` is the table's first partition column unless named; a table without partitions has the one
+        entry "". A partition is missing where it has no rows, or where its rows disagree: then its state is
+        not known.
         """
         actions = pa.table(self._existing(table, version).get_add_actions(flatten=True))
         if not actions.num_rows:
@@ -314,12 +334,16 @@ class Lake(dg.ConfigurableResource):
         except (DeltaError, OSError, ValueError) as error:
             raise BadInput(self._unreadable(table, version, error)) from error
         if source is None:
-            raise BadInput(f"{table.path}: is not in the lake {self.place.root}; materialize the asset {table.path} first")
+            raise BadInput(
+                f"{table.path}: is not in the lake {self.place.root}; materialize the asset {table.path} first"
+            )
         return source
 
     def _unreadable(self, table: Table, version: int | None, error: Exception) -> str:
         if version is None:
-            return f"{table.path}: the table's log in {self._uri(table)} cannot be read ({first_line(error)}); restore it"
+            return (
+                f"{table.path}: the table's log in {self._uri(table)} cannot be read ({first_line(error)}); restore it"
+            )
         newest = self._existing(table, None).version()
         if version > newest:
             return f"{table.path}: there is no version {version}; the newest is {newest}"

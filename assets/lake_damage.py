@@ -1,8 +1,8 @@
 """Damaged data files: one sentence instead of a traceback, or of a panic that no `except Exception` catches.
 
-A truncated Parquet file makes polars panic with a `BaseException`; pyarrow raises an `OSError` that speaks of byte ranges.
-Both become `BadInput`, naming the file that does not have the size that Delta's log gives it. Nothing is repaired here:
-delta-rs' `repair()` would drop the file from the table without a word.
+A truncated Parquet file makes polars panic with a `BaseException`; pyarrow raises an `OSError` that speaks of
+byte ranges. Both become `BadInput`, naming the file that does not have the size that Delta's log gives it.
+Nothing is repaired here: delta-rs' `repair()` would drop the file from the table without a word.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import pyarrow as pa
 from assets.lake_place import Place
 from assets.tables import Table
 from compute.errors import BadInput
-
 
 #: How polars, pyarrow and delta-rs' file system speak of a file that is not what it should be.
 OF_A_DATA_FILE = re.compile(r"parquet|thrift|page header|compressed data|LocalFileSystem|object store", re.IGNORECASE)
@@ -45,7 +44,9 @@ def damage_sentence(place: Place, tables: Sequence[Table], error: BaseException)
 
 
 def damaged_file(place: Place, table: Table) -> str | None:
-    """The first data file of the table's newest version that is missing or has another size than its log entry."""
+    """The first data file of the table's newest version that is missing or has another size than its log
+    entry.
+    """
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
@@ -64,7 +65,9 @@ def damaged_file(place: Place, table: Table) -> str | None:
 
 @contextmanager
 def damage_as_bad_input(place: Place, *tables: Table) -> Iterator[None]:
-    """Around reads of `tables`: damage becomes `BadInput`; every other exception, an interrupt too, passes unchanged."""
+    """Around reads of `tables`: damage becomes `BadInput`; every other exception, an interrupt too, passes
+    unchanged.
+    """
     try:
         yield
     except BaseException as error:

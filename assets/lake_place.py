@@ -1,8 +1,9 @@
-"""Where a lake is: a directory or an object store, reached through the same calls, and marked with its layout version.
+"""Where a lake is: a directory or an object store, reached through the same calls, and marked with its layout
+version.
 
-`_headwater.json` at the root says which layout the tables have. A newer layout is refused with a sentence; a lake without
-the mark is marked by its first writer. Files go through delta-rs' object store, so that whatever can hold the tables can
-hold the mark.
+`_headwater.json` at the root says which layout the tables have. A newer layout is refused with a sentence; a
+lake without the mark is marked by its first writer. Files go through delta-rs' object store, so that whatever
+can hold the tables can hold the mark.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
 LAYOUT = 1
 LAYOUT_FILE = "_headwater.json"
 
-#: polars' Delta scan looks for a directory outside of these letters under its percent-encoded name, and takes '=' for a
-#: Hive partition; pyarrow does not.
+#: polars' Delta scan looks for a directory outside of these letters under its percent-encoded name, and takes
+#: '=' for a Hive partition; pyarrow does not.
 POLARS_PATH = re.compile(r"[A-Za-z0-9/!$&'()+,.:;@_~-]*")
-#: delta-rs panics on these in a directory's name, loses the table's history, or decodes them and looks elsewhere.
+#: delta-rs panics on these in a directory's name, loses the table's history, or decodes them and looks
+#: elsewhere.
 DELTA_REFUSES = re.compile(r"[\[\]\\^|#?]|%[0-9A-Fa-f]{2}")
 
 
@@ -48,7 +50,9 @@ class Place:
         path = unquote(urlparse(self.uri).path) if self.uri.startswith("file://") else self.uri
         root = str(Path(path).expanduser().absolute())
         if found := DELTA_REFUSES.search(root):
-            raise BadInput(f"the lake {root}: Delta cannot use a directory with {found[0]!r} in its path; choose another")
+            raise BadInput(
+                f"the lake {root}: Delta cannot use a directory with {found[0]!r} in its path; choose another"
+            )
         return root
 
     @property
@@ -69,7 +73,8 @@ class Place:
     def check_layout(self, *, mark: bool) -> bool:
         """Refuses a lake of a newer Headwater. Returns whether the lake carries a mark; `mark` gives it one.
 
-        Writers of one layout write the same bytes, in one atomic put, so it does not matter which of them is last.
+        Writers of one layout write the same bytes, in one atomic put, so it does not matter which of them is
+        last.
         """
         found = self._layout()
         if found is None and mark:

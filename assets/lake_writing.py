@@ -1,10 +1,12 @@
-"""Rows on their way into a Delta table: checked, cut into row groups, and set aside until the last one is there.
+"""Rows on their way into a Delta table: checked, cut into row groups, and set aside until the last one is
+there.
 
-Why set aside: delta-rs pulls a Python stream from the threads of its own event loop. A stream that waits for its next batch
-(a GPU at work) blocks one of them, and two such streams on two cores blocked every Delta call of the process for good; the
-caller, inside of Rust, saw no signal meanwhile, and after a conflict the stream was spent. Rows that are complete have none
-of this: making them is ordinary Python, an interrupt ends it with nothing written, the write itself is short, and it can be
-done again. Up to `MEMORY_BYTES` they wait in memory, beyond it in an unlinked temporary file (in TMPDIR).
+Why set aside: delta-rs pulls a Python stream from the threads of its own event loop. A stream that waits for
+its next batch (a GPU at work) blocks one of them, and two such streams on two cores blocked every Delta call
+of the process for good; the caller, inside of Rust, saw no signal meanwhile, and after a conflict the stream
+was spent. Rows that are complete have none of this: making them is ordinary Python, an interrupt ends it with
+nothing written, the write itself is short, and it can be done again. Up to `MEMORY_BYTES` they wait in
+memory, beyond it in an unlinked temporary file (in TMPDIR).
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def set_aside(
 def _paced(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Holds the stream back while delta-rs has taken more than it has written.
 
-    It accepts rows of one partition faster than it compresses them, without a bound: 1.3 GB of memory for 1.3 GB of rows.
+    It accepts rows of one partition faster than it compresses them, without a bound: 1.3 GB of memory for 1.3
+    GB of rows.
     """
     at_start = _resident_bytes()
     for batch in batches:
@@ -122,5 +125,7 @@ def _of_one_fingerprint(table: Table, batches: Iterable[pa.RecordBatch]) -> Iter
     for batch in batches:
         seen.update(batch.column(FINGERPRINT).unique().to_pylist())
         if len(seen) > 1:
-            raise WrongRows(f"{table.path}: the rows of one partition must have one fingerprint, not {sorted(seen)[:3]}")
+            raise WrongRows(
+                f"{table.path}: the rows of one partition must have one fingerprint, not {sorted(seen)[:3]}"
+            )
         yield batch

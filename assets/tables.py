@@ -1,9 +1,11 @@
-"""What a Delta table of the lake looks like: its key, its grain, its columns, and the check that rows really fit.
+"""What a Delta table of the lake looks like: its key, its grain, its columns, and the check that rows really
+fit.
 
-A table's key is its asset's key, and its path in the lake (`design.md`: *a Delta table has the same path as its asset*).
-Columns are declared once, here as data, and serve four readers: Delta (schema and column comments), the check before
-every write, Dagster's column view, and people. The check is ours because Delta's own is lossy: its merge mode took floats
-into an integer column (`platform.md`), and a null in a required column fails there without naming the column's rows.
+A table's key is its asset's key, and its path in the lake (`design.md`: *a Delta table has the same path as
+its asset*). Columns are declared once, here as data, and serve four readers: Delta (schema and column
+comments), the check before every write, Dagster's column view, and people. The check is ours because Delta's
+own is lossy: its merge mode took floats into an integer column (`platform.md`), and a null in a required
+column fails there without naming the column's rows.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ if TYPE_CHECKING:
 NAME = re.compile(r"^[a-z0-9][a-z0-9_-]*$")
 COLUMN_NAME = re.compile(r"^[a-z_][a-z0-9_]*$")
 
-#: The column by which downstream work knows whether a partition changed: 16 hexadecimal characters (Delta's file statistics
-#: keep at most 64 bytes of a string), the same in every row of a partition. See `Lake.partition_fingerprints`.
+#: The column by which downstream work knows whether a partition changed: 16 hexadecimal characters (Delta's
+#: file statistics keep at most 64 bytes of a string), the same in every row of a partition. See
+#: `Lake.partition_fingerprints`.
 FINGERPRINT = "fingerprint"
 
 
@@ -33,7 +36,9 @@ class WrongRows(ValueError):
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its Arrow type, and a sentence that says what a value means (with its unit, and its sign where it has one)."""
+    """One column: its Arrow type, and a sentence that says what a value means (with its unit, and its sign
+    where it has one).
+    """
 
     name: str
     type: pa.DataType
@@ -58,10 +63,11 @@ class Column:
 class Table:
     """A Delta table: `key` is its path, `grain` its meaning in one sentence ("one row per …").
 
-    `sort_by` orders the rows of a `pa.Table` before it is written, so that row groups cover narrow ranges and readers skip
-    most of them; streamed rows must come in that order already. Delta does not promise row order to readers: place rows by a
-    column, never by position. `row_group_rows` is what a point look-up has to decompress: small for look-ups by id, large
-    for scans; rows that hold whole vectors want fewer, because a writer holds a row group in memory.
+    `sort_by` orders the rows of a `pa.Table` before it is written, so that row groups cover narrow ranges and
+    readers skip most of them; streamed rows must come in that order already. Delta does not promise row order
+    to readers: place rows by a column, never by position. `row_group_rows` is what a point look-up has to
+    decompress: small for look-ups by id, large for scans; rows that hold whole vectors want fewer, because a
+    writer holds a row group in memory.
     """
 
     key: tuple[str, ...]
@@ -118,8 +124,9 @@ class Table:
 def conform(table: Table, batch: pa.RecordBatch | pa.Table, where: Mapping[str, str]) -> pa.RecordBatch | pa.Table:
     """The same rows in exactly the table's schema, or `WrongRows` naming the column that does not fit.
 
-    Columns may come in any order, and text, bytes and lists in any of Arrow's layouts (polars hands over large ones);
-    nothing else is converted. Floats may be NaN. Rows outside of `where` (partition column -> value) are refused.
+    Columns may come in any order, and text, bytes and lists in any of Arrow's layouts (polars hands over
+    large ones); nothing else is converted. Floats may be NaN. Rows outside of `where` (partition column ->
+    value) are refused.
     """
     _same_columns(table, batch.schema.names)
     columns = [_conform_column(table, column, batch.column(column.name)) for column in table.columns]
@@ -160,7 +167,9 @@ def _only_value(table: Table, name: str, value: str, values: pa.Array | pa.Chunk
 
 
 def _layout_free(kind: pa.DataType) -> pa.DataType:
-    """The type with Arrow's alternative layouts folded: large or view text, bytes and lists hold the same values."""
+    """The type with Arrow's alternative layouts folded: large or view text, bytes and lists hold the same
+    values.
+    """
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
     if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):

@@ -1,7 +1,9 @@
-"""MLflow as an observer: a parent run per Dagster run, a child per step. It never decides: where it is down, work goes on.
+"""MLflow as an observer: a parent run per Dagster run, a child per step. It never decides: where it is down,
+work goes on.
 
-Runs are named by explicit ids on `MlflowClient`; MLflow's global state (an active run, a tracking URI) is not touched.
-A failure costs one warning and at most a few seconds; after it a step's run is a null run, whose methods do nothing.
+Runs are named by explicit ids on `MlflowClient`; MLflow's global state (an active run, a tracking URI) is not
+touched. A failure costs one warning and at most a few seconds; after it a step's run is a null run, whose
+methods do nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-#: For so long, a process does not try again what has failed: a run of twenty steps waits once, and warns once.
+#: For so long, a process does not try again what has failed: a run of twenty steps waits once, and warns
+#: once.
 SECONDS_OF_SILENCE = 60.0
 #: How long two first steps on two machines may differ in seeing each other's parent run.
 SECONDS_TO_SETTLE = 0.5
@@ -72,7 +75,9 @@ class StepRun:
             self._try("set_tag", _name(name), str(value)[:LONGEST_TAG])
 
     def log_input(self, table: str, version: int) -> None:
-        """Which version of a table the step read: as a data set, and as a tag, since Delta sources drop version 0."""
+        """Which version of a table the step read: as a data set, and as a tag, since Delta sources drop
+        version 0.
+        """
         self._try("log_inputs", datasets=lambda: [_dataset(table, version)])
         self.set_tags({f"input.{table}": str(version)})
 
@@ -104,7 +109,9 @@ class Tracking(dg.ConfigurableResource):
     """Where runs are tracked."""
 
     tracking_uri: str = Field(description="MLflow's store or server: sqlite:///… or http://…")
-    ui: str = Field("", description="Address of the MLflow UI, for links; left out: the server's own, or the local one.")
+    ui: str = Field(
+        "", description="Address of the MLflow UI, for links; left out: the server's own, or the local one."
+    )
     artifacts: str = Field("", description="Root of artifacts for a store without a server of its own.")
     experiments: str = Field("headwater", description="Prefix of experiments; each study has one.")
 
@@ -199,7 +206,9 @@ class Tracking(dg.ConfigurableResource):
 
     @contextmanager
     def _one_at_a_time(self, dagster_run_id: str) -> Iterator[None]:
-        """Among the processes of this machine, the steps of one run look for their parent one after the other."""
+        """Among the processes of this machine, the steps of one run look for their parent one after the
+        other.
+        """
         digest = hashlib.sha256(f"{self.tracking_uri} {dagster_run_id}".encode()).hexdigest()[:16]
         path = Path(tempfile.gettempdir()) / f"headwater-parent-{os.getuid()}-{digest}.lock"
         with path.open("a") as file:

@@ -1,4 +1,6 @@
-"""Where an installation keeps its things: lake, Dagster's instance, MLflow's store and studies, in one directory by default."""
+"""Where an installation keeps its things: lake, Dagster's instance, MLflow's store and studies, in one
+directory by default.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,9 @@ OVERRIDES = ("HEADWATER_LAKE", "HEADWATER_TRACKING_URI", "HEADWATER_STUDIES", "H
 
 @dataclass(frozen=True)
 class Home:
-    """`root` holds everything unless a variable says otherwise: HEADWATER_LAKE (a URI), HEADWATER_TRACKING_URI,
-    HEADWATER_STUDIES (a directory), HEADWATER_CACHE (unpacked checkpoints)."""
+    """`root` holds everything unless a variable says otherwise: HEADWATER_LAKE (a URI),
+    HEADWATER_TRACKING_URI, HEADWATER_STUDIES (a directory), HEADWATER_CACHE (unpacked checkpoints).
+    """
 
     root: Path
     lake: str

@@ -50,7 +50,9 @@ def validated(document: Document, model: type[Model]) -> Model:
 
 
 def _lines(document: Document, model: type[BaseModel], errors: list[dict[str, Any]]) -> Iterator[str]:
-    """A value that fits none of several kinds is one mistake, although pydantic reports it once for each kind."""
+    """A value that fits none of several kinds is one mistake, although pydantic reports it once for each
+    kind.
+    """
     expected: dict[Location, list[str]] = {}
     for error in errors:
         if expectation := _expectation(error):
@@ -95,7 +97,11 @@ def _reason(model: type[BaseModel], error: dict[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         known = _known_fields(model, error["loc"][:-1])
         near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
-        return f"is not a known field; did you mean {near[0]}?" if near else f"is not a known field; known: {', '.join(known)}"
+        return (
+            f"is not a known field; did you mean {near[0]}?"
+            if near
+            else f"is not a known field; known: {', '.join(known)}"
+        )
     if error["type"] in ("string_too_short", "too_short"):
         return "is empty; fill it or leave it out"
     return error["msg"].removeprefix("Value error, ")

@@ -15,7 +15,8 @@ SECONDS_TO_STOP = 10
 
 
 def serve(home: Home, *, port: int) -> None:
-    """Runs both until Ctrl-C or until one of them ends."""
+    """Runs both until Ctrl-C (or SIGTERM), or until Dagster's ends."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     dagster = [sys.executable, "-m", "dagster", "dev", "-m", "orchestration.definitions", "-h", HOST, "-p", str(port)]
     mlflow = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", home.tracking, "--host", HOST]
     environment = os.environ | home.environment()

@@ -1,4 +1,6 @@
-"""Studies as files: read, checked against their declaration, and kept in one directory that the Dagster UI loads."""
+"""Studies as files: read, checked against their declaration, and kept in one directory that the Dagster UI
+loads.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class LoadedStudy:
 
 
 def open_study(path: Path, home: Home) -> Study:
-    """Reads a study file and registers it, so that the UI shows it too. Raises BadInput naming file, line and field."""
+    """Reads a study file and registers it, so that the UI shows it too. Raises BadInput naming file, line and
+    field.
+    """
     path = path.expanduser().absolute()
     study = read_study(path)
     others = [other for other in load_studies(home.studies) if other.path.resolve() != path.resolve()]
@@ -42,7 +46,9 @@ def read_study(path: Path) -> Study:
 
 
 def load_studies(directory: Path) -> list[LoadedStudy]:
-    """Every study file of the directory; a bad one, or one that contradicts an earlier one, leaves the others working."""
+    """Every study file of the directory; a bad one, or one that contradicts an earlier one, leaves the others
+    working.
+    """
     loaded: list[LoadedStudy] = []
     for path in sorted([*directory.glob("*.yaml"), *directory.glob("*.yml")]):
         try:
@@ -83,7 +89,9 @@ def _check_conflicts(path: Path, study: Study, others: Iterable[LoadedStudy]) ->
 
 
 def _conflict(study: Study, other: Study) -> str | None:
-    """The first part that both name alike but declare differently; such a part would be two things under one key."""
+    """The first part that both name alike but declare differently; such a part would be two things under one
+    key.
+    """
     for label, mine in _parts(study):
         for _, theirs in _parts(other):
             if type(mine) is type(theirs) and mine.name == theirs.name:

@@ -1,7 +1,7 @@
 """YAML with the line of every value kept, so that a mistake is reported as file:line field: reason.
 
-Plain data only: a tag that would make a Python object is a mistake, and so is a key that comes twice, which YAML's own reader
-lets pass with the last value.
+Plain data only: a tag that would make a Python object is a mistake, and so is a key that comes twice, which
+YAML's own reader lets pass with the last value.
 """
 
 from __future__ import annotations
@@ -64,13 +64,16 @@ def _loader(path: Path) -> yaml.SafeLoader:
         return yaml.SafeLoader(text)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise BadInput(f"{path}:{line}: is not valid YAML: holds the control character {chr(error.character)!r}") from error
+        raise BadInput(
+            f"{path}:{line}: is not valid YAML: holds the control character {chr(error.character)!r}"
+        ) from error
 
 
 def _walk(path: Path, node: yaml.Node, location: Location, lines: dict[Location, int], seen: set[int]) -> None:
     """Notes the line of every value, and refuses keys that come twice or are not plain.
 
-    What an alias (`*name`) repeats is noted where it stands first, so a document that repeats itself without end ends here.
+    What an alias (`*name`) repeats is noted where it stands first, so a document that repeats itself without
+    end ends here.
     """
     lines.setdefault(location, node.start_mark.line + 1)
     if id(node) in seen:

@@ -35,7 +35,21 @@ WHOLE = Table(
     grain="one row per query",
     columns=(Column("id", pa.string(), "the query's id"), Column("fingerprint", pa.string(), "state")),
 )
-WEIRD = ["it's", "''; DROP TABLE x; --", "a/b c", "100%", "ünï", "x=y", "back\\slash", "new\nline", '"q"', "$1", " lead", "..", "NULL"]
+WEIRD = [
+    "it's",
+    "''; DROP TABLE x; --",
+    "a/b c",
+    "100%",
+    "ünï",
+    "x=y",
+    "back\\slash",
+    "new\nline",
+    '"q"',
+    "$1",
+    " lead",
+    "..",
+    "NULL",
+]
 
 
 @pytest.fixture(params=["lake", "a=1 läke 100%"])  # a directory's name may hold what a URI may not
@@ -56,7 +70,9 @@ def rows(shard: str, count: int = 3, *, loss: float = 1.0, mark: str = "01234567
 
 
 def write(lake: Lake, shard: str, data: pa.Table | None = None, **options):
-    return lake.overwrite(TABLE, data if data is not None else rows(shard, **options), where={"shard": shard}, commit={})
+    return lake.overwrite(
+        TABLE, data if data is not None else rows(shard, **options), where={"shard": shard}, commit={}
+    )
 
 
 def counts(lake: Lake, table: Table = TABLE) -> dict[str, int]:
@@ -128,10 +144,14 @@ def test_names_that_delta_reads_back_as_null_are_refused(lake, shard):
 def test_a_stream_that_spills_to_disk_keeps_every_row(lake, monkeypatch):
     monkeypatch.setattr("assets.lake_writing.MEMORY_BYTES", 50_000)
     for _ in range(2):
-        commit = lake.overwrite(TABLE, iter(rows("a", 9500).to_batches(max_chunksize=300)), where={"shard": "a"}, commit={})
+        commit = lake.overwrite(
+            TABLE, iter(rows("a", 9500).to_batches(max_chunksize=300)), where={"shard": "a"}, commit={}
+        )
     assert commit.rows == 9500
     back = lake.collect(TABLE, lake.scan(TABLE)).sort("row").select(TABLE.schema.names).to_arrow()
-    assert back["row"].to_pylist() == list(range(9500)) and back["text"].to_pylist() == rows("a", 9500)["text"].to_pylist()
+    assert (
+        back["row"].to_pylist() == list(range(9500)) and back["text"].to_pylist() == rows("a", 9500)["text"].to_pylist()
+    )
 
 
 def test_rows_are_sorted_into_narrow_row_groups(lake):
@@ -164,7 +184,10 @@ def test_rows_outside_of_the_partition_are_refused(lake):
 def wrong_schemas():
     good = rows("a")
     yield "column row should be int64, but the rows have double", good.set_column(1, "row", pa.array([0.5, 1.5, 2.0]))
-    yield "column row should be int64, but the rows have int32", good.set_column(1, "row", pa.array([0, 1, 2], pa.int32()))
+    yield (
+        "column row should be int64, but the rows have int32",
+        good.set_column(1, "row", pa.array([0, 1, 2], pa.int32())),
+    )
     yield "column loss should be double", good.set_column(3, "loss", pa.array([1, 2, 3]))
     yield "column vector should be list", good.set_column(4, "vector", pa.array([[1.0]] * 3, pa.list_(pa.float64())))
     yield "the rows lack the column text", good.drop_columns(["text"])
@@ -330,7 +353,9 @@ def test_a_reader_names_its_version(lake):
 
 def test_a_missing_or_empty_table_names_what_to_materialize(lake):
     for read in (lake.scan, lake.read_batches, lake.history, lake.fingerprints):
-        with pytest.raises(BadInput, match=r"corpus/demo/documents: is not in the lake .* materialize the asset corpus/demo"):
+        with pytest.raises(
+            BadInput, match=r"corpus/demo/documents: is not in the lake .* materialize the asset corpus/demo"
+        ):
             read(TABLE)
     assert lake.version(TABLE) is None
     assert not lake.place.is_local or not lake_dir(lake).exists()
@@ -346,7 +371,9 @@ def test_batches_are_bounded_and_keep_the_declared_types(lake):
     batches = list(lake.read_batches(TABLE, columns=["shard", "row", "vector"], batch_rows=400))
     assert sum(batch.num_rows for batch in batches) == 2500 and max(batch.num_rows for batch in batches) <= 400
     assert [batch.schema.field(i).type for batch in batches[:1] for i in range(3)] == [
-        pa.string(), pa.int64(), pa.list_(pa.float32()),
+        pa.string(),
+        pa.int64(),
+        pa.list_(pa.float32()),
     ]
     assert sorted(row for batch in batches for row in batch["row"].to_pylist()) == list(range(2500))
 
@@ -383,7 +410,13 @@ def test_a_damaged_file_is_a_sentence_and_not_a_panic(lake, damage):
         file.unlink()
     else:
         half = len(content) // 2
-        file.write_bytes({"truncated": content[:half], "emptied": b"", "overwritten": content[:9] + b"\xff" * half + content[half + 9 :]}[damage])
+        file.write_bytes(
+            {
+                "truncated": content[:half],
+                "emptied": b"",
+                "overwritten": content[:9] + b"\xff" * half + content[half + 9 :],
+            }[damage]
+        )
     for read in (lambda: lake.collect(TABLE, lake.scan(TABLE)), lambda: list(lake.read_batches(TABLE))):
         with pytest.raises(BadInput, match="corpus/demo/documents") as caught:
             read()
@@ -410,7 +443,11 @@ def test_a_newer_layout_is_refused_by_readers_and_writers(lake):
     assert json.loads(mark.read_text()) == {"layout": 1}
     for text, message in (('{"layout": 2}', "has layout 2, and this Headwater reads layout 1"), ("", "should read")):
         mark.write_text(text)
-        for act in (lambda other: other.scan(TABLE), lambda other: write(other, "a"), lambda other: other.version(TABLE)):
+        for act in (
+            lambda other: other.scan(TABLE),
+            lambda other: write(other, "a"),
+            lambda other: other.version(TABLE),
+        ):
             with pytest.raises(BadInput, match=message):
                 act(Lake(uri=lake.uri))
 

@@ -1,4 +1,6 @@
-"""The lake among processes: concurrent writers, a writer that is killed, and memory that does not grow with the rows."""
+"""The lake among processes: concurrent writers, a writer that is killed, and memory that does not grow with
+the rows.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def blocks(shard: str, count: int, *, rows: int = 256, width: int = 4):
 
     for index in range(count):
         values = np.random.default_rng(index).standard_normal((rows, width), dtype=np.float32)
-        lists = pa.ListArray.from_arrays(pa.array(np.arange(0, (rows + 1) * width, width, dtype=np.int32)), values.ravel())
+        lists = pa.ListArray.from_arrays(
+            pa.array(np.arange(0, (rows + 1) * width, width, dtype=np.int32)), values.ravel()
+        )
         numbers = pa.array(np.arange(index * rows, (index + 1) * rows))
         columns = [pa.array([shard] * rows), numbers, lists, pa.array(["f" * 16] * rows)]
         yield pa.record_batch(columns, schema=TABLE.schema)
@@ -68,7 +72,9 @@ def counts(lake: Lake) -> dict[str, int]:
 
 
 def test_concurrent_writers_of_different_partitions_lose_nothing(tmp_path):
-    """Eight writers in four processes, on a lake and a table that none of them finds: each writes its partition twice."""
+    """Eight writers in four processes, on a lake and a table that none of them finds: each writes its
+    partition twice.
+    """
     script = """
         def work(name):
             for _ in range(2):
@@ -79,7 +85,11 @@ def test_concurrent_writers_of_different_partitions_lose_nothing(tmp_path):
         [thread.join() for thread in threads]
     """
     lake = Lake(uri=str(tmp_path / "lake"))
-    reported = [line.split() for process in [start(script, lake.uri, i) for i in range(4)] for line in finish(process).splitlines()]
+    reported = [
+        line.split()
+        for process in [start(script, lake.uri, i) for i in range(4)]
+        for line in finish(process).splitlines()
+    ]
     assert counts(lake) == {f"{i}-{j}": 512 for i in range(4) for j in range(2)}
     assert sorted(int(version) for version, _ in reported) == list(range(1, 17))
     written = {str(entry["version"]): entry.get("writer") for entry in lake.history(TABLE)}

@@ -73,16 +73,24 @@ def test_what_a_step_logs_is_kept(tracking, store, tmp_path):
     assert kept.data.params["fit.labels"] == "sampled" and kept.data.params["rank"] == "32"
     assert kept.data.params["fit.modules"] == '["mlp"]' and len(kept.data.params["odd _name_"]) == 6000
     assert len(kept.data.params) == 254
-    assert [(m.step, m.value) for m in client(tracking).get_metric_history(run.run_id, "loss")] == [(0, 3), (1, 2), (2, 1)]
+    assert [(m.step, m.value) for m in client(tracking).get_metric_history(run.run_id, "loss")] == [
+        (0, 3),
+        (1, 2),
+        (2, 1),
+    ]
     assert kept.data.tags["input.corpus/demo/documents"] == "0" and kept.data.tags["delta.study/demo/influence"] == "4"
     assert [data.dataset.name for data in kept.inputs.dataset_inputs] == ["corpus/demo/documents"]
     directory = store / "artifacts" / run.run_id / "artifacts"
     assert {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()} == {
-        "notes/a.txt", "b.json", "figures/figure.svg",
-    }  # fmt: skip
+        "notes/a.txt",
+        "b.json",
+        "figures/figure.svg",
+    }
 
 
-@pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")])
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED"), (SystemExit, "KILLED")]
+)
 def test_a_step_that_ends_badly_says_so_and_a_retry_mends_it(tracking, error, status):
     parent = tracking.parent_run(f"run-{error.__name__}", "demo")
     with pytest.raises(error), tracking.step_run(parent, "step", {}) as run:
@@ -183,7 +191,9 @@ def test_without_a_common_lock_the_first_parent_is_taken_by_all(tracking, monkey
 
     monkeypatch.setattr(module, "_parents", parents)
     taken: list[str] = []
-    threads = [threading.Thread(target=lambda: taken.append(tracking._found_or_made("run-f", "demo"))) for _ in range(2)]
+    threads = [
+        threading.Thread(target=lambda: taken.append(tracking._found_or_made("run-f", "demo"))) for _ in range(2)
+    ]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert len(taken) == 2 and len(set(taken)) == 1

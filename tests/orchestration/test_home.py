@@ -63,7 +63,10 @@ def test_dagster_accepts_every_setting_and_keeps_a_users_changes():
             assert {name: instance.get_settings(section)[name] for name in values} == values
         assert not instance.telemetry_enabled and not instance.nux_enabled
         assert instance.run_monitoring_enabled and instance.run_retries_enabled
-        assert instance.run_retries_max_retries == 1 and not instance.get_settings("run_retries")["retry_on_asset_or_op_failure"]
+        assert (
+            instance.run_retries_max_retries == 1
+            and not instance.get_settings("run_retries")["retry_on_asset_or_op_failure"]
+        )
         assert instance.global_op_concurrency_default_limit == 1
         assert instance.root_directory == str(home.dagster) == os.environ["DAGSTER_HOME"]
     (home.dagster / "dagster.yaml").write_text("telemetry: {enabled: true}\n")
