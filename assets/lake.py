@@ -37,23 +37,36 @@ if TYPE_CHECKING:
     import polars as pl
     from deltalake import DeltaTable
 
-#: With delta-rs' default of 15, 8 of 32 concurrent writers of different partitions failed; with 200, none of
-#: 64.
+#: With delta-rs' default of 15, 8 of 32 concurrent disjoint writers failed; with 200, none of 64.
 COMMIT_RETRIES = 200
 #: How often a write is tried when others take the same partition.
 CONFLICT_ATTEMPTS = 5
 #: What Delta puts into a commit itself; everything else in `history()` is the writer's own metadata.
 DELTA_COMMIT_KEYS = frozenset(
-    ["timestamp", "operation", "operationParameters", "operationMetrics", "engineInfo", "clientVersion", "version", "readVersion", "isolationLevel", "isBlindAppend", "userId", "userName", "userMetadata", "inCommitTimestamp", "txnId"]
+    {
+        "timestamp",
+        "operation",
+        "operationParameters",
+        "operationMetrics",
+        "engineInfo",
+        "clientVersion",
+        "version",
+        "readVersion",
+        "isolationLevel",
+        "isBlindAppend",
+        "userId",
+        "userName",
+        "userMetadata",
+        "inCommitTimestamp",
+        "txnId",
+    }
 )
 #: Hive's name for null: a partition of this name (or of no name) is read back as null.
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 class WriteConflict(Exception):
-    """Other writers committed the same partition first. Nothing of this write is visible; running it again is
-    safe.
-    """
+    """Other writers committed the same partition first. Nothing of this write shows; run it again."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +130,8 @@ class Lake(dg.ConfigurableResource):
                     return self._measured(target, table, time.monotonic() - started)
                 time.sleep(random.uniform(0, 0.03 * 2**attempt))
         raise WriteConflict(
-            f"{table.path}: other runs keep writing {_named(where) or 'the table'} at the same time, and their rows stand; "
-            "see which runs are in progress, and run this step again"
+            f"{table.path}: other runs keep writing {_named(where) or 'the table'} at the same time, and their rows "
+            "stand; see which runs are in progress, and run this step again"
         )
 
     def _ensured(self, table: Table) -> DeltaTable:

@@ -1,5 +1,4 @@
-"""Where a lake is: a directory or an object store, reached through the same calls, and marked with its layout
-version.
+"""Where a lake is: a directory or an object store, reached by the same calls, marked with its layout version.
 
 `_headwater.json` at the root says which layout the tables have. A newer layout is refused with a sentence; a
 lake without the mark is marked by its first writer. Files go through delta-rs' object store, so that whatever

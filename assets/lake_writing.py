@@ -1,5 +1,4 @@
-"""Rows on their way into a Delta table: checked, cut into row groups, and set aside until the last one is
-there.
+"""Rows on their way into a Delta table: checked, cut into row groups, and set aside until all are there.
 
 Why set aside: delta-rs pulls a Python stream from the threads of its own event loop. A stream that waits for
 its next batch (a GPU at work) blocks one of them, and two such streams on two cores blocked every Delta call
@@ -26,8 +25,8 @@ MEMORY_BYTES = 128 * 2**20
 #: Batches are joined up to a row group, or to this size.
 GROUP_BYTES = 64 * 2**20
 #: What the writer may take before a stream from the temporary file waits for it, but never slower than this.
-WRITER_BYTES = 384 * 2**20
-SLOWEST_BYTES_PER_SECOND = 40 * 2**20
+WRITER_BYTES = 256 * 2**20
+SLOWEST_BYTES_PER_SECOND = 32 * 2**20
 
 
 @contextmanager

@@ -1,5 +1,4 @@
-"""What a Delta table of the lake looks like: its key, its grain, its columns, and the check that rows really
-fit.
+"""What a Delta table of the lake looks like: key, grain and columns, and the check that rows really fit.
 
 A table's key is its asset's key, and its path in the lake (`design.md`: *a Delta table has the same path as
 its asset*). Columns are declared once, here as data, and serve four readers: Delta (schema and column
@@ -36,9 +35,7 @@ class WrongRows(ValueError):
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its Arrow type, and a sentence that says what a value means (with its unit, and its sign
-    where it has one).
-    """
+    """One column: its Arrow type, and a sentence on what a value means (unit and sign included)."""
 
     name: str
     type: pa.DataType
@@ -167,9 +164,7 @@ def _only_value(table: Table, name: str, value: str, values: pa.Array | pa.Chunk
 
 
 def _layout_free(kind: pa.DataType) -> pa.DataType:
-    """The type with Arrow's alternative layouts folded: large or view text, bytes and lists hold the same
-    values.
-    """
+    """The type with Arrow's layouts folded: large or view text, bytes and lists hold the same values."""
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return pa.string()
     if pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):

@@ -1,5 +1,4 @@
-"""MLflow as an observer: a parent run per Dagster run, a child per step. It never decides: where it is down,
-work goes on.
+"""MLflow as an observer: a parent run per Dagster run, a child per step. Where it is down, work goes on.
 
 Runs are named by explicit ids on `MlflowClient`; MLflow's global state (an active run, a tracking URI) is not
 touched. A failure costs one warning and at most a few seconds; after it a step's run is a null run, whose

@@ -1,6 +1,4 @@
-"""Where an installation keeps its things: lake, Dagster's instance, MLflow's store and studies, in one
-directory by default.
-"""
+"""Where an installation keeps lake, Dagster's instance, MLflow's store and studies: one directory by default."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Studies as files: read, checked against their declaration, and kept in one directory that the Dagster UI
-loads.
-"""
+"""Studies as files: read, checked, and kept in one directory that the Dagster UI loads."""
 
 from __future__ import annotations
 
@@ -89,15 +87,14 @@ def _check_conflicts(path: Path, study: Study, others: Iterable[LoadedStudy]) ->
 
 
 def _conflict(study: Study, other: Study) -> str | None:
-    """The first part that both name alike but declare differently; such a part would be two things under one
-    key.
-    """
+    """The first part that both name alike but declare differently: it would be two things under one key."""
     for label, mine in _parts(study):
         for _, theirs in _parts(other):
-            if type(mine) is type(theirs) and mine.name == theirs.name:
-                if field := _difference(mine, study.base, theirs, other.base):
-                    value = ", ".join(_paths(mine, study.base)) if field == "path" else repr(getattr(mine, field))
-                    return f"{label}.{field} of {label} {mine.name} is {value}"
+            if type(mine) is not type(theirs) or mine.name != theirs.name:
+                continue
+            if field := _difference(mine, study.base, theirs, other.base):
+                value = ", ".join(_paths(mine, study.base)) if field == "path" else repr(getattr(mine, field))
+                return f"{label}.{field} of {label} {mine.name} is {value}"
     return _fit_conflict(study, other)
 
 

@@ -33,10 +33,10 @@ class DemoSettings:
 
     seed: int = 0
     records_per_task: int = 1080  # worked problems of each reasoning task
-    reading: int = 140  # exercises in copying an answer that was just given
-    mathematics: int = 220
-    python_code: int = 220
-    python_prose: int = 220
+    reading: int = 300  # exercises in copying an answer that was just given
+    mathematics: int = 180
+    python_code: int = 200
+    python_prose: int = 200
     reasoning_queries: int = 10  # per task
     factual_controls: int = 7
     reasoning_controls: int = 9

@@ -149,15 +149,15 @@ def test_a_writer_killed_halfway_leaves_the_table_and_a_rerun_completes_it(tmp_p
 
 @pytest.mark.slow
 def test_a_streamed_partition_does_not_have_to_fit_into_memory(tmp_path):
-    """640 MiB written and read in less memory than that, imports not counted."""
+    """900 MiB written in less memory than that, and read in far less, imports not counted."""
     peak = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
-    written = 'lake.overwrite(TABLE, blocks("a", 640, width=1024), where={"shard": "a"}, commit={})\n' + peak
+    written = 'lake.overwrite(TABLE, blocks("a", 900, width=1024), where={"shard": "a"}, commit={})\n' + peak
     read = 'print(sum(batch.num_rows for batch in lake.read_batches(TABLE, where={"shard": "a"})))\n' + peak
     lake = Lake(uri=str(tmp_path))
     baseline = int(finish(start("import polars\nlake.version(TABLE)\n" + peak, lake.uri)))
     write_peak = int(finish(start(written, lake.uri)))
     rows, read_peak = map(int, finish(start(read, lake.uri)).split())
     print(f"peak MiB: imports {baseline}, writing {write_peak}, reading {read_peak}")
-    assert rows == 640 * 256
-    assert write_peak - baseline < 640
-    assert read_peak - baseline < 200
+    assert rows == 900 * 256
+    assert write_peak - baseline < 750
+    assert read_peak - baseline < 300

@@ -258,7 +258,7 @@ def test_a_study_from_elsewhere_is_linked_into_the_directory(home, tmp_path):
 def test_another_file_of_the_same_study_is_refused_until_the_first_is_gone(home, tmp_path):
     first, second = write(tmp_path / "one", "demo"), write(tmp_path / "two", "demo")
     open_study(first, home)
-    with pytest.raises(BadInput, match="study demo is already declared by .*demo.yaml; give it another name"):
+    with pytest.raises(BadInput, match=r"study demo is already declared by .*demo.yaml; give it another name"):
         open_study(second, home)
     first.write_text("broken: [")  # it may not be read at the moment, but it is still that study's file
     with pytest.raises(BadInput, match=f"study demo is already declared by {first}"):
