@@ -226,12 +226,15 @@ class Lake(dg.ConfigurableResource):
 
     def collect(self, table: Table, frame: pl.LazyFrame) -> pl.DataFrame:
         """`frame.collect()`, for a frame that was made from a scan of the table."""
-        with self.reading(table):
+        with self.reading([table]):
             return frame.collect()
 
-    def reading(self, *tables: Table) -> AbstractContextManager[None]:
-        """Around code that collects frames over `tables`: a damaged file becomes one sentence (`BadInput`)."""
-        return damage_as_bad_input(self.place, *tables)
+    def reading(self, tables: Sequence[Table]) -> AbstractContextManager[None]:
+        """Around code that collects frames over `tables`: a damaged file becomes one sentence (`BadInput`).
+
+        Tables may be added to the list until the damage is met.
+        """
+        return damage_as_bad_input(self.place, tables)
 
     def read_batches(
         self,
@@ -316,10 +319,6 @@ class Lake(dg.ConfigurableResource):
         for value, low, high in zip(values, lows, highs, strict=True):
             found.setdefault(value, set()).update((low, high))
         return {value: marks.pop() for value, marks in sorted(found.items()) if len(marks) == 1 and None not in marks}
-
-    def partition_fingerprints(self, table: Table, column: str = "shard") -> dict[str, str]:
-        """`fingerprints` by a named partition column."""
-        return self.fingerprints(table, column)
 
     # opening
 

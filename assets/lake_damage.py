@@ -64,9 +64,9 @@ def damaged_file(place: Place, table: Table) -> str | None:
 
 
 @contextmanager
-def damage_as_bad_input(place: Place, *tables: Table) -> Iterator[None]:
-    """Around reads of `tables`: damage becomes `BadInput`; every other exception, an interrupt too, passes
-    unchanged.
+def damage_as_bad_input(place: Place, tables: Sequence[Table]) -> Iterator[None]:
+    """Around reads of `tables` (which may grow meanwhile): damage becomes `BadInput`; every other exception, an
+    interrupt too, passes unchanged.
     """
     try:
         yield

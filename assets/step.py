@@ -38,6 +38,7 @@ class Step:
         self.reuse = context.run.tags.get(REUSE_TAG) == "true"
         self.refit = context.run.tags.get(REFIT_TAG) == "true"
         self.versions: dict[str, int] = {}
+        self.tables_read: list[Table] = []
         self._stored: dict[str, dict[str, str]] = {}
         self._started = time.monotonic()
 
@@ -47,9 +48,14 @@ class Step:
             version = self.lake.version(table)
             if version is None:
                 raise BadInput(f"{table.path}: is not in the lake yet; materialize that asset first")
-            self.versions[table.path] = version
-            self.tracking.log_input(table.path, version)
+            self.pin(table, version)
         return self.versions[table.path]
+
+    def pin(self, table: Table, version: int) -> None:
+        """Reads `table` at this version, as a pinned sample asks."""
+        self.versions[table.path] = version
+        self.tables_read.append(table)
+        self.tracking.log_input(table.path, version)
 
     def scan(self, table: Table, **where: str) -> pl.LazyFrame:
         """The rows of `table` (of one partition) at this step's version; a table without rows is an empty frame."""
@@ -149,7 +155,9 @@ def open_step(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking)
     parent = tracking.parent_run(context.run.run_id, context.run.job_name)
     try:
         with tracking.step_run(parent, name, {"asset": name}) as run:
-            yield Step(context, lake, run)
+            step = Step(context, lake, run)
+            with lake.reading(step.tables_read):
+                yield step
     except BadInput as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
 

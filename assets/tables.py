@@ -25,7 +25,7 @@ COLUMN_NAME = re.compile(r"^[a-z_][a-z0-9_]*$")
 
 #: The column by which downstream work knows whether a partition changed: 16 hexadecimal characters (Delta's
 #: file statistics keep at most 64 bytes of a string), the same in every row of a partition. See
-#: `Lake.partition_fingerprints`.
+#: `Lake.fingerprints`.
 FINGERPRINT = "fingerprint"
 
 

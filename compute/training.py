@@ -1,9 +1,7 @@
 """Training a small causal language model from scratch, with transformers' Trainer, so that a study can own its model.
 
-Documents are laid next to each other in rows of at most `context` tokens (first fit), which leaves hardly any padding;
-each still sees only itself: attention is confined to the document, positions start at 0 in each, and the first token
-of each carries no loss. So the model meets a document in training exactly as it does when documents are scored, one
-per row. The order is drawn once, for all epochs, from the seed: same documents, settings and machine, same weights.
+Documents are packed into rows (`packing.py`), whose order is drawn once, for all epochs, from the seed: same documents,
+settings and machine, same weights.
 
 The learning rate rises over `warmup` of the run and then falls to zero on a cosine. Where `max_minutes` would cut the
 run short, the fall is hastened so that it ends with the time (and the weights then depend on the machine's speed).
@@ -34,9 +32,9 @@ from transformers import (
 )
 
 from compute.errors import BadInput
+from compute.packing import PackedRows
 
 ARCHITECTURES = ("gpt_neox", "llama", "gpt2")
-IGNORED = -100  # the label that carries no loss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +117,7 @@ def train_causal_lm(
     documents = _usable(documents, len(tokenizer), settings.context)
     set_seed(settings.seed)
     model = AutoModelForCausalLM.from_config(_config(settings, len(tokenizer), tokenizer))
-    rows = _Rows(documents, settings)
+    rows = PackedRows(documents, context=settings.context, epochs=settings.epochs, seed=settings.seed)
     clock = _Clock(planned_steps=math.ceil(len(rows) / settings.batch_size), max_minutes=settings.max_minutes)
     reporter = _Reporter(clock, on_log, on_progress)
     trainer = Trainer(
@@ -143,51 +141,6 @@ def train_causal_lm(
         loss=reporter.last_loss(),
         seconds=clock.elapsed(),
     )
-
-
-class _Rows(torch.utils.data.Dataset):
-    """All rows of a run in the order in which they are trained on: per row the documents that lie in it."""
-
-    def __init__(self, documents: list[Sequence[int]], settings: TrainSettings) -> None:
-        self.documents = documents
-        generator = torch.Generator().manual_seed(settings.seed)
-        self.rows: list[list[int]] = []
-        for _ in range(settings.epochs):
-            order = torch.randperm(len(documents), generator=generator).tolist()
-            packed = _first_fit(order, [len(document) for document in documents], settings.context)
-            shuffled = torch.randperm(len(packed), generator=generator).tolist()
-            self.rows.extend(packed[index] for index in shuffled)
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> list[int]:
-        return self.rows[index]
-
-    def tokens_in(self, rows: int) -> int:
-        return sum(len(self.documents[index]) for row in self.rows[:rows] for index in row)
-
-    def collate(self, rows: list[list[int]]) -> dict[str, torch.Tensor]:
-        width = max(sum(len(self.documents[index]) for index in row) for row in rows)
-        shape = (len(rows), width)
-        input_ids, positions = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-        labels, owner = torch.full(shape, IGNORED), torch.full(shape, -1)
-        for number, row in enumerate(rows):
-            start = 0
-            for index in row:
-                ids = torch.as_tensor(self.documents[index], dtype=torch.long)
-                end = start + len(ids)
-                input_ids[number, start:end] = ids
-                labels[number, start + 1 : end] = ids[1:]
-                positions[number, start:end] = torch.arange(len(ids))
-                owner[number, start:end] = index
-                start = end
-        return {
-            "input_ids": input_ids,
-            "labels": labels,
-            "position_ids": positions,
-            "attention_mask": _own_document_only(owner),
-        }
 
 
 class _Clock:
@@ -285,30 +238,6 @@ def _usable(documents: list[Sequence[int]], vocab_size: int, context: int) -> li
             "tokenize the corpus with the model's tokenizer."
         )
     return usable
-
-
-def _first_fit(order: list[int], lengths: list[int], context: int) -> list[list[int]]:
-    """Documents in rows of at most `context` tokens, each in the first of the last 64 rows opened that has room."""
-    rows: list[list[int]] = []
-    room: list[int] = []
-    for index in order:
-        recent = range(max(0, len(rows) - 64), len(rows))
-        place = next((row for row in recent if room[row] >= lengths[index]), None)
-        if place is None:
-            place = len(rows)
-            rows.append([])
-            room.append(context)
-        rows[place].append(index)
-        room[place] -= lengths[index]
-    return rows
-
-
-def _own_document_only(owner: torch.Tensor) -> torch.Tensor:
-    """Additive mask, rows × 1 × queries × keys: 0 for earlier tokens of the same document, else the least float."""
-    same = owner[:, :, None] == owner[:, None, :]
-    causal = torch.ones(owner.shape[1], owner.shape[1], dtype=torch.bool).tril()
-    allowed = (same & causal)[:, None]
-    return torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
 
 
 def _arguments(settings: TrainSettings, planned_steps: int, directory: str | Path) -> TrainingArguments:

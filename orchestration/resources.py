@@ -9,8 +9,7 @@ from orchestration.home import Home
 
 def resources_of(home: Home) -> dict:
     """The lake and the tracking of `home`, under the names that assets use."""
-    artifacts = (home.root / "mlflow" / "artifacts").as_uri()
     return {
         "lake": Lake(uri=home.lake, cache=str(home.cache)),
-        "tracking": Tracking(tracking_uri=home.tracking, artifacts=artifacts),
+        "tracking": Tracking(tracking_uri=home.tracking, artifacts=home.artifacts.as_uri()),
     }

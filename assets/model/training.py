@@ -133,7 +133,7 @@ def _training_documents(step: Step, study: Study) -> list[list[int]]:
     """Token ids of the pinned documents, at the pinned version."""
     sample = step.scan(training_sample_table(study.spec.model.name)).collect()
     documents = documents_table(study.spec.corpus.name)
-    step.versions[documents.path] = sample["documents_version"][0]
+    step.pin(documents, sample["documents_version"][0])
     tokens = step.scan(documents).select("document_id", "token_ids").collect()
     by_position = sample.join(tokens, on="document_id", how="left").sort("position")
     return by_position["token_ids"].to_list()

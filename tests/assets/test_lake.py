@@ -381,7 +381,7 @@ def test_fingerprints_come_from_the_log_alone(lake):
     write(lake, "a", mark="a" * 16, count=2500)
     write(lake, "it's", mark="b" * 16)
     write(lake, "empty", count=0)
-    assert lake.partition_fingerprints(TABLE) == {"a": "a" * 16, "it's": "b" * 16}
+    assert lake.fingerprints(TABLE) == {"a": "a" * 16, "it's": "b" * 16}
     write(lake, "a", mark="c" * 16)
     for file in lake_dir(lake).glob("shard=*/*.parquet"):
         file.unlink()
@@ -429,7 +429,7 @@ def test_other_errors_and_interrupts_pass_unchanged(lake):
     with pytest.raises(pl.exceptions.ColumnNotFoundError):
         lake.collect(TABLE, lake.scan(TABLE).select("nothing"))
     for error in (KeyboardInterrupt, SystemExit, FileNotFoundError):
-        with pytest.raises(error), lake.reading(TABLE):
+        with pytest.raises(error), lake.reading([TABLE]):
             raise error
 
 

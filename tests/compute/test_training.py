@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from compute import training
 from compute.errors import BadInput
+from compute.packing import PackedRows
 from compute.tokenizer import tokenizer_fingerprint, train_tokenizer
 from compute.training import TrainSettings, empty_model, train_causal_lm
 
@@ -31,6 +32,10 @@ def documents(tokenizer):
 
 def _train(documents, tokenizer, directory, **changes):
     return train_causal_lm(documents, tokenizer, dataclasses.replace(TINY, **changes), directory=directory)
+
+
+def _rows(documents, settings):
+    return PackedRows(documents, context=settings.context, epochs=settings.epochs, seed=settings.seed)
 
 
 @pytest.mark.parametrize("architecture", training.ARCHITECTURES)
@@ -56,7 +61,7 @@ def test_packed_rows_have_the_loss_of_documents_alone(architecture, documents):
     settings = dataclasses.replace(TINY, architecture=architecture, epochs=1)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(training._config(settings, 300)).eval()
-    rows = training._Rows(documents, settings)
+    rows = _rows(documents, settings)
     batch = rows.collate(rows.rows)
     assert any(len(row) > 1 for row in rows.rows)
     with torch.no_grad():
@@ -65,7 +70,7 @@ def test_packed_rows_have_the_loss_of_documents_alone(architecture, documents):
 
 
 def test_every_epoch_has_every_document_once(documents):
-    rows = training._Rows(documents, dataclasses.replace(TINY, epochs=3))
+    rows = _rows(documents, dataclasses.replace(TINY, epochs=3))
     seen = sorted(index for row in rows.rows for index in row)
     assert seen == sorted(list(range(len(documents))) * 3)
     assert all(sum(len(documents[index]) for index in row) <= TINY.context for row in rows.rows)

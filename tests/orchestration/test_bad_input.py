@@ -165,6 +165,16 @@ def test_a_few_bad_records_are_set_aside_with_their_reasons(tmp_path):
     assert rejected["record_id"].to_list() == [None, "blank"]
 
 
+def test_a_damaged_table_in_the_lake_is_named(tmp_path, refused):
+    study = write_study(tmp_path)
+    assert CliRunner().invoke(app, ["run", str(study)]).exit_code == 0
+    (file,) = (tmp_path / "home/lake/study/tiny/completions").glob("*.parquet")
+    file.write_bytes(file.read_bytes()[:100])
+    study = write_study(tmp_path, options={"damping": 0.5})  # the query gradients have to be computed again
+    sentence = refused(study)
+    assert "study/tiny/completions" in sentence and "materialize" in sentence
+
+
 def test_no_stack_trace_in_a_real_process(tmp_path):
     result = headwater(tmp_path / "home", "run", tmp_path / "nowhere.yaml")
     assert result.returncode == 1
