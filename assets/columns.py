@@ -7,7 +7,9 @@ from assets.tables import FINGERPRINT, Column
 SHARD = Column("shard", pa.string(), "Shard of the corpus: the unit of work and retry, one Dagster partition.")
 POSITION = Column("position", pa.int64(), "Order of the row within its shard or table; Delta itself keeps none.")
 RECORD_ID = Column("record_id", pa.string(), "The source record's own id, or its file and line.")
-DOCUMENT_ID = Column("document_id", pa.string(), "Stable id of a document: its record's id, '#', and its window's number.")
+DOCUMENT_ID = Column(
+    "document_id", pa.string(), "Stable id of a document: its record's id, '#', and its window's number."
+)
 SOURCE = Column("source", pa.string(), "Where the document is from (code, encyclopedia, …).")
 QUERY_ID = Column("query_id", pa.string(), "Id of the query within its set.")
 METHOD = Column("method", pa.string(), "How documents are scored: ekfac (influence) or dot (gradient dot product).")

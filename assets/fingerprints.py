@@ -1,7 +1,8 @@
 """Fingerprints: what a row was computed from, as 16 hexadecimal digits.
 
-A fingerprint is a digest of a stage's code version, its settings and the fingerprints of what it read. Two equal ones mean the same
-rows, so a rerun can keep them; it is stored in every row and never depends on times, paths of this machine or order.
+A fingerprint is a digest of a stage's code version, its settings and the fingerprints of what it read. Two equal ones
+mean the same rows, so a rerun can keep them; it is stored in every row and never depends on times, paths of this
+machine or order.
 """
 
 from __future__ import annotations

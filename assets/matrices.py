@@ -18,7 +18,7 @@ VECTOR = pa.list_(pa.float32())
 def matrix_batches(
     matrix: np.ndarray, schema: pa.Schema, *, index: str, values: str, constants: dict, by_row: dict | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Rows of `matrix` in blocks: `index` holds the row number, `values` the row, the rest constants or one value a row."""
+    """Rows of `matrix` in blocks: row number in `index`, the row in `values`, constants, and one value a row."""
     rows_at_once = max(1, ELEMENTS_AT_ONCE // max(1, matrix.shape[1]))
     for start in range(0, len(matrix), rows_at_once):
         block = matrix[start : start + rows_at_once]

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar in a terminal, a line every few seconds elsewhere, and the same lines in the Dagster UI."""
+"""Progress of long work: a bar in a terminal, a line every few seconds elsewhere and in the Dagster UI."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """A step's surroundings: what every asset does before and after its computation, in one place.
 
-A step reads the lake at versions that it names, writes partitions with the fingerprint of what they were computed from, tracks
-itself in MLflow, and reports rows, versions and links to Dagster. An asset's body is then: read → compute → write.
+A step reads the lake at versions that it names, writes partitions with the fingerprint of what they were computed
+from, tracks itself in MLflow, and reports rows, versions and links to Dagster. An asset's body is then: read →
+compute → write.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Completions: the model's own greedy answer to a prompt, and the information of a completion in nats.
 
-Ruis et al. 2024, section 4.1: influence explains completions that the model generates greedily; a query's information is
-−log p(completion | prompt).
+Ruis et al. 2024, section 4.1: influence explains completions that the model generates greedily; a query's information
+is −log p(completion | prompt).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence as SequenceOf
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 
 import torch
 from torch import nn
@@ -31,7 +32,8 @@ def greedy_completions(
 ) -> dict[str, list[int]]:
     """Greedy completion per prompt key, without the end token. Raises BadInput where a completion is empty.
 
-    A completion ends where the model's `context` ends at the latest. Prompts of equal length go through together, so that none is padded and the result is that of the prompt alone.
+    A completion ends where the model's `context` ends at the latest. Prompts of equal length go through together, so
+    that none is padded and the result is that of the prompt alone.
     """
     by_length: dict[int, list[Sequence]] = defaultdict(list)
     for prompt in prompts:

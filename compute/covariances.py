@@ -5,7 +5,8 @@ Grosse et al. 2023, section 3.1 (equations 12–14). N tokens of a batch, I inpu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence as SequenceOf
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
 import torch
@@ -48,9 +49,7 @@ class _Sums:
         if self.module.has_bias:
             ones = activation_II.new_tensor([[float(tokens)]])
             border_I1 = self.activation_I[:, None]
-            activation_II = torch.cat(
-                [torch.cat([activation_II, border_I1], 1), torch.cat([border_I1.T, ones], 1)]
-            )
+            activation_II = torch.cat([torch.cat([activation_II, border_I1], 1), torch.cat([border_I1.T, ones], 1)])
         return ModuleCovariances(activation_II / tokens, self.gradient_OO / tokens, tokens)
 
 

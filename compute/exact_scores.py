@@ -1,8 +1,8 @@
 """Exact scores of the few documents that are shown: full-rank query gradients, per module and per token.
 
-A position's share Σ_modules g_tᵀ P a_t is what flows through the weights at that position; it is shown on the token at the
-position, which stands before the one predicted there (Grosse et al. 2023, section 5.2.3). The shares sum to the score.
-B documents of a batch, T positions, I inputs (with the bias column), O outputs.
+A position's share Σ_modules g_tᵀ P a_t is what flows through the weights at that position; it is shown on the token
+at the position, which stands before the one predicted there (Grosse et al. 2023, section 5.2.3). The shares sum to
+the score. B documents of a batch, T positions, I inputs (with the bias column), O outputs.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def exact_scores(
     token_budget: int = 8192,
     on_batch: OnBatch | None = None,
 ) -> list[dict[int, ExactScore]]:
-    """Per document, its score along each of the `directions` (full-rank P_OI per module name) that `wanted` lists for it.
+    """Per document, its score along each of the full-rank `directions` (P_OI per module) that `wanted` lists for it.
 
     Each document goes through the model once, whatever the number of directions.
     """

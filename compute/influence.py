@@ -1,7 +1,7 @@
 """Influence: the scores of documents for all queries at once, in one pass over the documents.
 
-Score of document d for query q: Σ_modules ⟨P_q, ∇L(d)⟩ with P_q the query's (preconditioned) gradient; positive means that weighting
-the document up lowers the loss of the query's completion. Each module takes the cheaper of two routes:
+Score of document d for query q: Σ_modules ⟨P_q, ∇L(d)⟩ with P_q the query's (preconditioned) gradient; positive means
+that weighting the document up lowers the loss of the query's completion. Each module takes the cheaper of two routes:
 
 - factors: Σ_t (g_t U)·(a_t V) with P = U Vᵀ, no document gradient formed; best for few queries or wide modules;
 - formed: the document's gradient G = Σ_t g_t aᵀ_t, then one product with all queries' dense gradients; best for many.
@@ -41,8 +41,8 @@ class Scores:
 class InfluencePass:
     """All queries' gradients, laid out once for as many shards as follow.
 
-    `gradients` holds one dictionary of factors per query (and method); `typical_tokens` is the length of document that routes
-    are chosen for.
+    `gradients` holds one dictionary of factors per query (and method); `typical_tokens` is the length of document
+    that routes are chosen for.
     """
 
     def __init__(

@@ -1,8 +1,9 @@
 """Labels sampled from the model, for the true Fisher: a pure function of (seed, document, position).
 
-Martens 2014, *New insights and perspectives on the natural gradient method*, section 5: the Fisher takes labels
-from the model's own predictive distribution; the empirical Fisher takes the data's. A label is drawn by inverting the predictive
-distribution at a uniform number that a hash gives, so batch size, order and number of workers cannot change it.
+Martens 2014, *New insights and perspectives on the natural gradient method*, section 5: the Fisher takes labels from
+the model's own predictive distribution; the empirical Fisher takes the data's. A label is drawn by inverting the
+predictive distribution at a uniform number that a hash gives, so batch size, order and number of workers cannot
+change it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Low-rank query gradients whose truncation minimizes the expected error of the scores.
 
 A document's score is Σ_t g_tᵀ P a_t. Taking tokens as independent and a as independent of g, the expected squared
-error of replacing P by P̂ is ‖S^½ (P − P̂) A^½‖²_F, so the best rank R is the truncated decomposition of S^½ P A^½ with the
-weights undone afterwards. Grosse et al. 2023 (section 3.2.2) truncate P itself, which minimizes ‖P − P̂‖_F instead.
-In the eigenbasis the weights are square roots of the eigenvalues of A and S. O outputs, I inputs, R rank.
+error of replacing P by P̂ is ‖S^½ (P − P̂) A^½‖²_F, so the best rank R is the truncated decomposition of S^½ P A^½
+with the weights undone afterwards. Grosse et al. 2023 (section 3.2.2) truncate P itself, which minimizes ‖P − P̂‖_F
+instead. In the eigenbasis the weights are square roots of the eigenvalues of A and S. O outputs, I inputs, R rank.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def keeps_full_rank(gradient: Tensor, rank: int | None) -> bool:
 
 
 def truncate_rotated(rotated_SA: Tensor, basis: ModuleEigenbasis, rank: int) -> LowRankGradient:
-    """The same for a gradient that is in the eigenbasis already, which saves turning a preconditioned one there and back."""
+    """The same for a gradient that is in the eigenbasis already, as a preconditioned one is."""
     scale_S, scale_A = _weights(basis.gradient_values_S), _weights(basis.activation_values_A)
     left_SR, right_AR = _truncated_factors(rotated_SA.double() * scale_S[:, None] * scale_A, rank)
     dtype = rotated_SA.dtype
@@ -80,8 +80,8 @@ def _truncated_factors(matrix_SA: Tensor, rank: int) -> tuple[Tensor, Tensor]:
         return left_SR, right_AR
     values_S, vectors_SS = torch.linalg.eigh(matrix_SA @ matrix_SA.T)
     left_SR = vectors_SS[:, -rank:]
-    # A short query's gradient has a lower rank than asked for; its null directions come out of eigh as rounding noise of
-    # either sign, and must not be blown up by balancing them.
+    # A short query's gradient has a lower rank than asked for; its null directions come out of eigh as rounding noise
+    # of either sign, and must not be blown up by balancing them.
     precision = torch.finfo(torch.float64)
     balance_R = values_S[-rank:].clamp(min=max(float(values_S[-1]) * precision.eps, precision.tiny)) ** 0.25
     return left_SR * balance_R, (matrix_SA.T @ left_SR) / balance_R

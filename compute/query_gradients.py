@@ -7,7 +7,8 @@ O outputs, I inputs (with the bias column), S and A eigen-directions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence as SequenceOf
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +63,9 @@ def query_gradients(
     """
     for query in queries:
         gradients = dense_gradients(model, modules, query)
-        by_module = {name: _low_rank(name, gradient_OI, curvature, rank, methods) for name, gradient_OI in gradients.items()}
+        by_module = {
+            name: _low_rank(name, gradient_OI, curvature, rank, methods) for name, gradient_OI in gradients.items()
+        }
         for method in methods:
             yield method, query.key, {name: factors[method] for name, factors in by_module.items()}
         if on_query:
@@ -78,7 +81,8 @@ def _low_rank(
     basis = curvature.eigenbasis[name]
     rotated_SA = basis.rotate(gradient_OI)
     return {
-        method: truncate_rotated(_directed_rotated(method, name, rotated_SA, curvature), basis, rank) for method in methods
+        method: truncate_rotated(_directed_rotated(method, name, rotated_SA, curvature), basis, rank)
+        for method in methods
     }
 
 

@@ -28,7 +28,9 @@ def headwater() -> None:
 def run(
     study_file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's declaration.")],
     recompute: Annotated[bool, typer.Option(help="Compute again what is already there for the same inputs.")] = False,
-    refit: Annotated[bool, typer.Option(help="Draw the pinned samples of tokenizer, training and curvature again.")] = False,
+    refit: Annotated[
+        bool, typer.Option(help="Draw the pinned samples of tokenizer, training and curvature again.")
+    ] = False,
 ) -> None:
     """Materialize everything that a study needs, from corpus files to rankings.
 

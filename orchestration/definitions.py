@@ -27,7 +27,8 @@ def headwater() -> dg.Definitions:
 
 
 def _executor() -> dg.ExecutorDefinition:
-    # One step at a time: each uses every core. A forkserver that has imported the heavy libraries starts a step in under a second.
+    # One step at a time: each uses every core. A forkserver that has imported the heavy libraries starts a step in
+    # under a second.
     preload = ["torch", "transformers", "polars", "deltalake", "orchestration.definitions"]
     return dg.multiprocess_executor.configured(
         {"max_concurrent": 1, "start_method": {"forkserver": {"preload_modules": preload}}}

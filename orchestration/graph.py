@@ -72,7 +72,10 @@ def study_tables(study: Study) -> list[Table]:
         *trained,
         checkpoint_table(spec.model.name),
         queries_table(spec.queries.name),
-        *(table(spec.curvature.name) for table in (sample_table, covariances_table, eigenbasis_table, eigenvalues_table)),
+        *(
+            table(spec.curvature.name)
+            for table in (sample_table, covariances_table, eigenbasis_table, eigenvalues_table)
+        ),
         *(table(study.name) for table in (completions_table, query_gradients_table, influence_table)),
         *(table(study.name) for table in (document_norms_table, candidates_table, rankings_table)),
     ]

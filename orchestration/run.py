@@ -41,8 +41,9 @@ def run_study(
 ) -> list[str]:
     """Registers the corpus's shards, then materializes everything else; the ids of both Dagster runs.
 
-    What is already there for the same inputs is kept, unless `recompute`. Pinned samples (tokenizer, training, curvature) are drawn
-    again with `refit`. Raises StepFailed for the first step that failed; what was finished before it stays.
+    What is already there for the same inputs is kept, unless `recompute`. Pinned samples (tokenizer, training,
+    curvature) are drawn again with `refit`. Raises StepFailed for the first step that failed; what was finished
+    before it stays.
     """
     _hush_libraries()
     clear_after_killed_runs(instance)

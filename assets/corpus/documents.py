@@ -69,7 +69,7 @@ def documents_asset(study: Study) -> dg.AssetsDefinition:
 
 
 def document_identity(corpus: CorpusSpec) -> dict:
-    """What makes a corpus's documents these documents, shards that may still arrive aside: what pinned samples depend on."""
+    """What pinned samples depend on: how documents are made, and not which shards have arrived."""
     return corpus.model_dump(mode="json", exclude={"shard_records", "max_rejected", "max_records", "tokenizer"})
 
 

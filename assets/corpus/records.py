@@ -66,15 +66,11 @@ def records_asset(study: Study) -> dg.AssetsDefinition:
 
     @dg.multi_asset(
         name=f"{group}_records",
-        specs=[
-            dg.AssetSpec(**asset_arguments(each, group, CODE_VERSION), deps=[listed]) for each in (table, rejected)
-        ],
+        specs=[dg.AssetSpec(**asset_arguments(each, group, CODE_VERSION), deps=[listed]) for each in (table, rejected)],
         partitions_def=shard_partitions(corpus.name),
         backfill_policy=several_shards_per_run(),
     )
-    def records(
-        context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking
-    ) -> Iterator[dg.MaterializeResult]:
+    def records(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
         with open_step(context, lake, tracking) as step:
             shards = {shard.key: shard for shard in stored_shards(step, shards_table(corpus.name))}
             with step.progress(f"{corpus.name}: records", len(context.partition_keys), "shards") as progress:
@@ -88,9 +84,7 @@ def records_asset(study: Study) -> dg.AssetsDefinition:
     return records
 
 
-def rejected_rows(
-    corpus: str, shard: str, stage: str, rejected: list[Rejected], stamp: str
-) -> pa.Table:
+def rejected_rows(corpus: str, shard: str, stage: str, rejected: list[Rejected], stamp: str) -> pa.Table:
     """Rows of the table of rejected records."""
     rows = [
         {
@@ -126,7 +120,7 @@ def _read_shard(step: Step, study: Study, shard: Shard) -> None:
 
 
 def _check_rejected(step: Step, study: Study) -> None:
-    """Fails where too much of the corpus was set aside. The share is the whole corpus's, since a shard may be one line."""
+    """Fails where too much of the corpus was set aside; the share is the whole corpus's (a shard may be one line)."""
     corpus = study.spec.corpus
     records = step.lake.scan(records_table(corpus.name), allow_empty=True).select(pl.len()).collect().item()
     columns = ("location", "record_id", "reason", "excerpt")

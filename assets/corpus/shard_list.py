@@ -50,7 +50,8 @@ def shards_asset(study: Study) -> dg.AssetsDefinition:
         with open_step(context, lake, tracking) as step:
             known = stored_shards(step, table) if lake.version(table) is not None else []
             planned = plan_shards(corpus, study.base, known)
-            # Times and offsets count here, unlike in a shard's own fingerprint, or a touched file would be read again for ever.
+            # Times and offsets count here, unlike in a shard's own fingerprint, or a touched file would be read again
+            # for ever.
             stamp = fingerprint("shards", CODE_VERSION, shard_rows(planned))
             rows = [row | {"fingerprint": stamp} for row in shard_rows(planned)]
             counts = {
@@ -60,9 +61,7 @@ def shards_asset(study: Study) -> dg.AssetsDefinition:
             }
             if not step.is_current(table, stamp):
                 step.write(table, pa.Table.from_pylist(rows, schema=table.schema), stamp, metadata=counts)
-            context.instance.add_dynamic_partitions(
-                partitions_name(corpus.name), [shard.key for shard in planned]
-            )
+            context.instance.add_dynamic_partitions(partitions_name(corpus.name), [shard.key for shard in planned])
 
     return shards
 

@@ -1,7 +1,7 @@
 """corpus/<corpus>/tokenizer: the model's own, or one trained on a pinned sample of the records.
 
-A trained tokenizer depends on its settings alone: records that arrive later do not make it stale, since every document would have to be cut anew.
-Materialize it by hand to train it again.
+A trained tokenizer depends on its settings alone: records that arrive later do not make it stale, since every
+document would have to be cut anew. Materialize it by hand to train it again.
 """
 
 from collections.abc import Iterator

@@ -105,7 +105,9 @@ def _pass_over_sample(step: Step, study: Study, stage: str, fit_on: Callable) ->
     fit = study.spec.curvature
     model, modules = open_traced_model(step, study)
     documents = sample_sequences(step, fit.name)
-    step.tracking.log_params({"labels": fit.labels, "seed": fit.seed, "modules": len(modules), "sample": len(documents)})
+    step.tracking.log_params(
+        {"labels": fit.labels, "seed": fit.seed, "modules": len(modules), "sample": len(documents)}
+    )
     tokens = sum(map(len, documents))
     with step.progress(f"{fit.name}: {stage}", tokens, "tokens") as progress:
         fitted = fit_on(

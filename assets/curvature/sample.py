@@ -1,7 +1,7 @@
 """curvature/<fit>/sample: the documents that the curvature is fitted on, pinned with their tokens.
 
-The sample keeps the token ids themselves, so that a fit can be repeated after the corpus changed. New shards do not make it stale;
-materialize it by hand to fit on what the corpus holds then.
+The sample keeps the token ids themselves, so that a fit can be repeated after the corpus changed. New shards do not
+make it stale; materialize it by hand to fit on what the corpus holds then.
 """
 
 import dagster as dg

@@ -1,7 +1,7 @@
 """model/<model>/checkpoint: which weights a model is, byte for byte.
 
-A checkpoint in a directory or on the hub is listed with its digests; one that is trained here is kept in the lake itself, in
-blocks, so that any machine that sees the lake can load it.
+A checkpoint in a directory or on the hub is listed with its digests; one that is trained here is kept in the lake
+itself, in blocks, so that any machine that sees the lake can load it.
 """
 
 import hashlib
@@ -120,7 +120,9 @@ def checkpoint_directory(model: ModelSpec, base: str) -> Path:
             return Path(snapshot_download(model.hub, revision=model.revision, allow_patterns=list(CHECKPOINT_FILES)))
         except Exception as error:
             reason = str(error).splitlines()[0]
-            raise BadInput(f"model {model.name}: {model.hub} at {model.revision} cannot be fetched: {reason}") from error
+            raise BadInput(
+                f"model {model.name}: {model.hub} at {model.revision} cannot be fetched: {reason}"
+            ) from error
     if not (Path(location) / "config.json").is_file():
         raise BadInput(f"model {model.name}: {location} holds no config.json; give the directory of a checkpoint")
     return Path(location)
@@ -130,7 +132,7 @@ def _digests(directory: Path) -> dict[str, dict]:
     paths = sorted(path for pattern in CHECKPOINT_FILES for path in directory.glob(pattern))
     if not any(path.suffix == ".safetensors" for path in paths):
         raise BadInput(
-            f"model: {directory} holds no safetensors; save the checkpoint with save_pretrained(safe_serialization=True)"
+            f"model: {directory} holds no safetensors; save the checkpoint again with transformers' save_pretrained"
         )
     return {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in paths}
 

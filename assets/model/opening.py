@@ -1,4 +1,4 @@
-"""Opening a study's model for tracing: its weights, its tracked modules, and whether the corpus's tokenizer is its own."""
+"""Opening a study's model for tracing: weights, tracked modules, and whether the tokenizer is its own."""
 
 from __future__ import annotations
 

@@ -22,7 +22,9 @@ class TrainSpec(BaseModel):
     intermediate_size: int = Field(512, gt=0, description="Width of the MLP layers.")
     context: int = Field(256, gt=1, description="Longest sequence in tokens.")
     epochs: int = Field(3, gt=0, description="Passes over the documents.")
-    batch_size: int = Field(16, gt=0, description="Rows of `context` tokens, filled with documents, per optimizer step.")
+    batch_size: int = Field(
+        16, gt=0, description="Rows of `context` tokens, filled with documents, per optimizer step."
+    )
     learning_rate: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
     warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps with a rising learning rate.")
     weight_decay: float = Field(0.1, ge=0, description="AdamW's decoupled weight decay, on matrices only.")

@@ -51,7 +51,12 @@ def training_sample_asset(study: Study) -> dg.AssetsDefinition:
     )
     def sample(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
         with open_step(context, lake, tracking) as step:
-            stamp = fingerprint("training_sample", CODE_VERSION, document_identity(corpus), step.fingerprint(tokenizer_table(corpus.name)))
+            stamp = fingerprint(
+                "training_sample",
+                CODE_VERSION,
+                document_identity(corpus),
+                step.fingerprint(tokenizer_table(corpus.name)),
+            )
             if step.is_current(table, stamp, pinned=True):
                 return
             rows = step.scan(documents).select("document_id", "shard", "position").sort("shard", "position").collect()

@@ -30,7 +30,9 @@ def queries_table(query_set: str) -> Table:
             POSITION,
             QUERY_ID,
             PROMPT,
-            Column("completion", pa.string(), "The completion to explain; null asks for the model's own.", nullable=True),
+            Column(
+                "completion", pa.string(), "The completion to explain; null asks for the model's own.", nullable=True
+            ),
             TASK,
             KIND,
             ANSWER,

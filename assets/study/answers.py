@@ -8,8 +8,8 @@ import re
 def is_right(completion: str, answer: str | None, *, kind: str | None, match: str | None) -> bool | None:
     """Whether `answer` stands in (`contains`) or at the end of (`ends`) the completion; None where no answer is known.
 
-    Without `match`, a reasoning query's answer must stand at the end, after its steps, and any other's anywhere. Case, punctuation
-    and spacing do not count; a number counts as a whole, so 7 is not in 17.
+    Without `match`, a reasoning query's answer must stand at the end, after its steps, and any other's anywhere.
+    Case, punctuation and spacing do not count; a number counts as a whole, so 7 is not in 17.
     """
     if answer is None:
         return None

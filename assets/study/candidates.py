@@ -42,7 +42,13 @@ def candidates_table(study: str) -> Table:
 
 
 def candidate_rows(
-    shard: str, keys: list[tuple[str, str]], ids: list[str], scores_qd: np.ndarray, norms_d: np.ndarray, top_k: int, stamp: str
+    shard: str,
+    keys: list[tuple[str, str]],
+    ids: list[str],
+    scores_qd: np.ndarray,
+    norms_d: np.ndarray,
+    top_k: int,
+    stamp: str,
 ) -> pa.Table:
     """The `top_k` documents at each end of both rankings, per method and query; ties go by document id."""
     import numpy as np

@@ -1,4 +1,4 @@
-"""Exact scores of listed documents: full-rank query gradients, a group of queries at a time, each document passed once per group."""
+"""Exact scores of listed documents: full-rank gradients of a group of queries at a time, one pass per group."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DENSE_BUDGET_BYTES = 2**30  # full-rank query gradients held at once
 
 
 def add_exact_scores(step: Step, study: Study, ranked: pl.DataFrame) -> tuple[pl.DataFrame, float]:
-    """`ranked` with exact, token and module scores, and the median over queries of Pearson's R of low rank with exact."""
+    """`ranked` with exact, token and module scores, and how well its low-rank scores agree (`_agreement`)."""
     model, modules = open_traced_model(step, study)
     names = [module.name for module in modules]
     pairs = _scored_pairs(step, study, ranked, model, modules)

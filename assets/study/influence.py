@@ -74,9 +74,7 @@ def influence_asset(study: Study) -> dg.AssetsDefinition:
         backfill_policy=several_shards_per_run(),
         pool="gpu",
     )
-    def influence(
-        context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking
-    ) -> Iterator[dg.MaterializeResult]:
+    def influence(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
         with open_step(context, lake, tracking) as step:
             inputs = fingerprint(
                 "influence",
@@ -115,7 +113,9 @@ def _score_shards(step: Step, study: Study, stamps: dict[str, str | None]) -> No
     influence_pass = InfluencePass(
         model, modules, list(gradients.values()), typical_tokens=_typical_tokens(step, study.spec.corpus.name)
     )
-    step.tracking.log_params({"queries": len({query for _, query in gradients}), "routes": influence_pass.route_names()})
+    step.tracking.log_params(
+        {"queries": len({query for _, query in gradients}), "routes": influence_pass.route_names()}
+    )
     total = _documents_in(step, study.spec.corpus.name, due)
     with step.progress(f"{study.name}: influence", total, "documents") as progress:
         for number, (shard, stamp) in enumerate(due.items()):
@@ -180,4 +180,6 @@ def _typical_tokens(step: Step, corpus: str) -> int:
 def _documents_in(step: Step, corpus: str, shards) -> int:
     import polars as pl
 
-    return step.scan(documents_table(corpus)).filter(pl.col("shard").is_in(list(shards))).select(pl.len()).collect().item()
+    return (
+        step.scan(documents_table(corpus)).filter(pl.col("shard").is_in(list(shards))).select(pl.len()).collect().item()
+    )

@@ -47,7 +47,8 @@ def _check_modules(study: Study, skeleton) -> None:
     smallest = min(tracked, key=lambda module: min(module.out_features, module.in_dim))
     if rank != "full" and rank > (limit := min(smallest.out_features, smallest.in_dim)):
         raise BadInput(
-            f"options.rank: {rank} is above {limit}, the smaller dimension of {smallest.name}; lower it, or write 'full'"
+            f"options.rank: {rank} is above {limit}, the smaller dimension of {smallest.name}; "
+            "lower it, or write 'full'"
         )
 
 
@@ -61,9 +62,14 @@ def check_context(study: Study, skeleton) -> None:
             f"corpus {corpus.name}: max_tokens is {corpus.max_tokens}, but model {name} has a context of {context} "
             "tokens; lower max_tokens"
         )
-    for owner, budget in (("options", study.spec.options.token_budget), ("curvature", study.spec.curvature.token_budget)):
+    for owner, budget in (
+        ("options", study.spec.options.token_budget),
+        ("curvature", study.spec.curvature.token_budget),
+    ):
         if budget < corpus.max_tokens:
-            raise BadInput(f"{owner}.token_budget: {budget} is less than one document of {corpus.max_tokens} tokens; raise it")
+            raise BadInput(
+                f"{owner}.token_budget: {budget} is less than one document of {corpus.max_tokens} tokens; raise it"
+            )
 
 
 def _check_query_model(study: Study, skeleton) -> None:

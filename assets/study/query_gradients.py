@@ -28,7 +28,9 @@ def query_gradients_table(study: str) -> Table:
             METHOD,
             QUERY_ID,
             MODULE,
-            Column("component", pa.int32(), "Number of the component; the gradient is the sum of their outer products."),
+            Column(
+                "component", pa.int32(), "Number of the component; the gradient is the sum of their outer products."
+            ),
             Column("left", VECTOR, "The component along the module's outputs."),
             Column("right", VECTOR, "The component along the module's inputs, the bias last where there is one."),
             STAMP,

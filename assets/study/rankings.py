@@ -113,14 +113,21 @@ def _ranked(step: Step, study: Study) -> pl.DataFrame:
     if candidates.is_empty():
         raise BadInput(f"study {study.name}: no document has been scored; materialize its influence first")
     nats = step.scan(completions_table(study.name)).select("query_id", "nats").collect()
-    ranked = candidates.join(nats, on="query_id", how="left").with_columns(score_per_nat=pl.col("score") / pl.col("nats"))
+    ranked = candidates.join(nats, on="query_id", how="left").with_columns(
+        score_per_nat=pl.col("score") / pl.col("nats")
+    )
     return ranked.join(_listed_documents(step, study, candidates), on="document_id", how="left", maintain_order="left")
 
 
 def _listed_documents(step: Step, study: Study, candidates: pl.DataFrame) -> pl.DataFrame:
     wanted = candidates.select("document_id").unique().lazy()
     columns = ("document_id", "source", "text", "token_ids")
-    return step.scan(documents_table(study.spec.corpus.name)).select(columns).join(wanted, on="document_id", how="semi").collect()
+    return (
+        step.scan(documents_table(study.spec.corpus.name))
+        .select(columns)
+        .join(wanted, on="document_id", how="semi")
+        .collect()
+    )
 
 
 def _preview(rows: pl.DataFrame) -> str:
@@ -129,5 +136,7 @@ def _preview(rows: pl.DataFrame) -> str:
     best = rows.filter(method=method, ranking="normed", end="top").filter(pl.col("rank") <= 3).sort("query_id", "rank")
     lines = ["| query | rank | document | source | score |", "|---|---|---|---|---|"]
     for row in best.head(15).iter_rows(named=True):
-        lines.append(f"| {row['query_id']} | {row['rank']} | {row['document_id']} | {row['source']} | {row['score']:.3g} |")
+        lines.append(
+            f"| {row['query_id']} | {row['rank']} | {row['document_id']} | {row['source']} | {row['score']:.3g} |"
+        )
     return "\n".join(lines)

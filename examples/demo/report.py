@@ -1,4 +1,4 @@
-"""The demo's result as a person reads it: what the model answered, what taught it, and how that compares with the truth."""
+"""The demo's result as a person reads it: what the model answered, what taught it, and the truth next to it."""
 
 from __future__ import annotations
 

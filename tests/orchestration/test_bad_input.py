@@ -89,7 +89,9 @@ def test_tokenizer_that_does_not_fit_the_model(refused, tmp_path):
     from compute.tokenizer import train_tokenizer
 
     study = write_study(tmp_path)
-    train_tokenizer(["many other words " * 3, *map(str, range(900))], vocab_size=900).save_pretrained(tmp_path / "model")
+    train_tokenizer(["many other words " * 3, *map(str, range(900))], vocab_size=900).save_pretrained(
+        tmp_path / "model"
+    )
     sentence = refused(study)
     assert "tokenizer" in sentence and "model tiny" in sentence
 
@@ -180,4 +182,3 @@ def test_no_stack_trace_in_a_real_process(tmp_path):
     assert result.returncode == 1
     assert result.stdout == ""
     assert result.stderr.startswith("headwater: ") and "Traceback" not in result.stderr
-

@@ -1,4 +1,4 @@
-"""A study small enough to run in seconds, with real files: three corpus files, a checkpoint of random weights, a query file."""
+"""A study small enough to run in seconds, of real files: corpus, checkpoint of random weights, queries."""
 
 from __future__ import annotations
 
