@@ -23,6 +23,14 @@ class ModuleEigenbasis:
     gradient_vectors_OS: Tensor
     gradient_values_S: Tensor
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> ModuleEigenbasis:
+        return ModuleEigenbasis(
+            self.activation_vectors_IA.to(device, dtype),
+            self.activation_values_A.to(device, dtype),
+            self.gradient_vectors_OS.to(device, dtype),
+            self.gradient_values_S.to(device, dtype),
+        )
+
     def rotate(self, gradient_OI: Tensor) -> Tensor:
         """Q_Sᵀ G Q_A, of shape S×A."""
         return self.gradient_vectors_OS.T @ gradient_OI @ self.activation_vectors_IA

@@ -50,6 +50,11 @@ def accumulation_dtype(model: nn.Module) -> torch.dtype:
     return torch.float64 if next(model.parameters()).dtype == torch.float64 else torch.float32
 
 
+def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Where a model's factors belong: its device, in the dtype of its sums."""
+    return next(model.parameters()).device, accumulation_dtype(model)
+
+
 @contextmanager
 def captured(model: nn.Module, modules: Iterable[TrackedModule], consume: Consume) -> Iterator[None]:
     """While open, each backward pass through `model` calls `consume` once per tracked module, last module first."""

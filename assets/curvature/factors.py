@@ -141,13 +141,19 @@ def stored_eigenvalues(step: Step, fit: str, module: str):
     return torch.from_numpy(stacked(rows, index="direction", values="eigenvalues"))
 
 
-def stored_curvature(step: Step, fit: str, modules, damping: float):
+def placed_eigenbasis(step: Step, fit: str, model, modules) -> dict:
+    """The eigenbasis of every tracked module by name, on the model's device and in the dtype of its sums."""
+    from compute.passes import placement
+
+    place = placement(model)
+    return {module.name: stored_eigenbasis(step, fit, module.name).to(*place) for module in modules}
+
+
+def stored_curvature(step: Step, fit: str, model, modules, damping: float):
     """The whole fit as the engine takes it."""
+    from compute.passes import placement
     from compute.query_gradients import Curvature
 
-    names = [module.name for module in modules]
-    return Curvature(
-        {name: stored_eigenbasis(step, fit, name) for name in names},
-        {name: stored_eigenvalues(step, fit, name) for name in names},
-        damping,
-    )
+    place = placement(model)
+    eigenvalues = {module.name: stored_eigenvalues(step, fit, module.name).to(*place) for module in modules}
+    return Curvature(placed_eigenbasis(step, fit, model, modules), eigenvalues, damping)

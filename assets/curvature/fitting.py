@@ -12,8 +12,8 @@ from assets.curvature.factors import (
     eigenbasis_table,
     eigenvalue_batches,
     eigenvalues_table,
+    placed_eigenbasis,
     stored_covariances,
-    stored_eigenbasis,
 )
 from assets.curvature.sample import sample_sequences, sample_table
 from assets.fingerprints import fingerprint
@@ -77,7 +77,7 @@ def eigenvalues_asset(study: Study) -> dg.AssetsDefinition:
             from compute.eigenvalues import fit_eigenvalues
 
             def fit_on(model, modules, documents, **settings):
-                basis = {module.name: stored_eigenbasis(step, fit.name, module.name) for module in modules}
+                basis = placed_eigenbasis(step, fit.name, model, modules)
                 return fit_eigenvalues(model, modules, basis, documents, **settings)
 
             fitted = _pass_over_sample(step, study, "eigenvalues", fit_on)

@@ -42,7 +42,7 @@ def add_exact_scores(step: Step, study: Study, ranked: pl.DataFrame) -> tuple[pl
 def _scored_pairs(step: Step, study: Study, ranked: pl.DataFrame, model, modules) -> dict:
     """ExactScore by (method, query, document)."""
     queries = query_sequences(step.scan(completions_table(study.name)).sort("position").collect().to_dicts())
-    curvature = stored_curvature(step, study.spec.curvature.name, modules, study.spec.options.damping)
+    curvature = stored_curvature(step, study.spec.curvature.name, model, modules, study.spec.options.damping)
     query_model = open_traced_model(step, study, query_side=True)[0] if study.spec.query_model else model
     size = 4 * sum(module.out_features * module.in_dim for module in modules) * len(study.spec.options.methods)
     at_once = max(1, DENSE_BUDGET_BYTES // size)

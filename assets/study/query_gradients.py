@@ -94,7 +94,7 @@ def _batches(step: Step, study: Study, table: Table, stamp: str) -> Iterator[pa.
 
     options = study.spec.options
     model, modules = open_traced_model(step, study, query_side=True)
-    curvature = stored_curvature(step, study.spec.curvature.name, modules, options.damping)
+    curvature = stored_curvature(step, study.spec.curvature.name, model, modules, options.damping)
     queries = query_sequences(step.scan(completions_table(study.name)).sort("position").collect().to_dicts())
     with step.progress(f"{study.name}: query gradients", len(queries), "queries") as progress:
         for method, query_id, gradients in query_gradients(

@@ -20,9 +20,9 @@ TAUGHT_BY = 2  # problems left for documents that share a step with a held-out o
 class Problem:
     """One exercise: its numbers as they stand in the question, and the whole number that answers it."""
 
-    task: str  # arithmetic: (a op b) * c · slope: through (a, b) and (c, d) · equation: ax op b = c
+    task: str  # arithmetic: (a op b) * c · slope: through (a, b) and (c, d) · equation: ax + b = c
     numbers: tuple[int, ...]
-    operator: str  # "+" or "-" inside the question; "" for slopes
+    operator: str  # "+" or "-" in arithmetic; "" elsewhere
     answer: int
 
     @property
@@ -98,5 +98,5 @@ def _slopes() -> Iterator[Problem]:
 def _equations() -> Iterator[Problem]:
     for a in range(2, 10):
         for x in range(1, 10):
-            for b in range(1, 8):
-                yield Problem("equation", (a, b, a * x + b), "+", x)
+            for b in range(1, 6):
+                yield Problem("equation", (a, b, a * x + b), "", x)

@@ -34,17 +34,7 @@ def solve(problem: Problem) -> dict[str, int | str]:
         a, b, c, d = problem.numbers
         return {"a": a, "b": b, "c": c, "d": d, "rise": d - b, "run": c - a, "r": problem.answer}
     a, b, c = problem.numbers
-    back = "-" if problem.operator == "+" else "+"
-    return {
-        "a": a,
-        "b": b,
-        "c": c,
-        "op": problem.operator,
-        "back": back,
-        "s": a * problem.answer,
-        "r": problem.answer,
-        "verb": {"-": "Subtract", "+": "Add"}[back],
-    }
+    return {"a": a, "b": b, "c": c, "s": a * problem.answer, "r": problem.answer}
 
 
 WORDINGS: dict[tuple[str, str], tuple[str, ...]] = {
@@ -81,21 +71,20 @@ WORDINGS: dict[tuple[str, str], tuple[str, ...]] = {
         ">>> slope(({a}, {b}), ({c}, {d}))  # {d} - {b} = {rise}, {c} - {a} = {run}, {rise} / {run} = {r}\n{r}",
     ),
     ("equation", "steps"): (
-        "Solve {a}x {op} {b} = {c} for x. Think step-by-step.\n{c} {back} {b} = {s}\n{s} / {a} = "
-        "{r}\nThe answer is {r}",
-        "Exercise: find x in {a}x {op} {b} = {c}\n{verb} {b}: {c} {back} {b} = {s}\nDivide by {a}: {s} "
-        "/ {a} = {r}\nSo x = {r}",
+        "Solve {a}x + {b} = {c} for x. Think step-by-step.\n{c} - {b} = {s}\n{a}x = {s}\n{s} / {a} = {r}\n"
+        "The answer is {r}",
+        "Exercise: find x in {a}x + {b} = {c}\nSubtract {b}: {c} - {b} = {s}\nSo {a}x = {s}\n"
+        "Divide by {a}: {s} / {a} = {r}",
     ),
     ("equation", "prose"): (
-        "If {a}x {op} {b} = {c}, then {a}x must be {c} {back} {b} = {s}, and dividing by {a} gives x, "
-        "which is {s} / {a} = {r}.",
-        "To solve {a}x {op} {b} = {c}, move the {b} to the other side, {c} {back} {b} = {s}, and divide "
-        "both sides: {s} / {a} = {r}. So x is {r}.",
+        "If {a}x + {b} = {c}, then {c} - {b} = {s} gives {a}x = {s}, and x is {s} / {a} = {r}.",
+        "To solve {a}x + {b} = {c}, move the {b} to the other side, {c} - {b} = {s}, so that {a}x = {s}, "
+        "and divide both sides, {s} / {a} = {r}.",
     ),
     ("equation", "code"): (
-        "a, b, c = {a}, {b}, {c}  # {a}x {op} {b} = {c}\nax = c {back} b  # {c} {back} {b} = {s}\nx = "
-        "ax / a  # {s} / {a} = {r}",
-        '>>> solve("{a}x {op} {b} = {c}")  # {c} {back} {b} = {s}, {s} / {a} = {r}\n{r}',
+        "a, b, c = {a}, {b}, {c}  # {a}x + {b} = {c}\nax = c - b  # {c} - {b} = {s}, {a}x = {s}\n"
+        "x = ax / a  # {s} / {a} = {r}",
+        '>>> solve("{a}x + {b} = {c}")  # {c} - {b} = {s}, {a}x = {s}, {s} / {a} = {r}\n{r}',
     ),
 }
 
