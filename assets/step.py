@@ -8,6 +8,7 @@ compute → write.
 from __future__ import annotations
 
 import json
+import resource
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -69,20 +70,28 @@ class Step:
         """The stored fingerprint of a table (or one shard of it); None where it holds no rows."""
         return self._fingerprints(table, self.version(table)).get(shard or "")
 
-    def is_current(
-        self, table: Table, fingerprint: str | None, shard: str | None = None, *, pinned: bool = False
-    ) -> bool:
+    def is_current(self, table: Table, fingerprint: str | None, shard: str | None = None) -> bool:
         """Whether `table` already holds what would be computed, and the run asked to keep such results.
 
         No `fingerprint` stands for no rows: what is computed from a shard without documents has none either.
-        A `pinned` sample is kept although its corpus grew, unless the run asks to refit.
         """
-        version = self.lake.version(table) if self.reuse and not (pinned and self.refit) else None
+        version = self.lake.version(table) if self.reuse else None
         if version is None or self._fingerprints(table, version).get(shard or "") != fingerprint:
             return False
-        self._report(table, shard, {"kept": True, "fingerprint": fingerprint or "", "delta version": version})
-        self.context.log.info(f"{table.path}{f'[{shard}]' if shard else ''}: nothing changed, kept as it is")
+        self._report_kept(table, shard, version, fingerprint or "")
         return True
+
+    def is_pinned(self, table: Table, settings: str) -> bool:
+        """Whether a pinned sample was drawn under these settings: kept though its corpus grew, unless a run refits."""
+        version = self.lake.version(table) if self.reuse and not self.refit else None
+        if version is None or self.lake.last_commit(table).get("settings") != settings:
+            return False
+        self._report_kept(table, None, version, self._fingerprints(table, version).get("", ""))
+        return True
+
+    def _report_kept(self, table: Table, shard: str | None, version: int, fingerprint: str) -> None:
+        self._report(table, shard, {"kept": True, "fingerprint": fingerprint, "delta version": version})
+        self.context.log.info(f"{table.path}{f'[{shard}]' if shard else ''}: nothing changed, kept as it is")
 
     def write(
         self,
@@ -92,9 +101,13 @@ class Step:
         *,
         shard: str | None = None,
         where: dict[str, str] | None = None,
+        settings: str = "",
         metadata: dict | None = None,
     ) -> None:
-        """Replaces the table (or exactly one partition) atomically and reports it to Dagster and MLflow."""
+        """Replaces the table (or exactly one partition) atomically and reports it to Dagster and MLflow.
+
+        `settings` is what a pinned sample was drawn under; its fingerprint is that of its content.
+        """
         where = where or ({"shard": shard} if shard else None)
         commit = self.lake.overwrite(
             table,
@@ -105,6 +118,7 @@ class Step:
                 "mlflow_run_id": self.tracking.run_id or "",
                 "code_version": self.context.assets_def.code_versions_by_key.get(dg.AssetKey(table.key)) or "",
                 "fingerprint": fingerprint or "",
+                "settings": settings,
                 "inputs": json.dumps(self.versions),
             },
         )
@@ -159,15 +173,26 @@ def open_step(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking)
             step = Step(context, lake, run)
             with lake.reading(step.tables_read):
                 yield step
+            run.log_metrics({"peak_memory_mib": _peak_memory_mib()}, 0)
     except BadInput as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
+
+
+def _peak_memory_mib() -> float:
+    """The most memory that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def dagster_name(name: str) -> str:
+    """A name as Dagster takes it for groups, operations and jobs, which may not hold a dash."""
+    return name.replace("-", "_")
 
 
 def asset_arguments(table: Table, group: str, code_version: str) -> dict:
     """What the declaration of every table's asset has in common."""
     return {
         "key": list(table.key),
-        "group_name": group,
+        "group_name": dagster_name(group),
         "description": table.grain,
         "kinds": {"deltalake"},
         "code_version": code_version,

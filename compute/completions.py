@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from transformers import GenerationConfig
 
-from compute.batches import Sequence, make_batches
+from compute.batches import Sequence
 from compute.errors import BadInput
-from compute.passes import batch_loss
+from compute.passes import batch_loss, batches_for
 
 PROMPTS_AT_ONCE = 32
 
@@ -58,7 +58,7 @@ def greedy_completions(
 def completion_nats(model: nn.Module, queries: SequenceOf[Sequence], *, token_budget: int) -> dict[str, float]:
     """−log p(completion | prompt) per query key. Raises BadInput naming a query whose loss is not finite."""
     nats: dict[str, float] = {}
-    for batch in make_batches(queries, token_budget=token_budget, device=next(model.parameters()).device):
+    for batch in batches_for(model, queries, token_budget):
         nats.update(zip(batch.keys_B, batch_loss(model, batch).tolist(), strict=True))
     return nats
 

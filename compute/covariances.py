@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compute.batches import Batch, Sequence, make_batches
-from compute.passes import Labels, accumulation_dtype, captured, run_batch
+from compute.batches import Batch, Sequence
+from compute.passes import Labels, accumulation_dtype, batches_for, captured, run_batch
 from compute.tracked_modules import TrackedModule
 
 OnBatch = Callable[[int, int], None]
@@ -78,7 +78,7 @@ def fit_covariances(
 
     tokens = 0
     with captured(model, modules, consume):
-        for batch in make_batches(documents, token_budget=token_budget, device=device):
+        for batch in batches_for(model, documents, token_budget):
             current[:] = [batch]
             run_batch(model, batch, Labels.named(labels, seed))
             tokens += batch.tokens

@@ -12,11 +12,11 @@ from collections.abc import Sequence as SequenceOf
 import torch
 from torch import Tensor, nn
 
-from compute.batches import Sequence, make_batches
+from compute.batches import Sequence
 from compute.covariances import OnBatch
 from compute.eigenbasis import ModuleEigenbasis
 from compute.module_gradients import document_gradients
-from compute.passes import Labels, accumulation_dtype, captured, run_batch
+from compute.passes import Labels, accumulation_dtype, batches_for, captured, run_batch
 from compute.tracked_modules import TrackedModule
 
 
@@ -40,7 +40,7 @@ def fit_eigenvalues(
             sums[module.name] += rotated_DSA.square_().sum(0)
 
     with captured(model, modules, consume):
-        for batch in make_batches(documents, token_budget=token_budget, device=device):
+        for batch in batches_for(model, documents, token_budget):
             run_batch(model, batch, Labels.named(labels, seed))
             if on_batch:
                 on_batch(len(batch.keys_B), batch.tokens)

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compute.batches import Sequence, make_batches
+from compute.batches import Sequence
 from compute.covariances import OnBatch
-from compute.passes import accumulation_dtype, captured, run_batch
+from compute.passes import accumulation_dtype, batches_for, captured, run_batch
 from compute.tracked_modules import TrackedModule
 
 SPURIOUS_CONCENTRATION = 2 / 3
@@ -71,7 +71,7 @@ def exact_scores(
 
     results: list[dict[int, ExactScore]] = [{} for _ in documents]
     with captured(model, modules, consume):
-        for batch in make_batches(documents, token_budget=token_budget, device=device):
+        for batch in batches_for(model, documents, token_budget):
             rows_of.clear()
             shares.clear()
             for row, index in enumerate(batch.index_B):

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compute.batches import Sequence, make_batches
+from compute.batches import Sequence
 from compute.covariances import OnBatch
 from compute.low_rank import LowRankGradient
 from compute.module_gradients import ELEMENTS_AT_ONCE, document_gradients
-from compute.passes import accumulation_dtype, captured, run_batch
+from compute.passes import accumulation_dtype, batches_for, captured, run_batch
 from compute.tracked_modules import TrackedModule
 
 DENSE_BUDGET_BYTES = 2**30  # what the formed route may keep of dense query gradients
@@ -86,12 +86,12 @@ class InfluencePass:
             squares_D[index_B] += squares_B
 
         with captured(self.model, self.modules, consume):
-            for batch in make_batches(documents, token_budget=token_budget, device=self.device):
+            for batch in batches_for(self.model, documents, token_budget):
                 index_B[:] = batch.index_B
                 loss_D[index_B] = run_batch(self.model, batch)
                 if on_batch:
                     on_batch(len(batch.keys_B), batch.tokens)
-        return Scores(scores_QD.cpu().numpy(), squares_D.sqrt().cpu().numpy(), loss_D.numpy())
+        return Scores(scores_QD.cpu().numpy(), squares_D.clamp_(min=0).sqrt().cpu().numpy(), loss_D.numpy())
 
 
 def score_documents(

@@ -10,6 +10,7 @@ B sequences, T positions, V vocabulary, I inputs (without the bias column), O ou
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compute.batches import Batch
+from compute.batches import Batch, Sequence, make_batches
 from compute.errors import BadInput
 from compute.labels import key_hash, sample_labels
 from compute.tracked_modules import TrackedModule
@@ -25,6 +26,7 @@ from compute.tracked_modules import TrackedModule
 Consume = Callable[[TrackedModule, Tensor, Tensor], None]
 """Called per module and batch with a_BTI and g_BTO; g is zero wherever a position carries no gradient."""
 
+LOGITS_AT_ONCE = 2**28  # a batch's logits: 1 GiB in float32, and as much again for their gradient
 ROWS_AT_ONCE = 1024  # rows of logits turned into probabilities at a time
 
 
@@ -58,9 +60,15 @@ def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
 @contextmanager
 def captured(model: nn.Module, modules: Iterable[TrackedModule], consume: Consume) -> Iterator[None]:
     """While open, each backward pass through `model` calls `consume` once per tracked module, last module first."""
-    handles = [
-        model.get_submodule(module.name).register_forward_hook(_forward_hook(module, consume)) for module in modules
-    ]
+    shape_BT: list[int] = []
+
+    def keep_shape(_, __, options: dict) -> None:
+        shape_BT[:] = options["input_ids"].shape
+
+    handles = [model.register_forward_pre_hook(keep_shape, with_kwargs=True)]
+    for module in modules:
+        hook = _forward_hook(module, consume, shape_BT)
+        handles.append(model.get_submodule(module.name).register_forward_hook(hook))
     was_training, required_grad = model.training, [parameter.requires_grad for parameter in model.parameters()]
     model.eval().requires_grad_(False)
     try:
@@ -71,6 +79,15 @@ def captured(model: nn.Module, modules: Iterable[TrackedModule], consume: Consum
         model.train(was_training)
         for parameter, required in zip(model.parameters(), required_grad, strict=True):
             parameter.requires_grad_(required)
+
+
+def batches_for(model: nn.Module, sequences: SequenceOf[Sequence], token_budget: int) -> Iterator[Batch]:
+    """`make_batches` on the model's device, with smaller batches for a large vocabulary: logits of tokens × vocabulary
+    and their gradient are what fills memory first."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    longest = max((len(sequence) for sequence in sequences), default=1)
+    budget = min(token_budget, max(longest, LOGITS_AT_ONCE // vocabulary))
+    return make_batches(sequences, token_budget=budget, device=next(model.parameters()).device)
 
 
 def run_batch(model: nn.Module, batch: Batch, labels: Labels = DATA) -> Tensor:
@@ -93,21 +110,37 @@ def batch_loss(model: nn.Module, batch: Batch) -> Tensor:
         return _loss(_logits(model, batch), batch, DATA)
 
 
-def _forward_hook(module: TrackedModule, consume: Consume):
-    def hook(_, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        if output.ndim != 3:
-            raise BadInput(
-                f"curvature.modules: {module.name} does not see its tokens as batch × positions × features, "
-                "as routed experts do not; leave it out of the patterns"
-            )
+def _forward_hook(module: TrackedModule, consume: Consume, shape_BT: list[int]):
+    def hook(_, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         if not torch.is_grad_enabled():
-            return
-        if not output.requires_grad:
-            output.requires_grad_(True)
-        activation_BTI = inputs[0].detach()
-        output.register_hook(lambda gradient_BTO: consume(module, activation_BTI, gradient_BTO))
+            return None
+        begins_graph = not output.requires_grad
+        if begins_graph:
+            # A copy, since the model may go on to change its tensor in place, which a leaf does not allow.
+            leaf = output.detach().requires_grad_(True)
+            output = leaf.clone()
+        activation = inputs[0].detach()
+        output.register_hook(lambda gradient: consume(module, *_by_document(module, activation, gradient, shape_BT)))
+        return output if begins_graph else None
 
     return hook
+
+
+def _by_document(
+    module: TrackedModule, activation: Tensor, gradient: Tensor, shape_BT: list[int]
+) -> tuple[Tensor, Tensor]:
+    """a_BTI and g_BTO, also from a module whose model flattens its tokens first (OPT).
+
+    Raises BadInput for a module that does not see every token of every document.
+    """
+    if gradient.ndim == 2 and len(gradient) == shape_BT[0] * shape_BT[1]:
+        return activation.view(*shape_BT, -1), gradient.view(*shape_BT, -1)
+    if gradient.ndim != 3:
+        raise BadInput(
+            f"curvature.modules: {module.name} does not see its tokens as batch × positions × features, "
+            "as routed experts do not; leave it out of the patterns"
+        )
+    return activation, gradient
 
 
 def _logits(model: nn.Module, batch: Batch) -> Tensor:

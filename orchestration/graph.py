@@ -17,6 +17,7 @@ from assets.curvature.sample import sample_asset, sample_table
 from assets.model.checkpoint import checkpoint_table, named_checkpoint_asset
 from assets.model.training import trained_checkpoint_asset, training_sample_asset, training_sample_table
 from assets.queries.queries import queries_asset, queries_table
+from assets.step import dagster_name
 from assets.study.candidates import candidates_table
 from assets.study.completions import completions_asset, completions_table
 from assets.study.influence import document_norms_table, influence_asset, influence_table
@@ -82,7 +83,7 @@ def study_tables(study: Study) -> list[Table]:
 
 
 def job_name(study: Study) -> str:
-    return study.name.replace("-", "_")
+    return dagster_name(study.name)
 
 
 def shards_key(study: Study) -> dg.AssetKey:

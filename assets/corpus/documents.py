@@ -17,6 +17,7 @@ from assets.step import Step, asset_arguments, open_step
 from assets.study.spec import Study
 from assets.tables import Column, Table
 from assets.tracking import Tracking
+from compute.errors import BadInput
 
 CODE_VERSION = "1"
 EXCERPT_CHARACTERS = 200
@@ -70,13 +71,20 @@ def documents_asset(study: Study) -> dg.AssetsDefinition:
 
 def document_identity(corpus: CorpusSpec) -> dict:
     """What pinned samples depend on: how documents are made, and not which shards have arrived."""
-    return corpus.model_dump(mode="json", exclude={"shard_records", "max_rejected", "max_records", "tokenizer"})
+    return corpus.model_dump(mode="json", include={"name", "fields", "max_tokens", "end_of_text"})
 
 
 def document_rows(step: Step, corpus: str, shard: str) -> list[dict]:
     """A shard's documents in the order of their records, with what scoring needs."""
-    columns = ("position", "document_id", "source", "token_ids", "tokens")
-    return step.scan(documents_table(corpus), shard=shard).select(columns).sort("position").collect().to_dicts()
+    columns = ("position", "document_id", "source", "token_ids", "tokens", "tokenizer_fingerprint")
+    rows = step.scan(documents_table(corpus), shard=shard).select(columns).sort("position").collect()
+    stored = step.scan(tokenizer_table(corpus)).select("tokenizer_fingerprint").first().collect().item()
+    if (rows["tokenizer_fingerprint"] != stored).any():
+        raise BadInput(
+            f"corpus {corpus}: shard {shard} was cut with another tokenizer than the corpus has now; "
+            "materialize its documents again"
+        )
+    return rows.to_dicts()
 
 
 def _cut_shard(step: Step, study: Study, shard: str, tokenizer, tokenizer_stamp: str) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from io import BufferedReader
+from itertools import takewhile
 from typing import TYPE_CHECKING, BinaryIO
 
 from assets.corpus.reader import SourceFile
@@ -21,13 +22,16 @@ if TYPE_CHECKING:
 
 COMPRESSION = {".gz": "gzip", ".zst": "zstd"}
 READ_BYTES = 1 << 20
+GLOB_SIGNS = "*?["
 
 
 def resolved(path: str, base: str | os.PathLike[str]) -> str:
     """An absolute path or URI; a relative path starts from `base`, the study file's directory."""
     path = os.path.expanduser(path)
-    if "://" in path or os.path.isabs(path):
+    if "://" in path:
         return path
+    if os.path.isabs(path):
+        return os.path.normpath(path)
     root = os.fspath(base)
     if "://" in root:
         return f"{root.rstrip('/')}/{path}"
@@ -35,7 +39,7 @@ def resolved(path: str, base: str | os.PathLike[str]) -> str:
 
 
 def shown(uri: str, base: str | os.PathLike[str]) -> str:
-    """The path as stored and shown: relative to `base` where it lies inside, otherwise in full."""
+    """The path for people: relative to `base` where it lies inside, otherwise in full."""
     root = resolved("", base).rstrip("/") + "/"
     return uri.removeprefix(root)
 
@@ -45,6 +49,38 @@ def filesystem(uri: str) -> tuple[AbstractFileSystem, str]:
     import fsspec
 
     return fsspec.core.url_to_fs(uri) if "://" in uri else (fsspec.filesystem("file"), uri)
+
+
+def fixed_directory(path: str, base: str | os.PathLike[str], *, one_source: bool) -> str:
+    """The deepest directory that a path of a study names before any sign of a glob.
+
+    With `one_source`, the path names a single source, even where that is a directory.
+    """
+    uri = resolved(path, base).rstrip("/")
+    fs, root = filesystem(uri)
+    if any(sign in path for sign in GLOB_SIGNS):
+        parts = root.split("/")
+        root = "/".join(parts[: next(n for n, part in enumerate(parts) if any(sign in part for sign in GLOB_SIGNS))])
+    elif one_source or not fs.isdir(root):
+        root = os.path.dirname(root)
+    return (root or "/") if _is_local(fs) else fs.unstrip_protocol(root)
+
+
+def common_directory(directories: Collection[str]) -> str:
+    """The deepest directory that holds all of these, the local ones if there are any; "" where stores share none."""
+    local = [directory for directory in directories if "://" not in directory]
+    levels = zip(*(directory.rstrip("/").split("/") for directory in local or directories), strict=False)
+    common = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels)]
+    if local:
+        return "/".join(common) or "/"
+    return "/".join(common) if any(common[2:]) else ""
+
+
+def stored_key(uri: str, directory: str) -> str:
+    """The name of a file in tables, fingerprints and ids: relative to `directory` if inside, else in full."""
+    fs, root = filesystem(uri)
+    full = uri if _is_local(fs) else fs.unstrip_protocol(root)  # one spelling: memory://a and memory:///a are the same
+    return full.removeprefix(directory.rstrip("/") + "/") if directory else full
 
 
 def split_suffixes(path: str) -> tuple[str, str, str | None]:
@@ -65,7 +101,7 @@ def matching(owner: str, path: str, base: str | os.PathLike[str]) -> tuple[list[
         return _uris(owner, path, fs, found, f"is a directory without files: {uri}"), True
     if fs.exists(root):
         return [uri], False
-    if not any(sign in path for sign in "*?["):
+    if not any(sign in path for sign in GLOB_SIGNS):
         raise BadInput(f"{owner}: path '{path}' does not exist ({uri}); correct path")
     found = [file for file in fs.glob(root) if not fs.isdir(file)]
     return _uris(owner, path, fs, found, f"matches no file (looked for {uri})"), False
@@ -85,8 +121,11 @@ def _is_local(fs: AbstractFileSystem) -> bool:
     return "file" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
 
 
-def source_file(owner: str, uri: str, base: str | os.PathLike[str]) -> SourceFile:
-    """The file at `uri`, or all files of the directory there, with size and time of the last change."""
+def source_file(owner: str, uri: str, base: str | os.PathLike[str], directory: str) -> SourceFile:
+    """The file at `uri`, or all files of the directory there, with size and time of the last change.
+
+    It is shown relative to `base`, the study's directory, and stored relative to `directory`, the corpus's.
+    """
     path = shown(uri, base)
     if not path.isprintable():
         raise BadInput(f"{owner}: the file name {path!r} has characters that cannot be printed; rename the file")
@@ -94,7 +133,8 @@ def source_file(owner: str, uri: str, base: str | os.PathLike[str]) -> SourceFil
     with readable(owner, path):
         parts = fs.find(root) if fs.isdir(root) else [root]
         size = sum(fs.size(part) or 0 for part in parts)
-        return SourceFile(path=path, uri=uri, bytes=size, mtime_ns=max(_modified_ns(fs, part) for part in parts))
+        mtime_ns = max(_modified_ns(fs, part) for part in parts)
+    return SourceFile(path=path, key=stored_key(uri, directory), uri=uri, bytes=size, mtime_ns=mtime_ns)
 
 
 def _modified_ns(fs: AbstractFileSystem, root: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SavedDataset:
-    """Reader of directories by `Dataset.save_to_disk` or `DatasetDict.save_to_disk`; each is one source file."""
+    """Reader of directories by `Dataset.save_to_disk` or of one split of a `DatasetDict`; each is one source file."""
 
     owner: str
-    split: str
     fields: frozenset[str] | None = None
 
     def probe(self, file: SourceFile) -> None:
@@ -35,9 +34,9 @@ class SavedDataset:
 
     def measure(self, file: SourceFile, stops: Iterator[int]) -> Iterator[Extent]:
         digest = new_digest()
-        fs, root = filesystem(self._directory(file))
+        fs, root = filesystem(file.uri)
         for name in sorted(fs.find(root)):
-            part = SourceFile(path=file.path, uri=fs.unstrip_protocol(name), bytes=0, mtime_ns=0)
+            part = replace(file, uri=fs.unstrip_protocol(name))
             digest.update(content_digest(self.owner, part).encode())
         yield from even_extents(len(self._loaded(file)), stops, digest.hexdigest())
 
@@ -45,29 +44,19 @@ class SavedDataset:
         rows = self._loaded(file)
         rows = rows.select_columns(_wanted(rows.column_names, self.fields))
         last = len(rows) if stop is None else min(stop, len(rows))
-        yield from _rows(file.path, start, (rows[row] for row in range(start, last)))
+        yield from _rows(file, start, (rows[row] for row in range(start, last)))
 
     def source_name(self, file: SourceFile) -> str:
-        return posixpath.basename(file.path.rstrip("/"))
-
-    def _directory(self, file: SourceFile) -> str:
         fs, root = filesystem(file.uri)
-        if not fs.exists(f"{root}/dataset_dict.json"):
-            return file.uri
-        splits = sorted(posixpath.basename(name.rstrip("/")) for name in fs.ls(root, detail=False) if fs.isdir(name))
-        if self.split not in splits:
-            raise BadInput(
-                f"{self.owner}: {file.path} has no split '{self.split}' but: {', '.join(splits)}; correct split"
-            )
-        return f"{file.uri.rstrip('/')}/{self.split}"
+        parent = posixpath.dirname(root.rstrip("/"))
+        return posixpath.basename(parent if fs.exists(f"{parent}/dataset_dict.json") else root.rstrip("/"))
 
     def _loaded(self, file: SourceFile) -> Dataset:
         import datasets
 
-        directory = self._directory(file)
         with readable(self.owner, file.path):
             try:
-                return datasets.load_from_disk(directory)
+                return datasets.load_from_disk(file.uri)
             except PermissionError:
                 raise
             except Exception as error:  # Arrow, JSON and datasets each raise their own for a damaged directory
@@ -75,6 +64,20 @@ class SavedDataset:
                     f"{self.owner}: {file.path} is no readable directory by save_to_disk (truncated or damaged: "
                     f"{_first_line(error)}); save it again"
                 ) from error
+
+
+def saved_split(owner: str, path: str, uri: str, split: str) -> str:
+    """The directory that holds the rows: that of the split in a saved DatasetDict, otherwise the one given.
+
+    The split is thereby part of the source file's name, so that rows of different splits are never taken for the same.
+    """
+    fs, root = filesystem(uri)
+    if not fs.exists(f"{root}/dataset_dict.json"):
+        return uri.rstrip("/")
+    splits = sorted(posixpath.basename(name.rstrip("/")) for name in fs.ls(root, detail=False) if fs.isdir(name))
+    if split not in splits:
+        raise BadInput(f"{owner}: {path} has no split '{split}' but: {', '.join(splits)}; correct split")
+    return f"{uri.rstrip('/')}/{split}"
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class HubDataset:
         return self.at(self.revision if _is_commit(self.revision) else self._newest_commit())
 
     def at(self, commit: str) -> SourceFile:
-        return SourceFile(path=self.path, uri=commit, bytes=0, mtime_ns=0)
+        return SourceFile(path=self.path, key=self.path, uri=commit, bytes=0, mtime_ns=0)
 
     def probe(self, file: SourceFile) -> None:
         try:
@@ -127,11 +130,11 @@ class HubDataset:
         yield from even_extents(min(known or self.max_records, self.max_records), stops, file.uri)
 
     def read(self, file: SourceFile, start: int = 0, stop: int | None = None, offset: int = 0) -> Iterator[RawRecord]:
-        stop = self.max_records if stop is None else stop
+        stop = self.max_records if stop is None else min(stop, self.max_records)
         stream = self._stream(file)
         if stream.column_names:
             stream = stream.select_columns(_wanted(stream.column_names, self.fields))
-        yield from _rows(file.path, start, stream.skip(start).take(stop - start))
+        yield from _rows(file, start, stream.skip(start).take(max(stop - start, 0)))
 
     def source_name(self, file: SourceFile) -> str:
         return self.hub
@@ -167,9 +170,9 @@ def _wanted(columns: list[str], fields: frozenset[str] | None) -> list[str]:
     return [column for column in columns if column in tops] or columns  # a data set without columns has no rows
 
 
-def _rows(path: str, start: int, records: Iterator[dict[str, Any]]) -> Iterator[RawRecord]:
+def _rows(file: SourceFile, start: int, records: Iterator[dict[str, Any]]) -> Iterator[RawRecord]:
     for row, record in enumerate(records, start):
-        yield RawRecord(row, f"{path} row {row + 1}", f"{path}:{row + 1}", record)
+        yield RawRecord(row, f"{file.path} row {row + 1}", f"{file.key}:{row + 1}", record)
 
 
 def _first_line(error: Exception) -> str:

@@ -55,16 +55,16 @@ class JsonLines:
             count = None if stop is None else stop - start + skipped
             for position, line in enumerate(islice(lines, skipped, count), start):
                 if not line.isspace():
-                    yield _row(file.path, position, line)
+                    yield _row(file, position, line)
 
     def source_name(self, file: SourceFile) -> str:
         return split_suffixes(file.path)[0]
 
 
-def _row(path: str, position: int, line: bytes) -> RawRecord:
-    location = f"{path}:{position + 1}"
+def _row(file: SourceFile, position: int, line: bytes) -> RawRecord:
+    location, name = f"{file.path}:{position + 1}", f"{file.key}:{position + 1}"
     record, problem = _parsed(line.removeprefix(BYTE_ORDER_MARK) if position == 0 else line)
-    return RawRecord(position, location, location, record, problem, line)
+    return RawRecord(position, location, name, record, problem, line)
 
 
 def _parsed(line: bytes) -> tuple[dict[str, Any] | None, str | None]:

@@ -45,7 +45,7 @@ class Parquet:
             for batch in table.iter_batches(BATCH_ROWS, row_groups=groups, columns=self._columns(table)):
                 first = max(start - position, 0)
                 wanted = batch.slice(first, max(stop - position - first, 0))
-                yield from _rows(file.path, position + first, wanted)
+                yield from _rows(file, position + first, wanted)
                 position += batch.num_rows
 
     def source_name(self, file: SourceFile) -> str:
@@ -84,10 +84,10 @@ def _row_groups(table: ParquetFile, start: int, stop: int) -> tuple[list[int], i
     return groups, begin
 
 
-def _rows(path: str, position: int, batch: RecordBatch) -> Iterator[RawRecord]:
+def _rows(file: SourceFile, position: int, batch: RecordBatch) -> Iterator[RawRecord]:
     for row, record in enumerate(_records(batch), position):
         problem = None if record is not None else "The row holds a string that is not valid UTF-8."
-        yield RawRecord(row, f"{path} row {row + 1}", f"{path}:{row + 1}", record, problem)
+        yield RawRecord(row, f"{file.path} row {row + 1}", f"{file.key}:{row + 1}", record, problem)
 
 
 def _records(batch: RecordBatch) -> list[dict[str, Any] | None]:

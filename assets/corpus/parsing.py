@@ -16,7 +16,7 @@ from typing import Any
 
 from assets.corpus.reader import RawRecord
 from assets.corpus.shards import Shard
-from assets.corpus.sources import read_slice
+from assets.corpus.sources import read_slices
 from assets.corpus.spec import CorpusSpec
 from compute.errors import BadInput
 
@@ -60,16 +60,15 @@ def parse_shard(spec: CorpusSpec, base: str | os.PathLike[str], shard: Shard) ->
     """Read and parse the shard's rows, slice by slice."""
     parsed = ParsedShard(records=[], rejected=[])
     seen: set[str] = set()
-    for piece in shard.present_slices:
-        for row, default_source in read_slice(spec, base, piece):
-            try:
-                record_id = _record_id(spec, row, seen)
-                text, source = _text(spec, row), _source(spec, row) or default_source
-            except _RejectedError as reason:
-                parsed.rejected.append(_set_aside(spec, row, str(reason)))
-                continue
-            seen.add(record_id)
-            parsed.records.append(Record(record_id, text, source, row.location, len(parsed.records)))
+    for row, default_source in read_slices(spec, base, shard.present_slices):
+        try:
+            record_id = _record_id(spec, row, seen)
+            text, source = _text(spec, row), _source(spec, row) or default_source
+        except _RejectedError as reason:
+            parsed.rejected.append(_set_aside(spec, row, str(reason)))
+            continue
+        seen.add(record_id)
+        parsed.records.append(Record(record_id, text, source, row.location, len(parsed.records)))
     return parsed
 
 

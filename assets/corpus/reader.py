@@ -16,7 +16,8 @@ from typing import Any, Protocol
 class SourceFile:
     """One file of a corpus (or one saved data set directory, or one split of a hub data set)."""
 
-    path: str  # as shown and stored: relative to the study file's directory where it lies inside
+    path: str  # for people: relative to the study file's directory where it lies inside
+    key: str  # as stored: relative to the corpus's own directory, whichever study reads it and wherever it lies
     uri: str  # where it is opened
     bytes: int
     mtime_ns: int  # 0: not known

@@ -13,10 +13,11 @@ from assets.corpus.shard_list import shards_table, stored_shards
 from assets.corpus.shards import Shard
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
-from assets.step import Step, asset_arguments, open_step
+from assets.step import Step, asset_arguments, dagster_name, open_step
 from assets.study.spec import Study
 from assets.tables import Column, Table
 from assets.tracking import Tracking
+from compute.errors import BadInput
 
 CODE_VERSION = "1"
 
@@ -65,7 +66,7 @@ def records_asset(study: Study) -> dg.AssetsDefinition:
     listed = dg.AssetKey(shards_table(corpus.name).key)
 
     @dg.multi_asset(
-        name=f"{group}_records",
+        name=dagster_name(f"{group}_records"),
         specs=[dg.AssetSpec(**asset_arguments(each, group, CODE_VERSION), deps=[listed]) for each in (table, rejected)],
         partitions_def=shard_partitions(corpus.name),
         backfill_policy=several_shards_per_run(),
@@ -78,6 +79,7 @@ def records_asset(study: Study) -> dg.AssetsDefinition:
                     _read_shard(step, study, shards[key])
                     progress.advance(1)
             _check_rejected(step, study)
+            _check_unique(step, study)
         for each in (table, rejected):
             yield dg.MaterializeResult(asset_key=each.key)
 
@@ -126,6 +128,19 @@ def _check_rejected(step: Step, study: Study) -> None:
     columns = ("location", "record_id", "reason", "excerpt")
     rows = step.lake.scan(rejected_table(corpus.name), allow_empty=True).filter(stage="records").select(columns)
     check_rejected_share(corpus, records, [Rejected(**row) for row in rows.collect().to_dicts()])
+
+
+def _check_unique(step: Step, study: Study) -> None:
+    """Fails where two shards hold a record of one id: every score and ranking is kept by document id."""
+    corpus = study.spec.corpus
+    table = records_table(corpus.name)
+    identities = step.lake.scan(table, allow_empty=True).select("record_id", "location")
+    twice = identities.group_by("record_id").agg(pl.len(), pl.col("location").sort()).filter(pl.col("len") > 1)
+    for record_id, count, locations in twice.sort("record_id").collect().iter_rows():
+        raise BadInput(
+            f"corpus {corpus.name}: record id {record_id!r} stands {count} times, at {locations[0]} and "
+            f"{locations[1]}; make ids unique, or leave fields.id out to number records by file and line"
+        )
 
 
 def _record_rows(table: Table, shard: str, parsed: ParsedShard, stamp: str) -> pa.Table:

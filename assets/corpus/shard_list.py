@@ -25,7 +25,7 @@ def shards_table(corpus: str) -> Table:
         grain="one row per slice of a source file in a shard",
         columns=(
             SHARD,
-            Column("file", pa.string(), "Source file, relative to the study file's directory where it lies inside."),
+            Column("file", pa.string(), "Source file, relative to the corpus's own directory."),
             Column("start", pa.int64(), "First row of the file in the shard, from 0."),
             Column("stop", pa.int64(), "Row after the last."),
             Column("records", pa.int64(), "Records between them."),
@@ -49,7 +49,13 @@ def shards_asset(study: Study) -> dg.AssetsDefinition:
     def shards(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
         with open_step(context, lake, tracking) as step:
             known = stored_shards(step, table) if lake.version(table) is not None else []
-            planned = plan_shards(corpus, study.base, known)
+            with step.progress(f"{corpus.name}: source files", 1, "files") as progress:
+
+                def on_file(file, number: int, total: int) -> None:
+                    progress.total = total
+                    progress.advance(number - progress.done)
+
+                planned = plan_shards(corpus, study.base, known, on_file=on_file)
             # Times and offsets count here, unlike in a shard's own fingerprint, or a touched file would be read again
             # for ever.
             stamp = fingerprint("shards", CODE_VERSION, shard_rows(planned))
@@ -61,9 +67,16 @@ def shards_asset(study: Study) -> dg.AssetsDefinition:
             }
             if not step.is_current(table, stamp):
                 step.write(table, pa.Table.from_pylist(rows, schema=table.schema), stamp, metadata=counts)
-            context.instance.add_dynamic_partitions(partitions_name(corpus.name), [shard.key for shard in planned])
+            _register(context.instance, partitions_name(corpus.name), [shard.key for shard in planned])
 
     return shards
+
+
+def _register(instance: dg.DagsterInstance, name: str, keys: list[str]) -> None:
+    """Makes Dagster's partitions those of the lake, which another instance may have filled or emptied."""
+    for stale in set(instance.get_dynamic_partitions(name)) - set(keys):
+        instance.delete_dynamic_partition(name, stale)
+    instance.add_dynamic_partitions(name, keys)
 
 
 def stored_shards(step: Step, table: Table) -> list[Shard]:

@@ -31,7 +31,7 @@ from compute.errors import BadInput
 class Slice:
     """Rows `start` to `stop` of one source file."""
 
-    file: str
+    file: str  # a source file's key
     start: int
     stop: int
     offset: int  # byte of the (decompressed) file at which `start` begins, for formats that have no row index
@@ -68,8 +68,11 @@ class Shard:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of which rows of which files the shard holds, and of their content."""
-        parts = [f"{p.file}\0{p.start}\0{p.stop}\0{p.digest}\n" for p in self.present_slices]
+        """A hash of which rows of which files the shard holds, and of their content.
+
+        A hub data set's digest is its commit: that fewer of its rows are taken shows in the number of records alone.
+        """
+        parts = [f"{p.file}\0{p.start}\0{p.stop}\0{p.records}\0{p.digest}\n" for p in self.present_slices]
         return hashlib.blake2b("".join(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -101,7 +104,7 @@ def plan_shards(
     before = _by_file(known)
     now: dict[tuple[str, int], Slice] = {}
     for number, file in enumerate(source.files, 1):
-        pieces = _plan_file(source.reader, file, before.get(file.path, []), spec.shard_records)
+        pieces = _plan_file(source.reader, file, before.get(file.key, []), spec.shard_records)
         now.update({(piece.file, piece.start): piece for piece in pieces})
         if on_file is not None:
             on_file(file, number, len(source.files))
@@ -147,7 +150,7 @@ def _stops(before: list[Slice], shard_records: int) -> Iterator[int]:
 
 def _slice(file: SourceFile, extent: Extent, stop: int) -> Slice:
     return Slice(
-        file=file.path,
+        file=file.key,
         start=extent.start,
         stop=stop,
         offset=extent.offset,

@@ -7,8 +7,16 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
-from assets.corpus.files import filesystem, matching, resolved, source_file, split_suffixes
-from assets.corpus.hugging_face import HubDataset, SavedDataset
+from assets.corpus.files import (
+    common_directory,
+    filesystem,
+    fixed_directory,
+    matching,
+    resolved,
+    source_file,
+    split_suffixes,
+)
+from assets.corpus.hugging_face import HubDataset, SavedDataset, saved_split
 from assets.corpus.json_lines import JsonLines
 from assets.corpus.parquet import Parquet
 from assets.corpus.reader import RawRecord, Reader, SourceFile
@@ -61,7 +69,7 @@ def open_files(
     allowed: Collection[Format] = FORMATS,
 ) -> Source:
     """The files that `paths` name, each once. `fields` limits what is decoded; None means all fields."""
-    chosen = {uri: kind for path in paths for uri, kind in _chosen(owner, path, base, format)}
+    chosen = {uri: kind for path in paths for uri, kind in _chosen(owner, path, base, format, split)}
     formats = sorted(set(chosen.values()))
     if len(formats) > 1:
         odd = {kind: next(uri for uri in chosen if chosen[uri] == kind) for kind in formats}
@@ -70,36 +78,62 @@ def open_files(
     if formats[0] not in allowed:
         example = next(iter(chosen))
         raise BadInput(f"{owner}: format {formats[0]} ({example}) is not read here; use {' or '.join(allowed)}")
-    files = sorted((source_file(owner, uri, base) for uri in chosen), key=lambda file: file.path)
-    return Source(owner=owner, files=tuple(files), reader=reader_of(owner, formats[0], split=split, fields=fields))
+    directory = corpus_directory(paths, base, format)
+    files = sorted((source_file(owner, uri, base, directory) for uri in chosen), key=lambda file: file.key)
+    return Source(owner=owner, files=tuple(files), reader=reader_of(owner, formats[0], fields=fields))
 
 
-def reader_of(owner: str, format: Format, *, split: str = "train", fields: frozenset[str] | None = None) -> Reader:
+def reader_of(owner: str, format: Format, *, fields: frozenset[str] | None = None) -> Reader:
     """The reader of a format."""
     if format == "jsonl":
         return JsonLines(owner)
     if format == "parquet":
         return Parquet(owner, fields)
-    return TextFiles(owner) if format == "text" else SavedDataset(owner, split, fields)
+    return TextFiles(owner) if format == "text" else SavedDataset(owner, fields)
 
 
-def read_slice(spec: CorpusSpec, base: str | os.PathLike[str], piece: Slice) -> Iterator[tuple[RawRecord, str]]:
-    """The rows of a slice as it was planned, each with the name of its source, without listing the corpus again."""
-    if spec.hub is not None:
-        reader = HubDataset.of(spec)
-        file = reader.at(piece.digest)
-    else:
-        file = source_file(spec.owner, resolved(piece.file, base), base)
-        format = spec.format or format_of(spec.owner, file.uri)
-        reader = reader_of(spec.owner, format, split=spec.split, fields=frozenset(spec.fields.named.values()))
-        if file.bytes != piece.bytes:
-            raise BadInput(
-                f"{spec.owner}: {piece.file} changed after its shards were planned "
-                f"(it has {file.bytes} bytes, not {piece.bytes}); run again, so that they are planned anew"
-            )
-    source = reader.source_name(file)
-    for row in reader.read(file, piece.start, piece.stop, piece.offset):
-        yield row, source
+def corpus_directory(paths: Collection[str], base: str | os.PathLike[str], format: Format | None) -> str:
+    """The directory that stored file names start from: the deepest that holds all that `paths` can name.
+
+    It follows from the resolved paths alone. Studies in different directories that share a corpus thus agree on the
+    names of its files, and a corpus that moves together with its study keeps them.
+    """
+
+    def fixed(path: str) -> str:
+        saved = format == "datasets" or (format is None and is_saved_dataset(resolved(path, base)))
+        return fixed_directory(path, base, one_source=saved)
+
+    return common_directory([fixed(path) for path in paths])
+
+
+def read_slices(
+    spec: CorpusSpec, base: str | os.PathLike[str], pieces: Collection[Slice]
+) -> Iterator[tuple[RawRecord, str]]:
+    """The rows of slices as they were planned, each with the name of its source, without listing the corpus again."""
+    directory = None if spec.hub is not None else corpus_directory(spec.path, base, spec.format)
+    for piece in pieces:
+        reader, file = _hub_file(spec, piece) if directory is None else _planned_file(spec, base, directory, piece)
+        source = reader.source_name(file)
+        for row in reader.read(file, piece.start, piece.stop, piece.offset):
+            yield row, source
+
+
+def _hub_file(spec: CorpusSpec, piece: Slice) -> tuple[Reader, SourceFile]:
+    reader = HubDataset.of(spec)
+    return reader, reader.at(piece.digest)
+
+
+def _planned_file(
+    spec: CorpusSpec, base: str | os.PathLike[str], directory: str, piece: Slice
+) -> tuple[Reader, SourceFile]:
+    file = source_file(spec.owner, resolved(piece.file, directory), base, directory)
+    if file.bytes != piece.bytes:
+        raise BadInput(
+            f"{spec.owner}: {file.path} changed after its shards were planned "
+            f"(it has {file.bytes} bytes, not {piece.bytes}); run again, so that they are planned anew"
+        )
+    format = spec.format or format_of(spec.owner, file.uri)
+    return reader_of(spec.owner, format, fields=frozenset(spec.fields.named.values())), file
 
 
 def is_saved_dataset(uri: str) -> bool:
@@ -123,7 +157,9 @@ def format_of(owner: str, uri: str) -> Format:
     )
 
 
-def _chosen(owner: str, path: str, base: str | os.PathLike[str], format: Format | None) -> Iterator[tuple[str, Format]]:
+def _chosen(
+    owner: str, path: str, base: str | os.PathLike[str], format: Format | None, split: str
+) -> Iterator[tuple[str, Format]]:
     """The files that one path names, with their formats."""
     uri = resolved(path, base)
     if format == "datasets" or (format is None and is_saved_dataset(uri)):
@@ -131,7 +167,7 @@ def _chosen(owner: str, path: str, base: str | os.PathLike[str], format: Format 
             raise BadInput(
                 f"{owner}: path '{path}' is no directory written by datasets' save_to_disk ({uri}); correct path"
             )
-        yield uri, "datasets"
+        yield saved_split(owner, path, uri, split), "datasets"
         return
     uris, in_directory = matching(owner, path, base)
     if in_directory:

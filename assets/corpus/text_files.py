@@ -1,4 +1,4 @@
-"""A folder of text files: each file is one record, its path is the record's id and its folder the source."""
+"""A folder of text files: each file is one record, its path in the corpus is the record's id, its folder the source."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class TextFiles:
             return
         with opened(self.owner, file) as stream:
             raw = stream.read()
-        row = RawRecord(0, file.path, file.path, raw=raw)
+        row = RawRecord(0, file.path, file.key, raw=raw)
         try:
-            row.record = {"text": raw.decode("utf-8-sig"), "id": file.path, "source": self.source_name(file)}
+            row.record = {"text": raw.decode("utf-8-sig"), "id": file.key, "source": self.source_name(file)}
         except UnicodeDecodeError:
             row.problem = "The file is not valid UTF-8."
         yield row
 
     def source_name(self, file: SourceFile) -> str:
-        return posixpath.basename(posixpath.dirname(file.path)) or split_suffixes(file.path)[0]
+        return posixpath.basename(posixpath.dirname(file.uri)) or split_suffixes(file.path)[0]

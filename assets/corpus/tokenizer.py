@@ -45,12 +45,13 @@ def tokenizer_asset(study: Study) -> dg.AssetsDefinition:
     @dg.asset(**asset_arguments(table, f"corpus_{corpus.name}", CODE_VERSION), deps=[dg.AssetKey(upstream.key)])
     def tokenizer(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
         with open_step(context, lake, tracking) as step:
-            if corpus.tokenizer.train:
-                stamp = fingerprint("tokenizer", CODE_VERSION, corpus.tokenizer.train, corpus.fields)
-            else:
-                stamp = fingerprint("tokenizer", CODE_VERSION, step.fingerprint(upstream))
-            if not step.is_current(table, stamp, pinned=True):
-                step.write(table, _tokenizer_rows(step, study, table, stamp), stamp)
+            origin = corpus.tokenizer.train or step.fingerprint(upstream)
+            settings = fingerprint("tokenizer", CODE_VERSION, origin, corpus.fields)
+            if step.is_pinned(table, settings):
+                return
+            trained_or_taken = _tokenizer(step, study)
+            stamp, rows = _tokenizer_rows(trained_or_taken, table)
+            step.write(table, rows, stamp, settings=settings, metadata={"vocabulary": len(trained_or_taken)})
 
     return tokenizer
 
@@ -63,26 +64,28 @@ def stored_tokenizer(step: Step, corpus: str):
     return load_tokenizer_files(dict(zip(rows["file"], rows["content"], strict=True))), rows[TOKENIZER.name][0]
 
 
-def _tokenizer_rows(step: Step, study: Study, table: Table, stamp: str) -> pa.Table:
+def _tokenizer(step: Step, study: Study):
     from compute.checkpoint import load_tokenizer
-    from compute.tokenizer import tokenizer_files, tokenizer_fingerprint, train_tokenizer
+    from compute.tokenizer import train_tokenizer
 
     training = study.spec.corpus.tokenizer.train
     if training:
         texts = _sampled_texts(step, study.spec.corpus.name, training.sample_records, training.seed)
-        tokenizer = train_tokenizer(texts, vocab_size=training.vocab_size)
-    else:
-        tokenizer = load_tokenizer(study.spec.model.location(study.base), revision=study.spec.model.revision)
+        return train_tokenizer(texts, vocab_size=training.vocab_size)
+    return load_tokenizer(study.spec.model.location(study.base), revision=study.spec.model.revision)
+
+
+def _tokenizer_rows(tokenizer, table: Table) -> tuple[str, pa.Table]:
+    """The fingerprint of the tokenizer's content, and its files as rows."""
+    from compute.tokenizer import tokenizer_files, tokenizer_fingerprint
+
+    identity = tokenizer_fingerprint(tokenizer)
+    stamp = fingerprint("tokenizer", CODE_VERSION, identity)
     rows = [
-        {
-            "file": name,
-            "content": content,
-            "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
-            "fingerprint": stamp,
-        }
+        {"file": name, "content": content, "tokenizer_fingerprint": identity, "fingerprint": stamp}
         for name, content in tokenizer_files(tokenizer).items()
     ]
-    return pa.Table.from_pylist(rows, schema=table.schema)
+    return stamp, pa.Table.from_pylist(rows, schema=table.schema)
 
 
 def _sampled_texts(step: Step, corpus: str, sample: int, seed: int) -> Iterator[str]:

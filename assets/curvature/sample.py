@@ -4,6 +4,8 @@ The sample keeps the token ids themselves, so that a fit can be repeated after t
 make it stale; materialize it by hand to fit on what the corpus holds then.
 """
 
+import hashlib
+
 import dagster as dg
 import pyarrow as pa
 
@@ -56,7 +58,7 @@ def sample_asset(study: Study) -> dg.AssetsDefinition:
     )
     def sample(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
         with open_step(context, lake, tracking) as step:
-            stamp = fingerprint(
+            settings = fingerprint(
                 "curvature_sample",
                 CODE_VERSION,
                 fit.sample_documents,
@@ -64,17 +66,18 @@ def sample_asset(study: Study) -> dg.AssetsDefinition:
                 document_identity(corpus),
                 step.fingerprint(tokenizer_table(corpus.name)),
             )
-            if step.is_current(table, stamp, pinned=True):
+            if step.is_pinned(table, settings):
                 return
             open_traced_model(step, study)  # an unknown module pattern or a foreign tokenizer is told now
             rows = _drawn_documents(step, study)
+            stamp = fingerprint(settings, _content(rows))
             columns = {
                 "documents_version": pa.array([step.version(documents)] * len(rows), pa.int64()),
                 "fingerprint": pa.array([stamp] * len(rows)),
                 "position": pa.array(range(len(rows)), pa.int64()),
             }
             data = {name: rows[name].to_arrow() for name in ("document_id", "shard", "token_ids")} | columns
-            step.write(table, pa.table(data), stamp)
+            step.write(table, pa.table(data), stamp, settings=settings)
 
     return sample
 
@@ -94,5 +97,13 @@ def _drawn_documents(step: Step, study: Study):
     if identities.is_empty():
         raise BadInput(f"corpus {study.spec.corpus.name}: holds no documents to fit curvature {fit.name} on")
     chosen = drawn(identities, "document_id", fit.sample_documents, fit.seed)
-    tokens = step.scan(documents).select("document_id", "token_ids")
-    return chosen.lazy().join(tokens, on="document_id", how="left", maintain_order="left").collect()
+    tokens = step.scan(documents).select("document_id", "token_ids").join(chosen.lazy(), on="document_id", how="semi")
+    return chosen.join(tokens.collect(), on="document_id", how="left", maintain_order="left")
+
+
+def _content(rows) -> str:
+    """A digest of the sampled documents and their tokens, in order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for document_id, token_ids in rows.select("document_id", "token_ids").iter_rows():
+        digest.update(f"{document_id}\0{token_ids}\n".encode())
+    return digest.hexdigest()

@@ -83,7 +83,8 @@ def load_checkpoint(model: ModelSpec, base: str, step: Step | None = None):
 def unpacked(step: Step, model: ModelSpec) -> Path:
     """A trained checkpoint as a directory in the local cache, made from the lake the first time."""
     table = checkpoint_table(model.name)
-    directory = Path(step.lake.cache) / "checkpoints" / f"{model.name}-{step.version(table)}-{step.fingerprint(table)}"
+    files = step.scan(table).select("file", "sha256").unique().sort("file").collect().rows()
+    directory = Path(step.lake.cache) / "checkpoints" / f"{model.name}-{fingerprint(files)}"
     if not directory.exists():
         partial = directory.with_name(f"{directory.name}.{os.getpid()}")
         partial.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from assets.corpus.tokenizer import stored_tokenizer
 from assets.model.checkpoint import load_checkpoint
+from assets.model.spec import ModelSpec
 from assets.step import Step
 from assets.study.preflight import check_context
 from assets.study.spec import Study
@@ -36,12 +37,13 @@ def _check_fit(step: Step, study: Study, model) -> None:
 
     tokenizer, _ = stored_tokenizer(step, study.spec.corpus.name)
     check_vocabulary(model, len(tokenizer), study.spec.model.name)
+    if not study.spec.model.train:
+        _check_own_tokenizer(step, study, study.spec.model)
     check_context(study, model)
 
 
 def _open_query_model(step: Step, study: Study, base_model):
-    from compute.checkpoint import load_tokenizer, same_architecture
-    from compute.tokenizer import tokenizer_fingerprint
+    from compute.checkpoint import same_architecture
 
     query_model = study.spec.query_model
     model = load_checkpoint(query_model, study.base)
@@ -50,9 +52,18 @@ def _open_query_model(step: Step, study: Study, base_model):
             f"query_model {query_model.name}: its weights have other names or shapes than those of model "
             f"{study.spec.model.name}; give a checkpoint of the same architecture"
         )
-    tokenizer = load_tokenizer(query_model.location(study.base), revision=query_model.revision)
+    _check_own_tokenizer(step, study, query_model)
+    return model
+
+
+def _check_own_tokenizer(step: Step, study: Study, model: ModelSpec) -> None:
+    """The documents' token ids mean to a model what they should only where its own tokenizer made them."""
+    from compute.checkpoint import load_tokenizer
+    from compute.tokenizer import tokenizer_fingerprint
+
+    tokenizer = load_tokenizer(model.location(study.base), revision=model.revision)
     if tokenizer_fingerprint(tokenizer) != stored_tokenizer(step, study.spec.corpus.name)[1]:
         raise BadInput(
-            f"query_model {query_model.name}: its tokenizer differs from that of corpus {study.spec.corpus.name}"
+            f"model {model.name}: its tokenizer is not the one that corpus {study.spec.corpus.name} was cut with; "
+            "materialize the corpus's tokenizer and documents again, or name the model that they belong to"
         )
-    return model

@@ -51,26 +51,28 @@ def training_sample_asset(study: Study) -> dg.AssetsDefinition:
     )
     def sample(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
         with open_step(context, lake, tracking) as step:
-            stamp = fingerprint(
+            settings = fingerprint(
                 "training_sample",
                 CODE_VERSION,
                 document_identity(corpus),
                 step.fingerprint(tokenizer_table(corpus.name)),
             )
-            if step.is_current(table, stamp, pinned=True):
+            if step.is_pinned(table, settings):
                 return
             rows = step.scan(documents).select("document_id", "shard", "position").sort("shard", "position").collect()
             if rows.is_empty():
                 raise BadInput(f"corpus {corpus.name}: holds no documents to train model {model.name} on")
-            count = len(rows)
+            count, version = len(rows), step.version(documents)
+            # The content counts, not the version: maintenance makes versions too.
+            stamp = fingerprint(settings, sorted(step.shard_fingerprints(documents).items()))
             data = {
                 "position": pa.array(range(count), pa.int64()),
                 "document_id": rows["document_id"].to_arrow(),
                 "shard": rows["shard"].to_arrow(),
-                "documents_version": pa.array([step.version(documents)] * count, pa.int64()),
+                "documents_version": pa.array([version] * count, pa.int64()),
                 "fingerprint": [stamp] * count,
             }
-            step.write(table, pa.table(data), stamp)
+            step.write(table, pa.table(data), stamp, settings=settings)
 
     return sample
 

@@ -51,6 +51,12 @@ def query_side_tables(study: Study) -> tuple[Table, ...]:
     return tuple(checkpoint_table(model.name) for model in models)
 
 
+def query_side_dtypes(study: Study) -> list[str]:
+    """The precisions of those models, which their checkpoints do not tell."""
+    models = [study.spec.model, *([study.spec.query_model] if study.spec.query_model else [])]
+    return [model.dtype for model in models]
+
+
 def completions_asset(study: Study) -> dg.AssetsDefinition:
     """Completes the prompts that have no completion, and takes the loss of every completion."""
     name, queries = study.name, queries_table(study.spec.queries.name)
@@ -64,8 +70,8 @@ def completions_asset(study: Study) -> dg.AssetsDefinition:
     )
     def completions(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
         with open_step(context, lake, tracking) as step:
-            new_tokens, dtype = study.spec.options.max_new_tokens, study.spec.model.dtype
-            stamp = fingerprint("completions", CODE_VERSION, new_tokens, dtype, list(map(step.fingerprint, upstream)))
+            settings = [study.spec.options.max_new_tokens, query_side_dtypes(study)]
+            stamp = fingerprint("completions", CODE_VERSION, settings, list(map(step.fingerprint, upstream)))
             if step.is_current(table, stamp):
                 return
             rows = _completed(step, study, step.scan(queries).sort("position").collect().to_dicts())
@@ -73,6 +79,8 @@ def completions_asset(study: Study) -> dg.AssetsDefinition:
                 "right": sum(row["is_right"] is True for row in rows),
                 "wrong": sum(row["is_right"] is False for row in rows),
             }
+            nats = [row["nats"] for row in rows]
+            step.tracking.log_metrics({**metadata, "mean_nats": sum(nats) / len(nats)}, 0)
             rows = [{name: row[name] for name in table.schema.names if name != "fingerprint"} for row in rows]
             data = [row | {"fingerprint": stamp} for row in rows]
             step.write(table, pa.Table.from_pylist(data, schema=table.schema), stamp, metadata=metadata)

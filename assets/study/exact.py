@@ -30,7 +30,7 @@ def add_exact_scores(step: Step, study: Study, ranked: pl.DataFrame) -> tuple[pl
     rows = ranked.with_columns(
         pl.Series("exact_score", [pair.score for pair in scored], pl.Float64),
         pl.Series("tokens", [[text_of[token] for token in ids] for ids in ranked["token_ids"]], pl.List(pl.String)),
-        pl.Series("token_scores", [pair.token_scores_T for pair in scored], pl.List(pl.Float32)),
+        pl.Series("token_scores", [pair.token_scores_T.tolist() for pair in scored], pl.List(pl.Float32)),
         pl.Series("modules", [names] * len(scored), pl.List(pl.String)),
         pl.Series("module_scores", [[pair.module_scores[n] for n in names] for pair in scored], pl.List(pl.Float32)),
         pl.Series("concentration", [pair.concentration for pair in scored], pl.Float32),
@@ -47,19 +47,21 @@ def _scored_pairs(step: Step, study: Study, ranked: pl.DataFrame, model, modules
     size = 4 * sum(module.out_features * module.in_dim for module in modules) * len(study.spec.options.methods)
     at_once = max(1, DENSE_BUDGET_BYTES // size)
     pairs: dict = {}
-    total = sum(part["document_id"].n_unique() for part in _groups(ranked, queries, at_once))
+    groups = [(group, _of_queries(ranked, group)) for group in _groups(queries, at_once)]
+    total = sum(part["document_id"].n_unique() for _, part in groups)
     with step.progress(f"{study.name}: exact scores", total, "documents") as progress:
-        for start in range(0, len(queries), at_once):
-            group = queries[start : start + at_once]
-            part = ranked.filter(pl.col("query_id").is_in([query.key for query in group]))
+        for group, part in groups:
             directions = _directions(study, query_model, modules, group, curvature)
             pairs |= _score_group(study, part, model, modules, directions, progress)
     return pairs
 
 
-def _groups(ranked: pl.DataFrame, queries: list, at_once: int):
-    for start in range(0, len(queries), at_once):
-        yield ranked.filter(pl.col("query_id").is_in([query.key for query in queries[start : start + at_once]]))
+def _groups(queries: list, at_once: int) -> list[list]:
+    return [queries[start : start + at_once] for start in range(0, len(queries), at_once)]
+
+
+def _of_queries(ranked: pl.DataFrame, queries: list) -> pl.DataFrame:
+    return ranked.filter(pl.col("query_id").is_in([query.key for query in queries]))
 
 
 def _directions(study: Study, model, modules, queries: list, curvature) -> dict:

@@ -15,7 +15,7 @@ from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.model.checkpoint import checkpoint_table
 from assets.model.opening import open_traced_model
-from assets.step import Step, asset_arguments, open_step
+from assets.step import Step, asset_arguments, dagster_name, open_step
 from assets.study.candidates import candidate_rows, candidates_table
 from assets.study.query_gradients import query_gradients_table, stored_gradients
 from assets.study.spec import Study
@@ -66,7 +66,7 @@ def influence_asset(study: Study) -> dg.AssetsDefinition:
     deps = [dg.AssetKey(each.key) for each in (documents_table(corpus), *upstream)]
 
     @dg.multi_asset(
-        name=f"study_{study.name}_influence",
+        name=dagster_name(f"study_{study.name}_influence"),
         specs=[
             dg.AssetSpec(**asset_arguments(table, f"study_{study.name}", CODE_VERSION), deps=deps) for table in tables
         ],

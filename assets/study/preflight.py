@@ -18,6 +18,7 @@ def preflight(study: Study) -> None:
     check_context(study, skeleton)
     if study.spec.query_model:
         _check_query_model(study, skeleton)
+        _check_same_tokenizer(study)
     if not study.spec.model.train:
         _check_tokenizer(study, skeleton, queries)
 
@@ -80,6 +81,23 @@ def _check_query_model(study: Study, skeleton) -> None:
         raise BadInput(
             f"query_model {query_model.name}: its weights have other names or shapes than those of model "
             f"{study.spec.model.name}; give a checkpoint of the same architecture"
+        )
+
+
+def _check_same_tokenizer(study: Study) -> None:
+    from compute.checkpoint import load_tokenizer
+    from compute.tokenizer import tokenizer_fingerprint
+
+    if study.spec.model.train:
+        return  # its tokenizer is not there yet; the completions step compares
+    one, other = (
+        tokenizer_fingerprint(load_tokenizer(model.location(study.base), revision=model.revision))
+        for model in (study.spec.model, study.spec.query_model)
+    )
+    if one != other:
+        raise BadInput(
+            f"query_model {study.spec.query_model.name}: its tokenizer is not that of model {study.spec.model.name}; "
+            "give a checkpoint with the same tokenizer"
         )
 
 

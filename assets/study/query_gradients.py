@@ -12,7 +12,7 @@ from assets.lake import Lake
 from assets.matrices import VECTOR, vectors
 from assets.model.opening import open_traced_model
 from assets.step import Step, asset_arguments, open_step
-from assets.study.completions import completions_table, query_sequences, query_side_tables
+from assets.study.completions import completions_table, query_sequences, query_side_dtypes, query_side_tables
 from assets.study.spec import Study
 from assets.tables import Column, Table
 from assets.tracking import Tracking
@@ -60,7 +60,11 @@ def query_gradients_asset(study: Study) -> dg.AssetsDefinition:
             options = study.spec.options
             settings = options.model_dump(include={"methods", "rank", "damping"})
             stamp = fingerprint(
-                "query_gradients", CODE_VERSION, settings, study.spec.model.dtype, list(map(step.fingerprint, upstream))
+                "query_gradients",
+                CODE_VERSION,
+                settings,
+                query_side_dtypes(study),
+                list(map(step.fingerprint, upstream)),
             )
             if step.is_current(table, stamp):
                 return

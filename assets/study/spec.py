@@ -60,6 +60,11 @@ class StudySpec(BaseModel):
             raise ValueError(
                 "a model trained here has no tokenizer of its own; declare corpus.tokenizer: {train: {vocab_size: …}}"
             )
+        if self.corpus.tokenizer.train and not self.model.train:
+            raise ValueError(
+                "corpus.tokenizer.train belongs to a model that is trained here; model "
+                f"{self.model.name} has a tokenizer of its own, so leave it out"
+            )
         if self.query_model and self.query_model.train:
             raise ValueError("query_model names a checkpoint (path or hub); it cannot be trained here")
         return self

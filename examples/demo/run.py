@@ -20,11 +20,13 @@ from orchestration.run import StepFailed, run_study
 from orchestration.studies import open_study
 from orchestration.summary import print_summary
 
+PAGE_WIDTH = 116  # where the output is no terminal, which would tell its own
+
 
 def main() -> int:
     """Exit status: 0, or 1 after a sentence that says what went wrong."""
     started = time.monotonic()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else PAGE_WIDTH)
     try:
         home = Home.from_environment().prepare()
         directory = home.root / "demo"

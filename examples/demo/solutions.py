@@ -3,8 +3,9 @@
 Whatever the wording, an elementary step is spelled the same way (`6 * 15 = 90`), so that what a model learns of it in
 one document serves in another. A query is the first line of the first wording in steps; its completion is the rest.
 
-Two points are written (1, 2)->(3, 4) because ")->(" is one token that stands nowhere else, and so tells the model where
-the third number is. After 1.5 million tokens it solved 60 of 60 held-out slopes so, and 39 of 60 with "and" between.
+The second point's coordinates have names of their own, (x 1, y 2) and (X 3, Y 4), and a step first repeats the
+names that it needs: a number is then found by the word before it, the simplest thing that a small model learns. With
+bare points it took the wrong number in 4 of 10 queries after one run and in none after another.
 """
 
 from __future__ import annotations
@@ -54,21 +55,23 @@ WORDINGS: dict[tuple[str, str], tuple[str, ...]] = {
         ">>> ({a} {op} {b}) * {c}  # {a} {op} {b} = {s}, {s} * {c} = {r}\n{r}",
     ),
     ("slope", "steps"): (
-        "What is the slope of the line through ({a}, {b})->({c}, {d})? Think step-by-step.\n{d} - "
-        "{b} = {rise}\n{c} - {a} = {run}\n{rise} / {run} = {r}\nThe answer is {r}",
-        "Exercise: slope through ({a}, {b})->({c}, {d})\nRise: {d} - {b} = {rise}\nRun: {c} - {a} = "
-        "{run}\nSlope: {rise} / {run} = {r}",
+        "What is the slope of the line through (x {a}, y {b}) and (X {c}, Y {d})? Think step-by-step.\n"
+        "Y {d}, y {b}: {d} - {b} = {rise}\nX {c}, x {a}: {c} - {a} = {run}\n{rise} / {run} = {r}\nThe answer is {r}",
+        "Exercise: slope through (x {a}, y {b}) and (X {c}, Y {d})\nRise from Y {d}, y {b}: {d} - {b} = {rise}\n"
+        "Run from X {c}, x {a}: {c} - {a} = {run}\nSlope: {rise} / {run} = {r}",
     ),
     ("slope", "prose"): (
-        "The line through ({a}, {b})->({c}, {d}) rises by {d} - {b} = {rise} and runs by {c} - {a} = "
-        "{run}, so its slope is {rise} / {run} = {r}.",
-        "From ({a}, {b})->({c}, {d}) the height changes by {d} - {b} = {rise} over {c} - {a} = {run}. "
-        "The slope is {rise} / {run} = {r}.",
+        "The line through (x {a}, y {b}) and (X {c}, Y {d}) rises, with Y {d}, y {b}: {d} - {b} = {rise} and runs, with "
+        "X {c}, x {a}: {c} - {a} = {run}, so its slope is {rise} / {run} = {r}.",
+        "From (x {a}, y {b}) to (X {c}, Y {d}) the height changes by Y {d}, y {b}: {d} - {b} = {rise} over "
+        "X {c}, x {a}: {c} - {a} = {run}. The slope is {rise} / {run} = {r}.",
     ),
     ("slope", "code"): (
-        "p, q = Point({a}, {b}), Point({c}, {d})\nrise = q.y - p.y  # {d} - {b} = {rise}\nrun = q.x - "
-        "p.x  # {c} - {a} = {run}\nslope = rise / run  # {rise} / {run} = {r}",
-        ">>> slope(({a}, {b}), ({c}, {d}))  # {d} - {b} = {rise}, {c} - {a} = {run}, {rise} / {run} = {r}\n{r}",
+        "p, q = Point({a}, {b}), Point({c}, {d})  # x {a}, y {b}, X {c}, Y {d}\n"
+        "rise = q.y - p.y  # Y {d}, y {b}: {d} - {b} = {rise}\n"
+        "run = q.x - p.x  # X {c}, x {a}: {c} - {a} = {run}\nslope = rise / run  # {rise} / {run} = {r}",
+        ">>> slope(({a}, {b}), ({c}, {d}))  # x {a}, y {b}, X {c}, Y {d}\n"
+        "# Y {d}, y {b}: {d} - {b} = {rise}\n# X {c}, x {a}: {c} - {a} = {run}\n# {rise} / {run} = {r}\n{r}",
     ),
     ("equation", "steps"): (
         "Solve {a}x + {b} = {c} for x. Think step-by-step.\n{c} - {b} = {s}\n{a}x = {s}\n{s} / {a} = {r}\n"

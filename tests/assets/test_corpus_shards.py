@@ -9,7 +9,7 @@ import pytest
 
 from assets.corpus.parsing import parse_shard
 from assets.corpus.shards import plan_shards, shard_rows, shards_from_rows
-from assets.corpus.spec import CorpusSpec
+from assets.corpus.spec import CorpusSpec, FieldMapping
 from compute.errors import BadInput
 from tests.assets.corpus_files import RECORDS, lines, write_dataset, write_gzip, write_jsonl, write_parquet
 
@@ -128,6 +128,48 @@ def test_a_removed_file_and_its_return(tmp_path, planned):
     assert prints(back[:3]) == prints(planned) and back[0].state == "present"
 
 
+def test_studies_in_different_directories_share_a_corpus(tmp_path):
+    write_jsonl(tmp_path / "corpus/a.jsonl")
+    write_jsonl(tmp_path / "corpus/b.jsonl", [{**record, "id": "b" + record["id"]} for record in RECORDS[:4]])
+    (tmp_path / "studies").mkdir()
+    first = SPEC.model_copy(update={"path": ("corpus/*.jsonl",)})
+    second = SPEC.model_copy(update={"path": ("../corpus/*.jsonl",)})
+    shards = plan_shards(first, tmp_path)
+    assert plan_shards(second, tmp_path / "studies", shards) == shards
+    assert plan_shards(second, tmp_path / "studies") == shards
+    for shard in shards:
+        assert ids(shard, tmp_path / "studies", second) == ids(shard, tmp_path, first)
+    unnamed = {"fields": FieldMapping()}  # records named by their place
+    assert ids(shards[2], tmp_path / "studies", second.model_copy(update=unnamed))[4:6] == ["a.jsonl:25", "b.jsonl:1"]
+
+
+def test_a_corpus_that_moves_with_its_study_keeps_its_fingerprints(tmp_path):
+    spec = SPEC.model_copy(update={"path": ("*.jsonl", "more/*.jsonl"), "fields": FieldMapping()})
+    write_jsonl(tmp_path / "here/a.jsonl")
+    write_jsonl(tmp_path / "here/more/b.jsonl")
+    shards = plan_shards(spec, tmp_path / "here")
+    before = [ids(shard, tmp_path / "here", spec) for shard in shards]
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert plan_shards(spec, tmp_path / "there", shards) == shards
+    assert [ids(shard, tmp_path / "there", spec) for shard in shards] == before
+
+
+def test_another_split_of_a_saved_dataset_dict(tmp_path):
+    import datasets
+
+    parts = {"train": datasets.Dataset.from_list(RECORDS[:10]), "test": datasets.Dataset.from_list(RECORDS[10:20])}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    train = SPEC.model_copy(update={"path": ("saved",)})
+    test = train.model_copy(update={"split": "test"})
+    shards = plan_shards(train, tmp_path)
+    again = plan_shards(test, tmp_path, shards)
+    assert layout(again) == {"00000": [("saved/train", 0, 10)], "00001": [("saved/test", 0, 10)]}
+    assert [shard.state for shard in again] == ["removed", "present"]
+    assert ids(again[1], tmp_path, test) == [f"r{n}" for n in range(10, 20)]
+    unnamed = test.model_copy(update={"fields": FieldMapping()})
+    assert {record.source for record in parse_shard(unnamed, tmp_path, again[1]).records} == {"saved"}
+
+
 def test_another_shard_size_holds_for_new_rows_only(tmp_path, planned):
     write_jsonl(tmp_path / "c.jsonl", RECORDS)
     again = plan_shards(SPEC.model_copy(update={"shard_records": 20}), tmp_path, planned)
@@ -174,6 +216,22 @@ def test_another_commit_of_a_hub_data_set_keeps_the_shards(tmp_path, monkeypatch
     assert plan_shards(spec, tmp_path, shards) == shards
     moved = plan_shards(spec.model_copy(update={"revision": "b" * 40}), tmp_path, shards)
     assert layout(moved) == layout(shards) and not set(prints(moved).values()) & set(prints(shards).values())
+
+
+def test_fewer_records_of_a_hub_data_set(tmp_path, monkeypatch):
+    write_jsonl(tmp_path / "owner/data/a.jsonl")
+    monkeypatch.chdir(tmp_path)
+    spec = CorpusSpec(
+        name="demo", hub="owner/data", max_records=25, shard_records=10, revision="a" * 40, fields={"id": "id"}
+    )
+    fewer = spec.model_copy(update={"max_records": 14})
+    shards = plan_shards(spec, tmp_path)
+    again = plan_shards(fewer, tmp_path, shards)
+    assert [shard.records for shard in again] == [10, 4, 0]
+    assert [shard.state for shard in again] == ["present", "present", "removed"]
+    assert [key for key in prints(again) if prints(again)[key] != prints(shards)[key]] == ["00001", "00002"]
+    assert ids(again[1], tmp_path, fewer) == ["r10", "r11", "r12", "r13"]
+    assert prints(plan_shards(spec, tmp_path, again)) == prints(shards)
 
 
 def test_progress_is_told(tmp_path, planned):

@@ -89,15 +89,15 @@ def test_a_folder_of_text_files(tmp_path):
         (tmp_path / name).write_text(f"This is {name}.\r\nReally.", newline="")
     found = rows(corpus("texts", fields={}), tmp_path)
     assert [row.record for row in found] == [
-        {"text": "This is texts/a.txt.\r\nReally.", "id": "texts/a.txt", "source": "texts"},
-        {"text": "This is texts/maths/b.txt.\r\nReally.", "id": "texts/maths/b.txt", "source": "maths"},
+        {"text": "This is texts/a.txt.\r\nReally.", "id": "a.txt", "source": "texts"},
+        {"text": "This is texts/maths/b.txt.\r\nReally.", "id": "maths/b.txt", "source": "maths"},
     ]
 
 
 def test_format_text_takes_any_suffix(tmp_path):
     (tmp_path / "code").mkdir()
     (tmp_path / "code/__init__.py").write_text("x = 1")
-    assert [row.name for row in rows(corpus("code", format="text", fields={}), tmp_path)] == ["code/__init__.py"]
+    assert [row.name for row in rows(corpus("code", format="text", fields={}), tmp_path)] == ["__init__.py"]
 
 
 def test_a_split_of_a_saved_dataset_dict(tmp_path):
@@ -128,6 +128,29 @@ def test_a_path_outside_the_base_is_named_in_full(tmp_path):
     (tmp_path / "study").mkdir()
     for path in (str(tmp_path / "data/a.jsonl"), "../data/a.jsonl"):
         assert open_corpus(corpus(path), tmp_path / "study").files[0].path == str(tmp_path / "data/a.jsonl")
+
+
+@pytest.mark.parametrize(
+    "path, other, keys",
+    [
+        ("data/*.jsonl", "../data/*.jsonl", ["a.jsonl", "b.jsonl"]),
+        ("data", "../data/", ["a.jsonl", "b.jsonl", "sub/c.jsonl"]),
+        ("data/a.jsonl", "../data/a.jsonl", ["a.jsonl"]),
+        (["data/sub/*.jsonl", "data/a.*"], ["../data/sub/c.jsonl", "../study/../data/a.*"], ["a.jsonl", "sub/c.jsonl"]),
+        (["data/a.jsonl", "memory://keys/d.jsonl"], ["../data/a.jsonl", "memory:///keys/d.jsonl"],
+         ["a.jsonl", "memory:///keys/d.jsonl"]),
+        ("memory://keys/*.jsonl", "memory://keys/d.jsonl", ["d.jsonl"]),
+    ],
+)  # fmt: skip
+def test_files_are_stored_by_the_same_names_whichever_study_reads_them(tmp_path, path, other, keys):
+    import fsspec
+
+    fsspec.filesystem("memory").pipe("/keys/d.jsonl", lines(RECORDS[:1]))
+    for name in ("a.jsonl", "b.jsonl", "sub/c.jsonl"):
+        write_jsonl(tmp_path / "data" / name, RECORDS[:1])
+    (tmp_path / "study").mkdir()
+    for paths, base in ((path, tmp_path), (other, tmp_path / "study")):
+        assert [file.key for file in open_corpus(corpus(paths), base).files] == keys
 
 
 def test_file_names_with_signs_of_globs_and_uris(tmp_path):

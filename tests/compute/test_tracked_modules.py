@@ -93,8 +93,8 @@ def test_other_modules_of_a_model_with_experts_can_be_named():
     assert len(select_modules(mixtral(), [r"self_attn\.o_proj"])) == 1
 
 
-class RoutedLayer(nn.Module):
-    """A layer that flattens its tokens before a linear module, as routed experts do."""
+class FlatLayer(nn.Module):
+    """A layer that flattens its tokens before a linear module, as OPT's MLP does."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -102,6 +102,30 @@ class RoutedLayer(nn.Module):
 
     def forward(self, hidden_BTI):
         return self.expert(hidden_BTI.flatten(0, 1)).view(*hidden_BTI.shape[:2], -1)
+
+
+class RoutedLayer(FlatLayer):
+    """A layer that sends only some of the tokens through a linear module, as routed experts do."""
+
+    def forward(self, hidden_BTI):
+        flat_NI = hidden_BTI.flatten(0, 1)
+        chosen_nO = self.expert(flat_NI[::2])
+        output_NO = chosen_nO.new_zeros(len(flat_NI), chosen_nO.shape[1])
+        output_NO[::2] = chosen_nO
+        return output_NO.view(*hidden_BTI.shape[:2], -1)
+
+
+def test_a_module_that_sees_flattened_tokens_is_traced_all_the_same():
+    model, flat = tiny_model("gpt_neox"), tiny_model("gpt_neox")
+    flat.gpt_neox.layers[0].mlp.dense_h_to_4h = FlatLayer(flat.gpt_neox.layers[0].mlp.dense_h_to_4h)
+    documents = random_documents(4)
+    plain, flattened = (
+        list(fit_covariances(each, select_modules(each, "mlp"), documents, labels="empirical").values())
+        for each in (model, flat)
+    )
+    for one, other in zip(plain, flattened, strict=True):
+        torch.testing.assert_close(one.activation_II, other.activation_II)
+        torch.testing.assert_close(one.gradient_OO, other.gradient_OO)
 
 
 def test_a_module_that_does_not_see_documents_is_refused_by_name():

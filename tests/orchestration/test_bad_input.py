@@ -182,3 +182,15 @@ def test_no_stack_trace_in_a_real_process(tmp_path):
     assert result.returncode == 1
     assert result.stdout == ""
     assert result.stderr.startswith("headwater: ") and "Traceback" not in result.stderr
+
+
+def test_one_id_in_two_shards(refused, tmp_path):
+    study = write_study(tmp_path)
+    write_jsonl(tmp_path / "corpus/part9.jsonl", [{"id": "r3", "text": "the cat again", "source": "code"}])
+    sentence = refused(study)
+    assert "'r3'" in sentence and "part0.jsonl:4" in sentence and "part9.jsonl:1" in sentence
+
+
+def test_a_trained_tokenizer_for_a_model_that_has_its_own(refused, tmp_path):
+    sentence = refused(write_study(tmp_path, corpus={"tokenizer": {"train": {"vocab_size": 320}}}))
+    assert "tokenizer" in sentence and "model tiny" in sentence

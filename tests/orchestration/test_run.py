@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
-from tests.orchestration.tiny_study import QUERIES, headwater, records, write_checkpoint, write_study
+from tests.orchestration.tiny_study import QUERIES, headwater, records, write_checkpoint, write_jsonl, write_study
 
 KEYS = ("method", "query_id", "document_id")
 SHARDED = ("corpus/tiny/records", "corpus/tiny/documents", "study/tiny/influence", "study/tiny/document_norms")
@@ -154,3 +154,46 @@ def test_a_query_side_checkpoint_gives_completions_and_query_gradients(finished,
     np.testing.assert_allclose(both["norm"], both["norm_other"], rtol=1e-5)  # documents: the base model's gradients
     nats = pl.scan_delta(str(lake / "study/tiny/completions")).collect().sort("position")["nats"]
     assert not np.allclose(nats, finished.table("study/tiny/completions").sort("position")["nats"])
+
+
+def test_refit_draws_the_samples_again_and_fits_on_them(tmp_path):
+    study, home = write_study(tmp_path), tmp_path / "home"
+    assert headwater(home, "run", study).returncode == 0
+    lake = home / "lake"
+    more = [record | {"id": f"more-{record['id']}"} for record in records()]
+    write_jsonl(tmp_path / "corpus/part9.jsonl", more)
+    result = headwater(home, "run", study, "--refit")
+    assert result.returncode == 0, result.stderr
+    sample = pl.scan_delta(str(lake / "curvature/tiny/sample")).collect()
+    assert any(document.startswith("more-") for document in sample["document_id"])
+    for path in ("curvature/tiny/covariances", "curvature/tiny/eigenvalues", "study/tiny/query_gradients"):
+        assert DeltaTable(str(lake / path)).version() == 2, path
+
+
+def test_names_with_a_dash_and_documents_of_one_length(tmp_path):
+    rows = [{"id": f"r{number}", "text": "the cat sits on a mat", "source": "prose"} for number in range(9)]
+    study = write_study(
+        tmp_path,
+        study="my-study",
+        corpus={"name": "my-corpus", "path": "same.jsonl"},
+        model={"name": "my-model"},
+        options={"rank": "full"},
+    )
+    write_jsonl(tmp_path / "same.jsonl", rows)
+    result = headwater(tmp_path / "home", "run", study)
+    assert result.returncode == 0, result.stderr
+    rankings = pl.scan_delta(str(tmp_path / "home/lake/study/my-study/rankings")).collect()
+    np.testing.assert_allclose(rankings["score"], rankings["exact_score"], rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float64", "bfloat16"])
+def test_other_precisions(finished, tmp_path, dtype):
+    study = write_study(tmp_path, model={"dtype": dtype})
+    result = headwater(tmp_path / "home", "run", study)
+    assert result.returncode == 0, result.stderr
+    other = pl.scan_delta(str(tmp_path / "home/lake/study/tiny/influence")).collect()
+    both = (
+        finished.table("study/tiny/influence").filter(query_id="given", method="dot").join(other, on=KEYS, suffix="_o")
+    )
+    assert both.select(pl.corr("score", "score_o")).item() > {"float64": 0.999999, "bfloat16": 0.99}[dtype]
