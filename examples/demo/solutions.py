@@ -61,8 +61,8 @@ WORDINGS: dict[tuple[str, str], tuple[str, ...]] = {
         "Run from X {c}, x {a}: {c} - {a} = {run}\nSlope: {rise} / {run} = {r}",
     ),
     ("slope", "prose"): (
-        "The line through (x {a}, y {b}) and (X {c}, Y {d}) rises, with Y {d}, y {b}: {d} - {b} = {rise} and runs, with "
-        "X {c}, x {a}: {c} - {a} = {run}, so its slope is {rise} / {run} = {r}.",
+        "The line through (x {a}, y {b}) and (X {c}, Y {d}) rises, with Y {d}, y {b}: {d} - {b} = {rise} and runs, "
+        "with X {c}, x {a}: {c} - {a} = {run}, so its slope is {rise} / {run} = {r}.",
         "From (x {a}, y {b}) to (X {c}, Y {d}) the height changes by Y {d}, y {b}: {d} - {b} = {rise} over "
         "X {c}, x {a}: {c} - {a} = {run}. The slope is {rise} / {run} = {r}.",
     ),
