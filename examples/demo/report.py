@@ -99,18 +99,24 @@ def _print_query(
 
 
 def _print_findings(queries, documents, listed, truth: dict, console: Console) -> None:
-    tables = (
-        ("Factual queries: how often a document that states the fact is among the top …", fact_recall),
-        ("Reasoning queries: share of the top documents that work the same procedure", same_procedure_share),
-    )
-    for title, finding in tables:
-        rows = finding(listed, queries, documents, truth)
-        tops = [name for name in rows.columns if name.startswith("top")]
-        grid = Grid(title=f"\n{title}", title_justify="left", box=None)
-        grid.add_column("method", min_width=22)
-        for name in tops:
-            grid.add_column(name, justify="right", min_width=8)
-        for row in rows.iter_rows(named=True):
-            style = "bold" if row["method"] == "ekfac" else ""
-            grid.add_row(METHOD_NAMES[row["method"]], *(f"{row[name]:.0%}" for name in tops), style=style)
-        console.print(grid)
+    right = queries.filter(pl.col("is_right") | (pl.col("kind") != "factual"))
+    facts = "a document that states the fact is among the top …"
+    for title, finding, asked in (
+        (f"All factual queries: how often {facts}", fact_recall, queries),
+        (f"Factual queries answered rightly: how often {facts}", fact_recall, right),
+        ("Reasoning queries: share of the top documents that work the same procedure", same_procedure_share, queries),
+    ):
+        _print_finding(title, finding(listed, asked, documents, truth), console)
+
+
+def _print_finding(title: str, rows: pl.DataFrame, console: Console) -> None:
+    tops = [name for name in rows.columns if name.startswith("top")]
+    grid = Grid(box=None)
+    grid.add_column("method", min_width=22)
+    for name in tops:
+        grid.add_column(name, justify="right", min_width=8)
+    for row in rows.iter_rows(named=True):
+        style = "bold" if row["method"] == "ekfac" else ""
+        grid.add_row(METHOD_NAMES[row["method"]], *(f"{row[name]:.0%}" for name in tops), style=style)
+    console.print(f"\n{title} ({rows['queries'][0]} queries)", highlight=False)
+    console.print(grid)
