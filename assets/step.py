@@ -136,6 +136,7 @@ class Step:
             },
         )
         self.tracking.set_tags({f"delta.{table.path}": str(commit.version)})
+        self._started = time.monotonic()  # the next shard's time is its own
 
     def shard_fingerprints(self, table: Table) -> dict[str, str]:
         """The stored fingerprint of every shard of `table`."""
