@@ -14,6 +14,11 @@ def announce(step: str) -> None:
     print(f"▸ {step}", file=sys.stderr, flush=True)
 
 
+def note(text: str) -> None:
+    """A line under the step's name."""
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
 class Progress:
     """Counts `unit`s of work up to `total`; use as a context manager and call `advance`.
 
@@ -53,4 +58,4 @@ class Progress:
     def _line(self, text: str) -> None:
         self._log(f"{self.label}: {text}")
         if self._bar is None:
-            print(f"  {self.label}: {text}", file=sys.stderr, flush=True)
+            note(f"{self.label}: {text}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.lake import Lake
-from assets.progress import Progress, announce
+from assets.progress import Progress, announce, note
 from assets.tables import Table
 from assets.tracking import Tracking
 from compute.errors import BadInput
@@ -41,6 +41,7 @@ class Step:
         self.refit = context.run.tags.get(REFIT_TAG) == "true"
         self.versions: dict[str, int] = {}
         self.tables_read: list[Table] = []
+        self.kept = 0
         self._stored: dict[str, dict[str, str]] = {}
         self._started = time.monotonic()
 
@@ -90,6 +91,7 @@ class Step:
         return True
 
     def _report_kept(self, table: Table, shard: str | None, version: int, fingerprint: str) -> None:
+        self.kept += 1
         self._report(table, shard, {"kept": True, "fingerprint": fingerprint, "delta version": version})
         self.context.log.info(f"{table.path}{f'[{shard}]' if shard else ''}: nothing changed, kept as it is")
 
@@ -174,6 +176,8 @@ def open_step(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking)
             step = Step(context, lake, run)
             with lake.reading(step.tables_read):
                 yield step
+            if step.kept:
+                note(f"kept as it is, since nothing it depends on changed ({step.kept} partitions)")
             run.log_metrics({"peak_memory_mib": _peak_memory_mib()}, 0)
     except BadInput as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error

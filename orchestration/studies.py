@@ -81,9 +81,13 @@ def _check_conflicts(path: Path, study: Study, others: Iterable[LoadedStudy]) ->
         if other.study is None:
             continue
         if other.study.name == study.name:
-            raise BadInput(f"{path}: study {study.name} is already declared by {other.path}; give it another name")
+            raise BadInput(
+                f"{path}: study {study.name} is already declared by {other.path.resolve()}; give it another name"
+            )
         if conflict := _conflict(study, other.study):
-            raise BadInput(f"{path}: {conflict}, which {other.path} declares differently; give it another name")
+            raise BadInput(
+                f"{path}: {conflict}, which {other.path.resolve()} declares differently; give one of the two another name"
+            )
 
 
 def _conflict(study: Study, other: Study) -> str | None:

@@ -13,6 +13,7 @@ from assets.corpus.shard_list import shards_table, stored_shards
 from assets.corpus.shards import Shard
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
+from assets.progress import note
 from assets.step import Step, asset_arguments, dagster_name, open_step
 from assets.study.spec import Study
 from assets.tables import Column, Table
@@ -127,7 +128,12 @@ def _check_rejected(step: Step, study: Study) -> None:
     records = step.lake.scan(records_table(corpus.name), allow_empty=True).select(pl.len()).collect().item()
     columns = ("location", "record_id", "reason", "excerpt")
     rows = step.lake.scan(rejected_table(corpus.name), allow_empty=True).filter(stage="records").select(columns)
-    check_rejected_share(corpus, records, [Rejected(**row) for row in rows.collect().to_dicts()])
+    rejected = [Rejected(**row) for row in rows.collect().to_dicts()]
+    check_rejected_share(corpus, records, rejected)
+    if rejected:
+        where, first = rejected_table(corpus.name).path, rejected[0]
+        note(f"{len(rejected)} of {records + len(rejected)} records are set aside in {where}")
+        note(f"the first: {first.location}: {first.reason}")
 
 
 def _check_unique(step: Step, study: Study) -> None:
