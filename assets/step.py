@@ -177,7 +177,8 @@ def open_step(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking)
             with lake.reading(step.tables_read):
                 yield step
             if step.kept:
-                note(f"kept as it is, since nothing it depends on changed ({step.kept} partitions)")
+                several = f" ({step.kept} tables or shards)" if step.kept > 1 else ""
+                note(f"kept, since nothing that it depends on changed{several}")
             run.log_metrics({"peak_memory_mib": _peak_memory_mib()}, 0)
     except BadInput as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error

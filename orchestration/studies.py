@@ -85,9 +85,8 @@ def _check_conflicts(path: Path, study: Study, others: Iterable[LoadedStudy]) ->
                 f"{path}: study {study.name} is already declared by {other.path.resolve()}; give it another name"
             )
         if conflict := _conflict(study, other.study):
-            raise BadInput(
-                f"{path}: {conflict}, which {other.path.resolve()} declares differently; give one of the two another name"
-            )
+            declared = other.path.resolve()
+            raise BadInput(f"{path}: {conflict}, which {declared} declares differently; give one of them another name")
 
 
 def _conflict(study: Study, other: Study) -> str | None:
