@@ -6,7 +6,7 @@ from assets.corpus.tokenizer import stored_tokenizer
 from assets.model.checkpoint import load_checkpoint
 from assets.model.spec import ModelSpec
 from assets.step import Step
-from assets.study.preflight import check_context
+from assets.study.preflight import check_architecture, check_context
 from assets.study.spec import Study
 from compute.errors import BadInput
 
@@ -21,15 +21,10 @@ def open_traced_model(step: Step, study: Study, *, query_side: bool = False):
 
     model = load_checkpoint(study.spec.model, study.base, step)
     _check_fit(step, study, model)
-    modules = select_modules(model, _selection(study))
+    modules = select_modules(model, study.spec.curvature.modules)
     if query_side and study.spec.query_model:
         model = _open_query_model(step, study, model)
     return model, modules
-
-
-def _selection(study: Study) -> str | list[str]:
-    modules = study.spec.curvature.modules
-    return modules if isinstance(modules, str) else list(modules)
 
 
 def _check_fit(step: Step, study: Study, model) -> None:
@@ -43,15 +38,9 @@ def _check_fit(step: Step, study: Study, model) -> None:
 
 
 def _open_query_model(step: Step, study: Study, base_model):
-    from compute.checkpoint import same_architecture
-
     query_model = study.spec.query_model
     model = load_checkpoint(query_model, study.base)
-    if not same_architecture(model, base_model):
-        raise BadInput(
-            f"query_model {query_model.name}: its weights have other names or shapes than those of model "
-            f"{study.spec.model.name}; give a checkpoint of the same architecture"
-        )
+    check_architecture(study, model, base_model)
     _check_own_tokenizer(step, study, query_model)
     return model
 

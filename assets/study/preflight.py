@@ -17,7 +17,7 @@ def preflight(study: Study) -> None:
     _check_modules(study, skeleton)
     check_context(study, skeleton)
     if study.spec.query_model:
-        _check_query_model(study, skeleton)
+        check_architecture(study, _named_skeleton(study.spec.query_model, study.base), skeleton)
         _check_same_tokenizer(study)
     if not study.spec.model.train:
         _check_tokenizer(study, skeleton, queries)
@@ -42,8 +42,7 @@ def _named_skeleton(model: ModelSpec, base: str):
 def _check_modules(study: Study, skeleton) -> None:
     from compute.tracked_modules import select_modules
 
-    modules = study.spec.curvature.modules
-    tracked = select_modules(skeleton, modules if isinstance(modules, str) else list(modules))
+    tracked = select_modules(skeleton, study.spec.curvature.modules)
     rank = study.spec.options.rank
     smallest = min(tracked, key=lambda module: min(module.out_features, module.in_dim))
     if rank != "full" and rank > (limit := min(smallest.out_features, smallest.in_dim)):
@@ -73,13 +72,13 @@ def check_context(study: Study, skeleton) -> None:
             )
 
 
-def _check_query_model(study: Study, skeleton) -> None:
+def check_architecture(study: Study, query_model, model) -> None:
+    """Raises BadInput where the query-side model's weights are not named and shaped as the model's are."""
     from compute.checkpoint import same_architecture
 
-    query_model = study.spec.query_model
-    if not same_architecture(_named_skeleton(query_model, study.base), skeleton):
+    if not same_architecture(query_model, model):
         raise BadInput(
-            f"query_model {query_model.name}: its weights have other names or shapes than those of model "
+            f"query_model {study.spec.query_model.name}: its weights have other names or shapes than those of model "
             f"{study.spec.model.name}; give a checkpoint of the same architecture"
         )
 
