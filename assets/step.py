@@ -1,8 +1,8 @@
 """A step's surroundings: what every asset does before and after its computation, in one place.
 
 A step reads the lake at versions that it names, writes partitions with the fingerprint of what they were computed
-from, tracks itself in MLflow, and reports rows, versions and links to Dagster. An asset's body is then: read →
-compute → write.
+from, checks them, tracks itself in MLflow, and reports rows, versions and links to Dagster. An asset's body is then:
+read → compute → check → write.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from assets.lake import Lake
+from assets.checks import Check, CheckFailedError, Verdict
+from assets.fingerprints import fingerprint as digest
+from assets.lake import Commit, Lake
 from assets.progress import Progress, announce, note
 from assets.tables import Table
 from assets.tracking import Tracking
@@ -30,6 +31,8 @@ REUSE_TAG = "headwater/reuse"
 """Run tag: "true" keeps outputs whose fingerprint says that recomputing them would give the same rows."""
 REFIT_TAG = "headwater/refit"
 """Run tag: "true" draws pinned samples again, which otherwise stay as they are when the corpus grows."""
+RETRY_TAGS = ("dagster/retry_number", "dagster/is_resume_retry")
+"""Dagster's own tags of a run that takes up a failed one."""
 
 
 class Step:
@@ -37,13 +40,21 @@ class Step:
 
     def __init__(self, context: dg.AssetExecutionContext, lake: Lake, tracking_run) -> None:
         self.context, self.lake, self.tracking = context, lake, tracking_run
-        self.reuse = context.run.tags.get(REUSE_TAG) == "true"
-        self.refit = context.run.tags.get(REFIT_TAG) == "true"
+        tags = context.run.tags
+        self.reuse = tags.get(REUSE_TAG) == "true"
+        self.refit = tags.get(REFIT_TAG) == "true"
+        self.takes_up = context.retry_number > 0 or any(tag in tags for tag in RETRY_TAGS)
         self.versions: dict[str, int] = {}
         self.tables_read: list[Table] = []
         self.kept = 0
+        self.done: list[str] = []
         self._stored: dict[str, dict[str, str]] = {}
+        self._stamps: dict[str, dict[str, str]] = {}
+        self._metadata: dict[tuple[str, str], dict] = {}
+        self._verdicts: dict[dg.AssetCheckKey, Verdict] = {}
         self._started = time.monotonic()
+
+    # reading
 
     def version(self, table: Table) -> int:
         """The version of `table` that this step reads, the same for the whole step."""
@@ -71,12 +82,29 @@ class Step:
         """The stored fingerprint of a table (or one shard of it); None where it holds no rows."""
         return self._fingerprints(table, self.version(table)).get(shard or "")
 
+    def shard_fingerprints(self, table: Table) -> dict[str, str]:
+        """The stored fingerprint of every shard of `table`."""
+        return dict(self._fingerprints(table, self.version(table)))
+
+    def _fingerprints(self, table: Table, version: int) -> dict[str, str]:
+        """Stored fingerprints by shard; under "" for a table that is not cut into shards. Read once per step and table:
+        another step writes other shards, and this one writes each shard once."""
+        if table.path not in self._stored:
+            found = self.lake.fingerprints(table, version=version)
+            if "shard" not in table.partition_by:
+                found = {"": next(iter(found.values()))} if len(set(found.values())) == 1 else {}
+            self._stored[table.path] = found
+        return self._stored[table.path]
+
+    # keeping what is there
+
     def is_current(self, table: Table, fingerprint: str | None, shard: str | None = None) -> bool:
         """Whether `table` already holds what would be computed, and the run asked to keep such results.
 
-        No `fingerprint` stands for no rows: what is computed from a shard without documents has none either.
+        A retry after a crash always keeps them: what was finished before the crash is not computed again. No
+        `fingerprint` stands for no rows: what is computed from a shard without documents has none either.
         """
-        version = self.lake.version(table) if self.reuse else None
+        version = self.lake.version(table) if self.reuse or self.takes_up else None
         if version is None or self._fingerprints(table, version).get(shard or "") != fingerprint:
             return False
         self._report_kept(table, shard, version, fingerprint or "")
@@ -92,8 +120,50 @@ class Step:
 
     def _report_kept(self, table: Table, shard: str | None, version: int, fingerprint: str) -> None:
         self.kept += 1
-        self._report(table, shard, {"kept": True, "fingerprint": fingerprint, "delta version": version})
+        self._report(table, shard, fingerprint, {"kept": True, "Delta version": version})
         self.context.log.info(f"{table.path}{f'[{shard}]' if shard else ''}: nothing changed, kept as it is")
+
+    # working
+
+    def each_shard(self, work: Callable[[str], None], shards: Sequence[str]) -> None:
+        """Does the work of every shard; one that fails does not keep the others from being done.
+
+        Raises the failure at the end, if there was one: a user's mistake only where all failures are.
+        """
+        failures: dict[str, Exception] = {}
+        for shard in shards:
+            try:
+                self._started = time.monotonic()  # each shard's seconds are its own
+                work(shard)
+                self.done.append(shard)
+            except Exception as error:
+                failures[shard] = error
+                self.context.log.error(f"shard {shard} failed: {error}")
+        if len(failures) == 1:
+            raise next(iter(failures.values()))
+        if failures:
+            crashed = [error for error in failures.values() if not isinstance(error, (BadInput, CheckFailedError))]
+            first = crashed[0] if crashed else next(iter(failures.values()))
+            names = ", ".join(list(failures)[:10]) + (", …" if len(failures) > 10 else "")
+            sentence = f"{len(failures)} of {len(shards)} shards failed ({names}); the first: {first}"
+            raise (RuntimeError if crashed else BadInput)(sentence) from first
+
+    def progress(self, label: str, total: int, unit: str) -> Progress:
+        return Progress(label, total, unit, log=self.context.log.info)
+
+    def check(
+        self, check: Check, problem: str | None, *, shard: str | None = None, metadata: dict | None = None
+    ) -> None:
+        """Notes that a check holds, or the `problem`. Raises CheckFailedError where a failed check blocks."""
+        verdict = self._verdicts.setdefault(check.key, Verdict(check))
+        verdict.looked_at += 1
+        verdict.metadata |= metadata or {}
+        if problem:
+            verdict.problems[shard or ""] = problem
+            if check.blocking:
+                raise CheckFailedError(problem)
+
+    # writing
 
     def write(
         self,
@@ -105,7 +175,7 @@ class Step:
         where: dict[str, str] | None = None,
         settings: str = "",
         metadata: dict | None = None,
-    ) -> None:
+    ) -> Commit:
         """Replaces the table (or exactly one partition) atomically and reports it to Dagster and MLflow.
 
         `settings` is what a pinned sample was drawn under; its fingerprint is that of its content.
@@ -118,89 +188,106 @@ class Step:
             commit={
                 "dagster_run_id": self.context.run.run_id,
                 "mlflow_run_id": self.tracking.run_id or "",
-                "code_version": self.context.assets_def.code_versions_by_key.get(dg.AssetKey(table.key)) or "",
+                "code_version": self.context.assets_def.code_versions_by_key.get(table.asset_key) or "",
                 "fingerprint": fingerprint or "",
                 "settings": settings,
                 "inputs": json.dumps(self.versions),
+                "partition": json.dumps(where or {}),
             },
         )
-        self._report(
-            table,
-            shard,
-            {
-                "dagster/row_count": commit.rows,
-                "delta version": commit.version,
-                "bytes written": commit.bytes,
-                "seconds": round(time.monotonic() - self._started, 2),
-                "fingerprint": fingerprint or "",
-                "inputs": dg.MetadataValue.json(dict(self.versions)),
-                **(metadata or {}),
-            },
-        )
+        seconds = time.monotonic() - self._started
+        facts = {
+            "dagster/row_count": commit.rows,
+            "Delta version": commit.version,
+            "bytes written": commit.bytes,
+            "seconds": round(seconds, 2),
+            "rows per second": round(commit.rows / max(seconds, 1e-3), 1),
+            "inputs": dg.MetadataValue.json(dict(self.versions)),
+        }
+        self._report(table, shard, fingerprint or "", facts | (metadata or {}))
         self.tracking.set_tags({f"delta.{table.path}": str(commit.version)})
-        self._started = time.monotonic()  # the next shard's time is its own
+        return commit
 
-    def shard_fingerprints(self, table: Table) -> dict[str, str]:
-        """The stored fingerprint of every shard of `table`."""
-        return dict(self._fingerprints(table, self.version(table)))
-
-    def _fingerprints(self, table: Table, version: int) -> dict[str, str]:
-        """Stored fingerprints by shard; under "" for a table that is not cut into shards. Read once per step and table:
-        another step writes other shards, and this one writes each shard once."""
-        if table.path not in self._stored:
-            found = self.lake.fingerprints(table, version=version)
-            if "shard" not in table.partition_by:
-                found = {"": next(iter(found.values()))} if len(set(found.values())) == 1 else {}
-            self._stored[table.path] = found
-        return self._stored[table.path]
-
-    def progress(self, label: str, total: int, unit: str) -> Progress:
-        return Progress(label, total, unit, log=self.context.log.info)
-
-    def _report(self, table: Table, shard: str | None, metadata: dict) -> None:
-        if dg.AssetKey(table.key) not in self.context.selected_asset_keys:
+    def _report(self, table: Table, shard: str | None, fingerprint: str, metadata: dict) -> None:
+        if table.asset_key not in self.context.selected_asset_keys:
             return  # a table that belongs to another asset's story (rejected records)
         if self.tracking.url:
             metadata["MLflow run"] = dg.MetadataValue.url(self.tracking.url)
-        self.context.add_asset_metadata(metadata, asset_key=table.key, partition_key=shard)
+        metadata["fingerprint"] = fingerprint
+        self._stamps.setdefault(table.path, {})[shard or ""] = fingerprint
+        self._metadata[table.path, shard or ""] = metadata
+
+    # telling Dagster
+
+    def results(self, checks: Sequence[Check]) -> Iterator[dg.MaterializeResult]:
+        """What a finished step yields: every selected asset with its metadata, data version and checks."""
+        for (path, shard), metadata in self._metadata.items():
+            key = dg.AssetKey(path.split("/"))
+            self.context.add_asset_metadata(metadata, asset_key=key, partition_key=shard or None)
+        for key in sorted(self.context.selected_asset_keys):
+            yield dg.MaterializeResult(
+                asset_key=key,
+                data_version=self._data_version("/".join(key.path)),
+                check_results=[
+                    verdict.result() for verdict in self._all_verdicts(checks) if verdict.check.key.asset_key == key
+                ],
+            )
+
+    def results_of_failure(self, checks: Sequence[Check]) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
+        """What is yielded before a failure is raised: the shards that were done, and the checks that failed."""
+        for (path, shard), metadata in self._metadata.items():
+            if shard in self.done:
+                tags = {"dagster/data_version": self._stamps[path][shard]} if self._stamps[path][shard] else None
+                yield dg.AssetMaterialization(path.split("/"), partition=shard, metadata=metadata, tags=tags)
+        yield from (verdict.result() for verdict in self._all_verdicts(checks) if verdict.problems)
+
+    def _all_verdicts(self, checks: Sequence[Check]) -> list[Verdict]:
+        selected = self.context.selected_asset_check_keys
+        return [self._verdicts.get(check.key) or Verdict(check) for check in checks if check.key in selected]
+
+    def _data_version(self, path: str) -> dg.DataVersion | None:
+        """The fingerprint of what was written; of several shards together, the digest of theirs."""
+        stamps = self._stamps.get(path, {})
+        version = next(iter(stamps.values())) if len(stamps) == 1 else digest(sorted(stamps.items())) if stamps else ""
+        return dg.DataVersion(version) if version else None
 
 
-@contextmanager
-def open_step(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[Step]:
-    """The step around an asset's body. A user's mistake becomes a Failure that is not retried."""
+def run_step(
+    context: dg.AssetExecutionContext,
+    lake: Lake,
+    tracking: Tracking,
+    work: Callable[[Step], None],
+    *,
+    checks: Sequence[Check] = (),
+) -> Iterator[dg.MaterializeResult | dg.AssetMaterialization | dg.AssetCheckResult]:
+    """Does an asset's work in its surroundings and yields what Dagster is to know of it.
+
+    A user's mistake and a failed check become a Failure that is not retried. Of a step that fails, the shards that were
+    done are reported all the same, so that only the others are missing.
+    """
     name = next(iter(context.assets_def.specs)).key.to_user_string()
     announce(name)
-    parent = tracking.parent_run(context.run.run_id, context.run.job_name)
+    step = None
     try:
-        with tracking.step_run(parent, name, {"asset": name}) as run:
+        with tracking.step_run(
+            tracking.parent_run(context.run.run_id, context.run.job_name), name, {"asset": name}
+        ) as run:
             step = Step(context, lake, run)
             with lake.reading(step.tables_read):
-                yield step
+                work(step)
             if step.kept:
                 several = f" ({step.kept} tables or shards)" if step.kept > 1 else ""
                 note(f"kept, since nothing that it depends on changed{several}")
             run.log_metrics({"peak_memory_mib": _peak_memory_mib()}, 0)
-    except BadInput as error:
+    except (BadInput, CheckFailedError) as error:
+        yield from step.results_of_failure(checks) if step else ()
         raise dg.Failure(description=str(error), allow_retries=False) from error
+    except Exception:
+        yield from step.results_of_failure(checks) if step else ()
+        raise
+    yield from step.results(checks)
 
 
 def _peak_memory_mib() -> float:
     """The most memory that this process has held so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def dagster_name(name: str) -> str:
-    """A name as Dagster takes it for groups, operations and jobs, which may not hold a dash."""
-    return name.replace("-", "_")
-
-
-def asset_arguments(table: Table, group: str, code_version: str) -> dict:
-    """What the declaration of every table's asset has in common."""
-    return {
-        "key": list(table.key),
-        "group_name": dagster_name(group),
-        "description": table.grain,
-        "kinds": {"deltalake"},
-        "code_version": code_version,
-        "metadata": {"dagster/column_schema": table.dagster_columns(), "dagster/table_name": table.path},
-    }

@@ -85,3 +85,26 @@ def fit_covariances(
             if on_batch:
                 on_batch(len(batch.keys_B), batch.tokens)
     return {name: module_sums.means(tokens) for name, module_sums in sums.items()}
+
+
+#: Of the largest entry: float32 sums over long samples are asymmetric and indefinite by about this much.
+ROUNDING = 1e-4
+
+
+def covariance_defect(name: str, covariances: ModuleCovariances) -> str | None:
+    """Why A or S of module `name` is no covariance matrix (finite, symmetric, no negative eigenvalue), or None.
+
+    A shifted Cholesky factorization tells the sign of the smallest eigenvalue at a fraction of a decomposition's cost.
+    """
+    for side, matrix_NN in (("A", covariances.activation_II), ("S", covariances.gradient_OO)):
+        matrix_NN = matrix_NN.double()
+        largest = matrix_NN.abs().max()
+        if not torch.isfinite(largest):
+            return f"{side} of {name} is not finite"
+        if (matrix_NN - matrix_NN.T).abs().max() > ROUNDING * largest:
+            return f"{side} of {name} is not symmetric"
+        shifted_NN = (matrix_NN + matrix_NN.T) / 2
+        shifted_NN.diagonal().add_(ROUNDING * largest + torch.finfo(torch.float64).tiny)
+        if torch.linalg.cholesky_ex(shifted_NN).info > 0:
+            return f"{side} of {name} has a negative eigenvalue below −{ROUNDING} of its largest entry"
+    return None

@@ -56,3 +56,18 @@ def _eigh(matrix_NN: Tensor) -> tuple[Tensor, Tensor]:
     symmetric_NN = matrix_NN.double()
     values_N, vectors_NN = torch.linalg.eigh((symmetric_NN + symmetric_NN.T) / 2)
     return values_N.to(matrix_NN.dtype), vectors_NN.to(matrix_NN.dtype)
+
+
+#: Deviation of QᵀQ from the identity that float32 storage explains.
+ROUNDING = 1e-4
+
+
+def basis_defect(name: str, basis: ModuleEigenbasis) -> str | None:
+    """Why the eigenvectors of module `name` are no orthonormal basis, or None."""
+    for side, vectors_NN in (("Q_A", basis.activation_vectors_IA), ("Q_S", basis.gradient_vectors_OS)):
+        product_NN = vectors_NN.T @ vectors_NN
+        product_NN.diagonal().sub_(1)
+        deviation = product_NN.abs().max().item()
+        if not deviation <= ROUNDING:  # also where it is NaN
+            return f"{side} of {name} is not orthonormal: QᵀQ differs from the identity by {deviation:.1e}"
+    return None

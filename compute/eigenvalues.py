@@ -61,3 +61,12 @@ def _rotated(module: TrackedModule, basis: ModuleEigenbasis, activation_BTI: Ten
     # The bias column is inside the rotated activations now, so the plain product is the whole gradient.
     rotated = TrackedModule(module.name, inputs, outputs, has_bias=False)
     yield from document_gradients(rotated, activation_BTA, gradient_BTO @ basis.gradient_vectors_OS)
+
+
+def eigenvalue_defect(name: str, eigenvalues_SA: Tensor) -> str | None:
+    """Why Λ of module `name` cannot be means of squares (finite, not negative), or None."""
+    if not torch.isfinite(eigenvalues_SA).all():
+        return f"Λ of {name} is not finite"
+    if (smallest := eigenvalues_SA.min().item()) < 0:
+        return f"Λ of {name} has the negative entry {smallest:.1e}"
+    return None

@@ -9,17 +9,19 @@ import dagster as dg
 from assets.corpus.documents import documents_asset, documents_table
 from assets.corpus.partitions import partitions_name
 from assets.corpus.records import records_asset, records_table, rejected_table
-from assets.corpus.shard_list import shards_asset, shards_table
+from assets.corpus.shard_list import shards_asset, shards_table, source_key, source_spec
 from assets.corpus.tokenizer import tokenizer_asset, tokenizer_table
+from assets.corpus.tombstones import tombstones_table
 from assets.curvature.factors import covariances_table, eigenbasis_table, eigenvalues_table
 from assets.curvature.fitting import covariances_asset, eigenbasis_asset, eigenvalues_asset
 from assets.curvature.sample import sample_asset, sample_table
+from assets.declaring import dagster_name
 from assets.model.checkpoint import checkpoint_table, named_checkpoint_asset
 from assets.model.training import trained_checkpoint_asset, training_sample_asset, training_sample_table
 from assets.queries.queries import queries_asset, queries_table
-from assets.step import dagster_name
 from assets.study.candidates import candidates_table
 from assets.study.completions import completions_asset, completions_table
+from assets.study.coverage import coverage_asset, coverage_table
 from assets.study.influence import document_norms_table, influence_asset, influence_table
 from assets.study.query_gradients import query_gradients_asset, query_gradients_table
 from assets.study.rankings import rankings_asset, rankings_table
@@ -43,6 +45,7 @@ def study_assets(study: Study) -> list[dg.AssetsDefinition]:
         completions_asset(study),
         query_gradients_asset(study),
         influence_asset(study),
+        coverage_asset(study),
         rankings_asset(study),
     ]
 
@@ -51,10 +54,11 @@ def graph_definitions(
     studies: Iterable[Study], resources: dict, executor: dg.ExecutorDefinition | None = None
 ) -> dg.Definitions:
     """The assets of all studies, each once, and one job per study."""
-    by_key: dict[dg.AssetKey, dg.AssetsDefinition] = {}
+    by_key: dict[dg.AssetKey, dg.AssetsDefinition | dg.AssetSpec] = {}
     jobs = []
     for study in studies:
         own = study_assets(study)
+        by_key.setdefault(source_key(study.spec.corpus.name), source_spec(study))
         for definition in own:
             by_key.setdefault(next(iter(definition.keys)), definition)
         keys = [key for definition in own for key in definition.keys]
@@ -68,7 +72,10 @@ def study_tables(study: Study) -> list[Table]:
     spec = study.spec
     trained = [training_sample_table(spec.model.name)] if spec.model.train else []
     return [
-        *(table(spec.corpus.name) for table in (shards_table, records_table, rejected_table, tokenizer_table)),
+        *(
+            table(spec.corpus.name)
+            for table in (shards_table, records_table, rejected_table, tombstones_table, tokenizer_table)
+        ),
         documents_table(spec.corpus.name),
         *trained,
         checkpoint_table(spec.model.name),
@@ -78,7 +85,7 @@ def study_tables(study: Study) -> list[Table]:
             for table in (sample_table, covariances_table, eigenbasis_table, eigenvalues_table)
         ),
         *(table(study.name) for table in (completions_table, query_gradients_table, influence_table)),
-        *(table(study.name) for table in (document_norms_table, candidates_table, rankings_table)),
+        *(table(study.name) for table in (document_norms_table, candidates_table, coverage_table, rankings_table)),
     ]
 
 
@@ -100,6 +107,6 @@ def _model_assets(study: Study) -> list[dg.AssetsDefinition]:
     own = (
         [training_sample_asset(study), trained_checkpoint_asset(study)]
         if spec.model.train
-        else [named_checkpoint_asset(spec.model, study.base)]
+        else [named_checkpoint_asset(spec.model, study.base, spec.owners)]
     )
-    return own + ([named_checkpoint_asset(spec.query_model, study.base)] if spec.query_model else [])
+    return own + ([named_checkpoint_asset(spec.query_model, study.base, spec.owners)] if spec.query_model else [])

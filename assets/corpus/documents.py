@@ -5,21 +5,24 @@ from collections.abc import Iterator
 import dagster as dg
 import pyarrow as pa
 
+from assets.checks import Check
 from assets.columns import DOCUMENT_ID, POSITION, RECORD_ID, SHARD, SOURCE, STAMP, TOKEN_IDS, TOKENIZER
 from assets.corpus.parsing import Rejected
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
 from assets.corpus.records import records_table, rejected_rows, rejected_table
 from assets.corpus.spec import CorpusSpec
-from assets.corpus.tokenizer import stored_tokenizer, tokenizer_table
+from assets.corpus.tokenizer import foreign_tokenizer, stored_tokenizer, tokenizer_table
+from assets.declaring import asset_arguments
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
-from assets.step import Step, asset_arguments, open_step
+from assets.step import Step, run_step
 from assets.study.spec import Study
 from assets.tables import Column, Table
 from assets.tracking import Tracking
 from compute.errors import BadInput
 
 CODE_VERSION = "1"
+STORY = "What is scored; the windows of a record tile its text, and carry the tokens that the model reads."
 EXCERPT_CHARACTERS = 200
 
 
@@ -52,21 +55,50 @@ def documents_asset(study: Study) -> dg.AssetsDefinition:
     table = documents_table(corpus.name)
     upstream = (records_table(corpus.name), rejected_table(corpus.name), tokenizer_table(corpus.name))
 
+    checks = [_tokenizer_check(corpus.name), _keys_check(corpus.name)]
+
     @dg.asset(
-        **asset_arguments(table, f"corpus_{corpus.name}", CODE_VERSION),
-        deps=[dg.AssetKey(each.key) for each in upstream],
+        **asset_arguments(
+            table,
+            f"corpus_{corpus.name}",
+            CODE_VERSION,
+            STORY,
+            owners=study.spec.owners,
+            kinds=("huggingface",),
+            checks=checks,
+        ),
+        deps=[each.asset_key for each in upstream],
         partitions_def=shard_partitions(corpus.name),
         backfill_policy=several_shards_per_run(),
     )
-    def documents(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
-        with open_step(context, lake, tracking) as step:
-            tokenizer, tokenizer_stamp = stored_tokenizer(step, corpus.name)
-            with step.progress(f"{corpus.name}: documents", len(context.partition_keys), "shards") as progress:
-                for shard in context.partition_keys:
-                    _cut_shard(step, study, shard, tokenizer, tokenizer_stamp)
-                    progress.advance(1)
+    def documents(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
+        yield from run_step(context, lake, tracking, lambda step: _cut_shards(step, study), checks=checks)
 
     return documents
+
+
+def _tokenizer_check(corpus: str) -> Check:
+    sentence = "The tokenizer that cuts the documents is the one that the model reads them with."
+    return Check(documents_table(corpus), "tokenizers_equal", sentence)
+
+
+def _keys_check(corpus: str) -> Check:
+    sentence = "Each document belongs to a record of its shard, no id stands twice, and no record is lost on the way."
+    return Check(documents_table(corpus), "keys_whole", sentence)
+
+
+def _cut_shards(step: Step, study: Study) -> None:
+    corpus, shards = study.spec.corpus, step.context.partition_keys
+    tokenizer, tokenizer_stamp = stored_tokenizer(step, corpus.name)
+    if not study.spec.model.train:  # a model that is trained here has no other
+        step.check(_tokenizer_check(corpus.name), foreign_tokenizer(step, study, study.spec.model))
+    with step.progress(f"{corpus.name}: documents", len(shards), "shards") as progress:
+
+        def cut(shard: str) -> None:
+            _cut_shard(step, study, shard, tokenizer, tokenizer_stamp)
+            progress.advance(1)
+
+        step.each_shard(cut, shards)
 
 
 def document_identity(corpus: CorpusSpec) -> dict:
@@ -96,6 +128,7 @@ def _cut_shard(step: Step, study: Study, shard: str, tokenizer, tokenizer_stamp:
     if step.is_current(table, stamp, shard):
         return
     rows, rejected = _windows(step, study, shard, tokenizer)
+    step.check(_keys_check(corpus.name), _lost_or_doubled(step, study, shard, rows, rejected), shard=shard)
     step.write(
         rejected_table(corpus.name),
         rejected_rows(corpus.name, shard, "documents", rejected, stamp),
@@ -106,6 +139,19 @@ def _cut_shard(step: Step, study: Study, shard: str, tokenizer, tokenizer_stamp:
         row |= {"shard": shard, "position": position, "tokenizer_fingerprint": tokenizer_stamp, "fingerprint": stamp}
     metadata = {"tokens": sum(row["tokens"] for row in rows), "rejected windows": len(rejected)}
     step.write(table, pa.Table.from_pylist(rows, schema=table.schema), stamp, shard=shard, metadata=metadata)
+
+
+def _lost_or_doubled(step: Step, study: Study, shard: str, rows: list[dict], rejected: list[Rejected]) -> str | None:
+    records = step.scan(records_table(study.spec.corpus.name), shard=shard).select("record_id").collect()["record_id"]
+    owners = {row["record_id"] for row in rows}
+    where = f"corpus {study.spec.corpus.name}: shard {shard}"
+    if strangers := owners - set(records):
+        return f"{where}: document of a record that is not there: {min(strangers)}"
+    if lost := set(records) - owners - {one.record_id for one in rejected}:
+        return f"{where}: {len(lost)} records have no document, such as {min(lost)}"
+    if len({row["document_id"] for row in rows}) < len(rows):
+        return f"{where}: two documents have one id"
+    return None
 
 
 def _windows(step: Step, study: Study, shard: str, tokenizer) -> tuple[list[dict], list[Rejected]]:

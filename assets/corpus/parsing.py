@@ -18,7 +18,6 @@ from assets.corpus.reader import RawRecord
 from assets.corpus.shards import Shard
 from assets.corpus.sources import read_slices
 from assets.corpus.spec import CorpusSpec
-from compute.errors import BadInput
 
 EXCERPT_CHARACTERS = 200
 
@@ -72,14 +71,14 @@ def parse_shard(spec: CorpusSpec, base: str | os.PathLike[str], shard: Shard) ->
     return parsed
 
 
-def check_rejected_share(spec: CorpusSpec, records: int, rejected: Sequence[Rejected]) -> None:
-    """Raise `BadInput` when, next to `records` good ones, a larger share is rejected than `max_rejected` tolerates."""
+def rejected_share_problem(spec: CorpusSpec, records: int, rejected: Sequence[Rejected]) -> str | None:
+    """The sentence for a share of rejected records, next to `records` good ones, above `max_rejected`."""
     total = records + len(rejected)
     if len(rejected) <= spec.max_rejected * total:
-        return
+        return None
     reason, times = Counter(row.reason for row in rejected).most_common(1)[0]
     example = next(row.location for row in rejected if row.reason == reason)
-    raise BadInput(
+    return (
         f"{spec.owner}: {len(rejected)} of {total} records were rejected, more than max_rejected {spec.max_rejected:g} "
         f"allows; {times} because: {reason} (for example {example}); mend the records or the mapping of fields, "
         "or raise max_rejected"

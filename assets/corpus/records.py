@@ -1,26 +1,31 @@
-"""corpus/<corpus>/records and /rejected: a shard's source records as read, and those that could not be."""
+"""corpus/<corpus>/records, /rejected and /tombstones: a shard's source records as read, those that could not be, and
+those that the source no longer holds."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import dagster as dg
 import polars as pl
 import pyarrow as pa
 
+from assets.checks import Check, check_specs
 from assets.columns import POSITION, RECORD_ID, SHARD, SOURCE, STAMP
-from assets.corpus.parsing import ParsedShard, Rejected, check_rejected_share, parse_shard
+from assets.corpus.parsing import ParsedShard, Rejected, parse_shard, rejected_share_problem
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
-from assets.corpus.shard_list import shards_table, stored_shards
+from assets.corpus.shard_list import shards_table, source_key, stored_shards
 from assets.corpus.shards import Shard
+from assets.corpus.tombstones import TOMBSTONES_STORY, bury, tombstones_table
+from assets.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.progress import note
-from assets.step import Step, asset_arguments, dagster_name, open_step
+from assets.step import Step, run_step
 from assets.study.spec import Study
 from assets.tables import Column, Table
 from assets.tracking import Tracking
-from compute.errors import BadInput
 
 CODE_VERSION = "1"
+STORY = "As read from the source files; what could not be read is in rejected, what is gone in tombstones."
+REJECTED_STORY = "Bad records are set aside and counted, neither dropped nor fatal below max_rejected."
 
 
 def records_table(corpus: str) -> Table:
@@ -62,29 +67,36 @@ def rejected_table(corpus: str) -> Table:
 def records_asset(study: Study) -> dg.AssetsDefinition:
     """Reads shards of the corpus's source files."""
     corpus = study.spec.corpus
-    table, rejected = records_table(corpus.name), rejected_table(corpus.name)
-    group = f"corpus_{corpus.name}"
-    listed = dg.AssetKey(shards_table(corpus.name).key)
+    stories = {records_table: STORY, rejected_table: REJECTED_STORY, tombstones_table: TOMBSTONES_STORY}
+    group, checks = f"corpus_{corpus.name}", [_share_check(corpus.name), _unique_check(corpus.name)]
+    deps = [source_key(corpus.name), shards_table(corpus.name).asset_key]
 
     @dg.multi_asset(
         name=dagster_name(f"{group}_records"),
-        specs=[dg.AssetSpec(**asset_arguments(each, group, CODE_VERSION), deps=[listed]) for each in (table, rejected)],
+        specs=[
+            dg.AssetSpec(
+                **spec_arguments(table(corpus.name), group, CODE_VERSION, story, owners=study.spec.owners), deps=deps
+            )
+            for table, story in stories.items()
+        ],
+        check_specs=check_specs(checks),
         partitions_def=shard_partitions(corpus.name),
         backfill_policy=several_shards_per_run(),
+        retry_policy=AFTER_A_CRASH,
     )
     def records(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
-        with open_step(context, lake, tracking) as step:
-            shards = {shard.key: shard for shard in stored_shards(step, shards_table(corpus.name))}
-            with step.progress(f"{corpus.name}: records", len(context.partition_keys), "shards") as progress:
-                for key in context.partition_keys:
-                    _read_shard(step, study, shards[key])
-                    progress.advance(1)
-            _check_rejected(step, study)
-            _check_unique(step, study)
-        for each in (table, rejected):
-            yield dg.MaterializeResult(asset_key=each.key)
+        yield from run_step(context, lake, tracking, lambda step: _read_shards(step, study), checks=checks)
 
     return records
+
+
+def _share_check(corpus: str) -> Check:
+    sentence = "No larger share of the corpus's records is set aside than max_rejected allows."
+    return Check(records_table(corpus), "rejected_share", sentence)
+
+
+def _unique_check(corpus: str) -> Check:
+    return Check(records_table(corpus), "ids_unique", "No record id stands twice among the shards of the run.")
 
 
 def rejected_rows(corpus: str, shard: str, stage: str, rejected: list[Rejected], stamp: str) -> pa.Table:
@@ -104,13 +116,34 @@ def rejected_rows(corpus: str, shard: str, stage: str, rejected: list[Rejected],
     return pa.Table.from_pylist(rows, schema=rejected_table(corpus).schema)
 
 
-def _read_shard(step: Step, study: Study, shard: Shard) -> None:
+def _read_shards(step: Step, study: Study) -> None:
+    corpus, keys = study.spec.corpus, step.context.partition_keys
+    shards = {shard.key: shard for shard in stored_shards(step, shards_table(corpus.name))}
+    for table in (records_table, rejected_table, tombstones_table):
+        step.lake.ensure(table(corpus.name))
+    rejected: list[Rejected] = []
+    with step.progress(f"{corpus.name}: records", len(keys), "shards") as progress:
+
+        def read(key: str) -> None:
+            rejected.extend(_read_shard(step, study, shards[key]))
+            progress.advance(1)
+
+        step.each_shard(read, keys)
+    _tell(corpus.name, rejected)
+    step.check(_share_check(corpus.name), _too_many_rejected(step, study))
+    step.check(_unique_check(corpus.name), _twice(step, study, keys), metadata={"shards": len(keys)})
+
+
+def _read_shard(step: Step, study: Study, shard: Shard) -> list[Rejected]:
+    """Reads one shard, unless it is there already; the records that were set aside."""
     corpus = study.spec.corpus
     table, rejected = records_table(corpus.name), rejected_table(corpus.name)
     stamp = fingerprint("records", CODE_VERSION, corpus.fields, corpus.format, shard.fingerprint)
     if step.is_current(table, stamp, shard.key):
-        return
+        return []
     parsed = parse_shard(corpus, study.base, shard)
+    texts = {record.record_id: record.text for record in parsed.records}
+    bury(step, corpus.name, table, shard.key, texts)
     # The rejected first: a record is never in neither table, whenever the step is killed.
     step.write(
         rejected,
@@ -119,34 +152,59 @@ def _read_shard(step: Step, study: Study, shard: Shard) -> None:
         shard=shard.key,
         where={"shard": shard.key, "stage": "records"},
     )
-    step.write(table, _record_rows(table, shard.key, parsed, stamp), stamp, shard=shard.key)
+    step.write(
+        table,
+        _record_rows(table, shard.key, parsed, stamp),
+        stamp,
+        shard=shard.key,
+        metadata={"source": shard.state, "rejected": len(parsed.rejected)},
+    )
+    return parsed.rejected
 
 
-def _check_rejected(step: Step, study: Study) -> None:
-    """Fails where too much of the corpus was set aside; the share is the whole corpus's (a shard may be one line)."""
-    corpus = study.spec.corpus
-    records = step.lake.scan(records_table(corpus.name), allow_empty=True).select(pl.len()).collect().item()
-    columns = ("location", "record_id", "reason", "excerpt")
-    rows = step.lake.scan(rejected_table(corpus.name), allow_empty=True).filter(stage="records").select(columns)
-    rejected = [Rejected(**row) for row in rows.collect().to_dicts()]
-    check_rejected_share(corpus, records, rejected)
+def _tell(corpus: str, rejected: list[Rejected]) -> None:
     if rejected:
-        where, first = rejected_table(corpus.name).path, rejected[0]
-        note(f"{len(rejected)} of {records + len(rejected)} records are set aside in {where}")
-        note(f"the first: {first.location}: {first.reason}")
+        note(f"{len(rejected)} records are set aside in {rejected_table(corpus).path}")
+        note(f"the first: {rejected[0].location}: {rejected[0].reason}")
 
 
-def _check_unique(step: Step, study: Study) -> None:
-    """Fails where two shards hold a record of one id: every score and ranking is kept by document id."""
+def _too_many_rejected(step: Step, study: Study) -> str | None:
+    """The share is the whole corpus's (a shard may be one line); counts come from Delta's log, and rows are read only
+    where there are too many of them."""
     corpus = study.spec.corpus
-    table = records_table(corpus.name)
-    identities = step.lake.scan(table, allow_empty=True).select("record_id", "location")
-    twice = identities.group_by("record_id").agg(pl.len(), pl.col("location").sort()).filter(pl.col("len") > 1)
-    for record_id, count, locations in twice.sort("record_id").collect().iter_rows():
-        raise BadInput(
-            f"corpus {corpus.name}: record id {record_id!r} stands {count} times, at {locations[0]} and "
-            f"{locations[1]}; make ids unique, or leave fields.id out to number records by file and line"
-        )
+    table = rejected_table(corpus.name)
+    records = sum(step.lake.partition_rows(records_table(corpus.name)).values())
+    count = step.lake.partition_rows(table, "stage").get("records", 0)
+    if count <= corpus.max_rejected * (records + count):
+        return None
+    columns = ("location", "record_id", "reason", "excerpt")
+    rows = step.lake.scan(table, allow_empty=True).filter(stage="records").select(columns)
+    return rejected_share_problem(corpus, records, [Rejected(**row) for row in rows.collect().to_dicts()])
+
+
+def _twice(step: Step, study: Study, shards: Sequence[str]) -> str | None:
+    """A record id that two of these shards hold: every score and ranking is kept by document id.
+
+    Only the run's own shards are looked at, so that one more shard costs the same in a corpus of any size; the whole
+    corpus is looked at before rankings.
+    """
+    corpus = study.spec.corpus
+    records = step.lake.scan(records_table(corpus.name), allow_empty=True).filter(pl.col("shard").is_in(list(shards)))
+    twice = (
+        records.select("record_id", "location")
+        .group_by("record_id")
+        .agg(pl.len(), pl.col("location").sort())
+        .filter(pl.col("len") > 1)
+    )
+    return next((twice_sentence(corpus.name, *row) for row in twice.sort("record_id").collect().iter_rows()), None)
+
+
+def twice_sentence(corpus: str, record_id: str, count: int, locations: Sequence[str]) -> str:
+    """How a record id that is not unique is told."""
+    return (
+        f"corpus {corpus}: record id {record_id!r} stands {count} times, at {locations[0]} and "
+        f"{locations[1]}; make ids unique, or leave fields.id out to number records by file and line"
+    )
 
 
 def _record_rows(table: Table, shard: str, parsed: ParsedShard, stamp: str) -> pa.Table:

@@ -11,16 +11,19 @@ import pyarrow as pa
 
 from assets.columns import STAMP, TOKENIZER
 from assets.corpus.records import records_table
+from assets.declaring import asset_arguments
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.model.checkpoint import checkpoint_table
+from assets.model.spec import ModelSpec
 from assets.sampling import drawn
-from assets.step import Step, asset_arguments, open_step
+from assets.step import Step, run_step
 from assets.study.spec import Study
 from assets.tables import Column, Table
 from assets.tracking import Tracking
 
 CODE_VERSION = "1"
+STORY = "The model's own, or trained on a pinned sample of the records; what arrives later does not change it."
 
 
 def tokenizer_table(corpus: str) -> Table:
@@ -42,18 +45,27 @@ def tokenizer_asset(study: Study) -> dg.AssetsDefinition:
     table = tokenizer_table(corpus.name)
     upstream = records_table(corpus.name) if corpus.tokenizer.train else checkpoint_table(study.spec.model.name)
 
-    @dg.asset(**asset_arguments(table, f"corpus_{corpus.name}", CODE_VERSION), deps=[dg.AssetKey(upstream.key)])
-    def tokenizer(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
-        with open_step(context, lake, tracking) as step:
-            origin = corpus.tokenizer.train or step.fingerprint(upstream)
-            settings = fingerprint("tokenizer", CODE_VERSION, origin, corpus.fields)
-            if step.is_pinned(table, settings):
-                return
-            trained_or_taken = _tokenizer(step, study)
-            stamp, rows = _tokenizer_rows(trained_or_taken, table)
-            step.write(table, rows, stamp, settings=settings, metadata={"vocabulary": len(trained_or_taken)})
+    @dg.asset(
+        **asset_arguments(
+            table, f"corpus_{corpus.name}", CODE_VERSION, STORY, owners=study.spec.owners, kinds=("huggingface",)
+        ),
+        deps=[upstream.asset_key],
+    )
+    def tokenizer(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
+        yield from run_step(context, lake, tracking, lambda step: _train_or_take(step, study, table, upstream))
 
     return tokenizer
+
+
+def _train_or_take(step: Step, study: Study, table: Table, upstream: Table) -> None:
+    corpus = study.spec.corpus
+    origin = corpus.tokenizer.train or step.fingerprint(upstream)
+    settings = fingerprint("tokenizer", CODE_VERSION, origin, corpus.fields)
+    if step.is_pinned(table, settings):
+        return
+    trained_or_taken = _tokenizer(step, study)
+    stamp, rows = _tokenizer_rows(trained_or_taken, table)
+    step.write(table, rows, stamp, settings=settings, metadata={"vocabulary": len(trained_or_taken)})
 
 
 def stored_tokenizer(step: Step, corpus: str):
@@ -62,6 +74,23 @@ def stored_tokenizer(step: Step, corpus: str):
 
     rows = step.scan(tokenizer_table(corpus)).collect()
     return load_tokenizer_files(dict(zip(rows["file"], rows["content"], strict=True))), rows[TOKENIZER.name][0]
+
+
+def foreign_tokenizer(step: Step, study: Study, model: ModelSpec) -> str | None:
+    """The sentence for a model whose own tokenizer is not the corpus's, or None.
+
+    The documents' token ids mean to a model what they should only where its own tokenizer made them.
+    """
+    from compute.checkpoint import load_tokenizer
+    from compute.tokenizer import tokenizer_fingerprint
+
+    tokenizer = load_tokenizer(model.location(study.base), revision=model.revision)
+    if tokenizer_fingerprint(tokenizer) == stored_tokenizer(step, study.spec.corpus.name)[1]:
+        return None
+    return (
+        f"model {model.name}: its tokenizer is not the one that corpus {study.spec.corpus.name} was cut with; "
+        "materialize the corpus's tokenizer and documents again, or name the model that they belong to"
+    )
 
 
 def _tokenizer(step: Step, study: Study):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import dagster as dg
 import pyarrow as pa
 
+from assets.checks import Check
 from assets.curvature.factors import (
     covariance_batches,
     covariances_table,
@@ -16,12 +17,14 @@ from assets.curvature.factors import (
     stored_covariances,
 )
 from assets.curvature.sample import sample_sequences, sample_table
+from assets.declaring import asset_arguments
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.model.checkpoint import checkpoint_table
 from assets.model.opening import open_traced_model
-from assets.step import Step, asset_arguments, open_step
+from assets.step import Step, run_step
 from assets.study.spec import Study
+from assets.tables import Table
 from assets.tracking import Tracking
 
 CODE_VERSION = "1"
@@ -29,73 +32,104 @@ CODE_VERSION = "1"
 
 def covariances_asset(study: Study) -> dg.AssetsDefinition:
     """A and S of every tracked module."""
-    fit = study.spec.curvature
-    table, upstream = covariances_table(fit.name), _documents_and_model(study)
-
-    @dg.asset(**asset_arguments(table, f"curvature_{fit.name}", CODE_VERSION), deps=_keys(upstream), pool="gpu")
-    def covariances(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
-        with open_step(context, lake, tracking) as step:
-            stamp = _stamp(step, study, "covariances", upstream)
-            if step.is_current(table, stamp):
-                return
-            from compute.covariances import fit_covariances
-
-            fitted = _pass_over_sample(step, study, "covariances", fit_covariances)
-            batches = (b for name, each in fitted.items() for b in covariance_batches(table, name, each, stamp))
-            step.write(table, batches, stamp, metadata={"modules": len(fitted)})
-
-    return covariances
+    table = covariances_table(study.spec.curvature.name)
+    upstream = _documents_and_model(study)
+    check = Check(
+        table,
+        "symmetric_positive_semidefinite",
+        "Every A and S is finite, symmetric and has no negative eigenvalue, to rounding.",
+    )
+    story = "Means over the sample's tokens of a·aᵀ (A, a module's inputs) and g·gᵀ (S, its outputs' gradients)."
+    return _fit_asset("covariances", study, table, upstream, check, story, _fit_covariances)
 
 
 def eigenbasis_asset(study: Study) -> dg.AssetsDefinition:
     """Q_A and Q_S of every tracked module, decomposed in float64, one module in memory at a time."""
-    fit = study.spec.curvature
-    table, upstream = eigenbasis_table(fit.name), covariances_table(fit.name)
-
-    @dg.asset(**asset_arguments(table, f"curvature_{fit.name}", CODE_VERSION), deps=_keys([upstream]), pool="gpu")
-    def eigenbasis(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
-        with open_step(context, lake, tracking) as step:
-            stamp = fingerprint("eigenbasis", CODE_VERSION, step.fingerprint(upstream))
-            if not step.is_current(table, stamp):
-                step.write(table, _decomposed(step, fit.name, stamp), stamp)
-
-    return eigenbasis
+    table = eigenbasis_table(study.spec.curvature.name)
+    upstream = (covariances_table(study.spec.curvature.name),)
+    check = Check(table, "orthonormal", "The eigenvectors of every A and S are orthogonal and of unit length.")
+    story = "The directions in which the curvature is diagonal: eigenvectors of A and S, decomposed in float64."
+    return _fit_asset("eigenbasis", study, table, upstream, check, story, _decompose)
 
 
 def eigenvalues_asset(study: Study) -> dg.AssetsDefinition:
     """Λ of every tracked module."""
-    fit = study.spec.curvature
-    basis_table = eigenbasis_table(fit.name)
-    table, upstream = eigenvalues_table(fit.name), (basis_table, *_documents_and_model(study))
-
-    @dg.asset(**asset_arguments(table, f"curvature_{fit.name}", CODE_VERSION), deps=_keys(upstream), pool="gpu")
-    def eigenvalues(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
-        with open_step(context, lake, tracking) as step:
-            stamp = _stamp(step, study, "eigenvalues", upstream)
-            if step.is_current(table, stamp):
-                return
-            from compute.eigenvalues import fit_eigenvalues
-
-            def fit_on(model, modules, documents, **settings):
-                basis = placed_eigenbasis(step, fit.name, model, modules)
-                return fit_eigenvalues(model, modules, basis, documents, **settings)
-
-            fitted = _pass_over_sample(step, study, "eigenvalues", fit_on)
-            batches = (b for name, each in fitted.items() for b in eigenvalue_batches(table, name, each, stamp))
-            step.write(table, batches, stamp, metadata={"modules": len(fitted)})
-
-    return eigenvalues
+    table = eigenvalues_table(study.spec.curvature.name)
+    upstream = (eigenbasis_table(study.spec.curvature.name), *_documents_and_model(study))
+    check = Check(table, "eigenvalues_non_negative", "Every corrected eigenvalue is finite and not negative.")
+    story = "Λ, the corrected eigenvalues: means over documents of squared gradients in the eigenbasis."
+    return _fit_asset("eigenvalues", study, table, upstream, check, story, _fit_eigenvalues)
 
 
-def _documents_and_model(study: Study) -> tuple:
+Work = Callable[[Step, Study, Table, tuple[Table, ...], Check], None]
+
+
+def _fit_asset(
+    name: str, study: Study, table: Table, upstream: tuple[Table, ...], check: Check, story: str, work: Work
+) -> dg.AssetsDefinition:
+    @dg.asset(
+        **asset_arguments(
+            table,
+            f"curvature_{study.spec.curvature.name}",
+            CODE_VERSION,
+            story,
+            owners=study.spec.owners,
+            kinds=("torch",),
+            checks=[check],
+        ),
+        deps=[each.asset_key for each in upstream],
+        pool="gpu",
+    )
+    def fit(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
+        def fit_once(step: Step) -> None:
+            work(step, study, table, upstream, check)
+
+        yield from run_step(context, lake, tracking, fit_once, checks=[check])
+
+    return fit
+
+
+def _fit_covariances(step: Step, study: Study, table: Table, upstream: tuple[Table, ...], check: Check) -> None:
+    stamp = _stamp(step, study, "covariances", upstream)
+    if step.is_current(table, stamp):
+        return
+    from compute.covariances import covariance_defect, fit_covariances
+
+    fitted = _pass_over_sample(step, study, "covariances", fit_covariances)
+    for name, module in fitted.items():
+        step.check(check, covariance_defect(name, module))
+    batches = (b for name, each in fitted.items() for b in covariance_batches(table, name, each, stamp))
+    step.write(table, batches, stamp, metadata={"modules": len(fitted)})
+
+
+def _decompose(step: Step, study: Study, table: Table, upstream: tuple[Table, ...], check: Check) -> None:
+    stamp = fingerprint("eigenbasis", CODE_VERSION, step.fingerprint(upstream[0]))
+    if not step.is_current(table, stamp):
+        step.write(table, _decomposed(step, study.spec.curvature.name, stamp, check), stamp)
+
+
+def _fit_eigenvalues(step: Step, study: Study, table: Table, upstream: tuple[Table, ...], check: Check) -> None:
+    stamp = _stamp(step, study, "eigenvalues", upstream)
+    if step.is_current(table, stamp):
+        return
+    from compute.eigenvalues import eigenvalue_defect, fit_eigenvalues
+
+    def fit_on(model, modules, documents, **settings):
+        basis = placed_eigenbasis(step, study.spec.curvature.name, model, modules)
+        return fit_eigenvalues(model, modules, basis, documents, **settings)
+
+    fitted = _pass_over_sample(step, study, "eigenvalues", fit_on)
+    for name, eigenvalues in fitted.items():
+        step.check(check, eigenvalue_defect(name, eigenvalues))
+    batches = (b for name, each in fitted.items() for b in eigenvalue_batches(table, name, each, stamp))
+    step.write(table, batches, stamp, metadata={"modules": len(fitted)})
+
+
+def _documents_and_model(study: Study) -> tuple[Table, ...]:
     return (sample_table(study.spec.curvature.name), checkpoint_table(study.spec.model.name))
 
 
-def _keys(tables) -> list[dg.AssetKey]:
-    return [dg.AssetKey(table.key) for table in tables]
-
-
-def _stamp(step: Step, study: Study, stage: str, upstream) -> str:
+def _stamp(step: Step, study: Study, stage: str, upstream: tuple[Table, ...]) -> str:
     fit, dtype = study.spec.curvature, study.spec.model.dtype
     return fingerprint(stage, CODE_VERSION, fit.identity(), dtype, [step.fingerprint(table) for table in upstream])
 
@@ -123,12 +157,13 @@ def _pass_over_sample(step: Step, study: Study, stage: str, fit_on: Callable) ->
     return fitted
 
 
-def _decomposed(step: Step, fit: str, stamp: str) -> Iterator[pa.RecordBatch]:
-    from compute.eigenbasis import decompose_module
+def _decomposed(step: Step, fit: str, stamp: str, check: Check) -> Iterator[pa.RecordBatch]:
+    from compute.eigenbasis import basis_defect, decompose_module
 
     names = step.scan(covariances_table(fit)).select("module").unique().sort("module").collect()["module"]
     with step.progress(f"{fit}: eigenbasis", len(names), "modules") as progress:
         for name in names:
             basis = decompose_module(stored_covariances(step, fit, name))
+            step.check(check, basis_defect(name, basis))
             yield from eigenbasis_batches(eigenbasis_table(fit), name, basis, stamp)
             progress.advance(1)

@@ -5,6 +5,7 @@ make it stale; materialize it by hand to fit on what the corpus holds then.
 """
 
 import hashlib
+from collections.abc import Iterator
 
 import dagster as dg
 import pyarrow as pa
@@ -12,18 +13,20 @@ import pyarrow as pa
 from assets.columns import DOCUMENT_ID, POSITION, SHARD, STAMP, TOKEN_IDS
 from assets.corpus.documents import document_identity, documents_table
 from assets.corpus.tokenizer import tokenizer_table
+from assets.declaring import asset_arguments
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.model.checkpoint import checkpoint_table
 from assets.model.opening import open_traced_model
 from assets.sampling import drawn
-from assets.step import Step, asset_arguments, open_step
+from assets.step import Step, run_step
 from assets.study.spec import Study
 from assets.tables import Column, Table
 from assets.tracking import Tracking
 from compute.errors import BadInput
 
 CODE_VERSION = "1"
+STORY = "Pinned: the fit stays as it is when the corpus grows. Materialize it by hand to draw and fit anew."
 
 
 def sample_table(fit: str) -> Table:
@@ -50,36 +53,43 @@ def sample_asset(study: Study) -> dg.AssetsDefinition:
     checkpoint = checkpoint_table(study.spec.model.name)
 
     @dg.asset(
-        **asset_arguments(table, f"curvature_{fit.name}", CODE_VERSION),
+        **asset_arguments(table, f"curvature_{fit.name}", CODE_VERSION, STORY, owners=study.spec.owners),
         deps=[
-            dg.AssetDep(dg.AssetKey(documents.key), partition_mapping=dg.AllPartitionMapping()),
-            dg.AssetKey(checkpoint.key),
+            dg.AssetDep(documents.asset_key, partition_mapping=dg.AllPartitionMapping()),
+            checkpoint.asset_key,
         ],
     )
-    def sample(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
-        with open_step(context, lake, tracking) as step:
-            settings = fingerprint(
-                "curvature_sample",
-                CODE_VERSION,
-                fit.sample_documents,
-                fit.seed,
-                document_identity(corpus),
-                step.fingerprint(tokenizer_table(corpus.name)),
-            )
-            if step.is_pinned(table, settings):
-                return
-            open_traced_model(step, study)  # an unknown module pattern or a foreign tokenizer is told now
-            rows = _drawn_documents(step, study)
-            stamp = fingerprint(settings, _content(rows))
-            columns = {
-                "documents_version": pa.array([step.version(documents)] * len(rows), pa.int64()),
-                "fingerprint": pa.array([stamp] * len(rows)),
-                "position": pa.array(range(len(rows)), pa.int64()),
-            }
-            data = {name: rows[name].to_arrow() for name in ("document_id", "shard", "token_ids")} | columns
-            step.write(table, pa.table(data), stamp, settings=settings)
+    def sample(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
+        yield from run_step(context, lake, tracking, lambda step: _draw(step, study, table))
 
     return sample
+
+
+def _draw(step: Step, study: Study, table: Table) -> None:
+    fit, corpus = study.spec.curvature, study.spec.corpus
+    tokenizer = step.fingerprint(tokenizer_table(corpus.name))
+    drawing = (fit.sample_documents, fit.seed, document_identity(corpus), tokenizer)
+    settings = fingerprint("curvature_sample", CODE_VERSION, *drawing)
+    if step.is_pinned(table, settings):
+        return
+    open_traced_model(step, study)  # an unknown module pattern or a foreign tokenizer is told now
+    rows = _drawn_documents(step, study)
+    stamp = fingerprint(settings, _content(rows))
+    columns = {
+        "documents_version": pa.array([step.version(documents_table(corpus.name))] * len(rows), pa.int64()),
+        "fingerprint": pa.array([stamp] * len(rows)),
+        "position": pa.array(range(len(rows)), pa.int64()),
+    }
+    data = {name: rows[name].to_arrow() for name in ("document_id", "shard", "token_ids")} | columns
+    step.write(table, pa.table(data), stamp, settings=settings)
+
+
+def typical_tokens(step: Step, fit: str) -> int:
+    """The mean length of a document, told by the pinned sample: the same whatever shards a step is given."""
+    import polars as pl
+
+    mean = step.scan(sample_table(fit)).select(pl.col("token_ids").list.len().mean()).collect().item()
+    return int(mean or 1)
 
 
 def sample_sequences(step: Step, fit: str) -> list:

@@ -6,22 +6,24 @@ itself, in blocks, so that any machine that sees the lake can load it.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
 import pyarrow as pa
 
 from assets.columns import STAMP
+from assets.declaring import asset_arguments
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.model.spec import ModelSpec
-from assets.step import Step, asset_arguments, open_step
+from assets.step import Step, run_step
 from assets.tables import Column, Table
 from assets.tracking import Tracking
 from compute.errors import BadInput
 
 CODE_VERSION = "1"
+STORY = "Which weights the model is, byte for byte: a directory, a hub id at a revision, or trained here."
 BLOCK_BYTES = 4 * 2**20
 CHECKPOINT_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
 
@@ -44,22 +46,29 @@ def checkpoint_table(model: str) -> Table:
     )
 
 
-def named_checkpoint_asset(model: ModelSpec, base: str) -> dg.AssetsDefinition:
+def named_checkpoint_asset(model: ModelSpec, base: str, owners: Sequence[str] = ()) -> dg.AssetsDefinition:
     """Lists a checkpoint from a directory or the hub, after looking whether it can be loaded."""
     table = checkpoint_table(model.name)
 
-    @dg.asset(**asset_arguments(table, f"model_{model.name}", CODE_VERSION))
-    def checkpoint(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
-        with open_step(context, lake, tracking) as step:
-            files = _digests(checkpoint_directory(model, base))
-            stamp = fingerprint("checkpoint", CODE_VERSION, model.hub, model.revision, files)
-            if step.is_current(table, stamp):
-                return
-            loaded = load_checkpoint(model, base)
-            metadata = {"parameters": _parameters(loaded), "architecture": type(loaded).__name__}
-            step.write(table, _listed(table, model, files, stamp), stamp, metadata=metadata)
+    @dg.asset(
+        **asset_arguments(
+            table, f"model_{model.name}", CODE_VERSION, STORY, owners=owners, kinds=("torch", "huggingface")
+        )
+    )
+    def checkpoint(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
+        yield from run_step(context, lake, tracking, lambda step: _list_files(step, model, base, table))
 
     return checkpoint
+
+
+def _list_files(step: Step, model: ModelSpec, base: str, table: Table) -> None:
+    files = _digests(checkpoint_directory(model, base))
+    stamp = fingerprint("checkpoint", CODE_VERSION, model.hub, model.revision, files)
+    if step.is_current(table, stamp):
+        return
+    loaded = load_checkpoint(model, base)
+    metadata = {"parameters": _parameters(loaded), "architecture": type(loaded).__name__}
+    step.write(table, _listed(table, model, files, stamp), stamp, metadata=metadata)
 
 
 def checkpoint_blocks(table: Table, directory: Path, stamp: str) -> Iterator[pa.RecordBatch]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from assets.corpus.tokenizer import stored_tokenizer
+from assets.corpus.tokenizer import foreign_tokenizer, stored_tokenizer
 from assets.model.checkpoint import load_checkpoint
 from assets.model.spec import ModelSpec
 from assets.step import Step
@@ -46,13 +46,5 @@ def _open_query_model(step: Step, study: Study, base_model):
 
 
 def _check_own_tokenizer(step: Step, study: Study, model: ModelSpec) -> None:
-    """The documents' token ids mean to a model what they should only where its own tokenizer made them."""
-    from compute.checkpoint import load_tokenizer
-    from compute.tokenizer import tokenizer_fingerprint
-
-    tokenizer = load_tokenizer(model.location(study.base), revision=model.revision)
-    if tokenizer_fingerprint(tokenizer) != stored_tokenizer(step, study.spec.corpus.name)[1]:
-        raise BadInput(
-            f"model {model.name}: its tokenizer is not the one that corpus {study.spec.corpus.name} was cut with; "
-            "materialize the corpus's tokenizer and documents again, or name the model that they belong to"
-        )
+    if problem := foreign_tokenizer(step, study, model):
+        raise BadInput(problem)

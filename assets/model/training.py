@@ -5,6 +5,7 @@ it stale. Materialize the sample by hand to train on what the corpus holds then.
 """
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
@@ -13,16 +14,19 @@ import pyarrow as pa
 from assets.columns import DOCUMENT_ID, POSITION, SHARD, STAMP
 from assets.corpus.documents import document_identity, documents_table
 from assets.corpus.tokenizer import stored_tokenizer, tokenizer_table
+from assets.declaring import asset_arguments
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.model.checkpoint import checkpoint_blocks, checkpoint_table
-from assets.step import Step, asset_arguments, open_step
+from assets.step import Step, run_step
 from assets.study.spec import Study
 from assets.tables import Column, Table
 from assets.tracking import Tracking
 from compute.errors import BadInput
 
 CODE_VERSION = "1"
+SAMPLE_STORY = "Pinned: documents that arrive later do not make it stale. Materialize it by hand to train anew."
+STORY = "Trained from scratch with transformers' Trainer on the pinned sample; the files are kept in the lake."
 
 
 def training_sample_table(model: str) -> Table:
@@ -46,35 +50,35 @@ def training_sample_asset(study: Study) -> dg.AssetsDefinition:
     table, documents = training_sample_table(model.name), documents_table(corpus.name)
 
     @dg.asset(
-        **asset_arguments(table, f"model_{model.name}", CODE_VERSION),
-        deps=[dg.AssetDep(dg.AssetKey(documents.key), partition_mapping=dg.AllPartitionMapping())],
+        **asset_arguments(table, f"model_{model.name}", CODE_VERSION, SAMPLE_STORY, owners=study.spec.owners),
+        deps=[dg.AssetDep(documents.asset_key, partition_mapping=dg.AllPartitionMapping())],
     )
-    def sample(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
-        with open_step(context, lake, tracking) as step:
-            settings = fingerprint(
-                "training_sample",
-                CODE_VERSION,
-                document_identity(corpus),
-                step.fingerprint(tokenizer_table(corpus.name)),
-            )
-            if step.is_pinned(table, settings):
-                return
-            rows = step.scan(documents).select("document_id", "shard", "position").sort("shard", "position").collect()
-            if rows.is_empty():
-                raise BadInput(f"corpus {corpus.name}: holds no documents to train model {model.name} on")
-            count, version = len(rows), step.version(documents)
-            # The content counts, not the version: maintenance makes versions too.
-            stamp = fingerprint(settings, sorted(step.shard_fingerprints(documents).items()))
-            data = {
-                "position": pa.array(range(count), pa.int64()),
-                "document_id": rows["document_id"].to_arrow(),
-                "shard": rows["shard"].to_arrow(),
-                "documents_version": pa.array([version] * count, pa.int64()),
-                "fingerprint": [stamp] * count,
-            }
-            step.write(table, pa.table(data), stamp, settings=settings)
+    def sample(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
+        yield from run_step(context, lake, tracking, lambda step: _pin_documents(step, study, table))
 
     return sample
+
+
+def _pin_documents(step: Step, study: Study, table: Table) -> None:
+    corpus, documents = study.spec.corpus, documents_table(study.spec.corpus.name)
+    tokenizer = step.fingerprint(tokenizer_table(corpus.name))
+    settings = fingerprint("training_sample", CODE_VERSION, document_identity(corpus), tokenizer)
+    if step.is_pinned(table, settings):
+        return
+    rows = step.scan(documents).select("document_id", "shard", "position").sort("shard", "position").collect()
+    if rows.is_empty():
+        raise BadInput(f"corpus {corpus.name}: holds no documents to train model {study.spec.model.name} on")
+    count, version = len(rows), step.version(documents)
+    # The content counts, not the version: maintenance makes versions too.
+    stamp = fingerprint(settings, sorted(step.shard_fingerprints(documents).items()))
+    data = {
+        "position": pa.array(range(count), pa.int64()),
+        "document_id": rows["document_id"].to_arrow(),
+        "shard": rows["shard"].to_arrow(),
+        "documents_version": pa.array([version] * count, pa.int64()),
+        "fingerprint": [stamp] * count,
+    }
+    step.write(table, pa.table(data), stamp, settings=settings)
 
 
 def trained_checkpoint_asset(study: Study) -> dg.AssetsDefinition:
@@ -84,21 +88,27 @@ def trained_checkpoint_asset(study: Study) -> dg.AssetsDefinition:
     upstream = (sample, tokenizer_table(corpus.name))
 
     @dg.asset(
-        **asset_arguments(table, f"model_{model.name}", CODE_VERSION),
-        deps=[dg.AssetKey(each.key) for each in upstream],
+        **asset_arguments(
+            table, f"model_{model.name}", CODE_VERSION, STORY, owners=study.spec.owners, kinds=("torch", "huggingface")
+        ),
+        deps=[each.asset_key for each in upstream],
         pool="gpu",
     )
-    def checkpoint(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
-        with open_step(context, lake, tracking) as step:
-            stamp = fingerprint("training", CODE_VERSION, model.train, step.fingerprint(sample))
-            if step.is_current(table, stamp):
-                return
-            with tempfile.TemporaryDirectory() as directory:
-                summary = _train(step, study, directory)
-                blocks = checkpoint_blocks(table, Path(directory), stamp)
-                step.write(table, blocks, stamp, metadata=summary)
+    def checkpoint(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
+        yield from run_step(context, lake, tracking, lambda step: _train_and_keep(step, study, table))
 
     return checkpoint
+
+
+def _train_and_keep(step: Step, study: Study, table: Table) -> None:
+    model = study.spec.model
+    sample = training_sample_table(model.name)
+    stamp = fingerprint("training", CODE_VERSION, model.train, step.fingerprint(sample))
+    if step.is_current(table, stamp):
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        summary = _train(step, study, directory)
+        step.write(table, checkpoint_blocks(table, Path(directory), stamp), stamp, metadata=summary)
 
 
 def _train(step: Step, study: Study, directory: str) -> dict:

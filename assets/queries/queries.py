@@ -1,20 +1,23 @@
 """queries/<set>/queries: the query set as its author wrote it; no model is involved."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import dagster as dg
 import pyarrow as pa
 
 from assets.columns import POSITION, QUERY_ID, STAMP
+from assets.declaring import asset_arguments
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.queries.reading import read_queries
-from assets.step import asset_arguments, open_step
+from assets.step import Step, run_step
 from assets.study.spec import Study
 from assets.tables import Column, Table
 from assets.tracking import Tracking
 
 CODE_VERSION = "1"
+STORY = "The query set as its author wrote it; no model is involved."
 
 PROMPT = Column("prompt", pa.string(), "The prompt; it carries no loss.")
 TASK = Column("task", pa.string(), "Task of the query, such as arithmetic.", nullable=True)
@@ -50,15 +53,18 @@ def queries_asset(study: Study) -> dg.AssetsDefinition:
     spec = study.spec.queries
     table = queries_table(spec.name)
 
-    @dg.asset(**asset_arguments(table, f"queries_{spec.name}", CODE_VERSION))
-    def queries(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
-        with open_step(context, lake, tracking) as step:
-            read = [asdict(query) for query in read_queries(spec, study.base)]
-            stamp = fingerprint("queries", CODE_VERSION, read)
-            if step.is_current(table, stamp):
-                return
-            rows = [row | {"position": position, "fingerprint": stamp} for position, row in enumerate(read)]
-            kinds = {kind: sum(row["kind"] == kind for row in read) for kind in sorted({r["kind"] or "" for r in read})}
-            step.write(table, pa.Table.from_pylist(rows, schema=table.schema), stamp, metadata={"kinds": kinds})
+    @dg.asset(**asset_arguments(table, f"queries_{spec.name}", CODE_VERSION, STORY, owners=study.spec.owners))
+    def queries(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
+        yield from run_step(context, lake, tracking, lambda step: _read_set(step, study, table))
 
     return queries
+
+
+def _read_set(step: Step, study: Study, table: Table) -> None:
+    read = [asdict(query) for query in read_queries(study.spec.queries, study.base)]
+    stamp = fingerprint("queries", CODE_VERSION, read)
+    if step.is_current(table, stamp):
+        return
+    rows = [row | {"position": position, "fingerprint": stamp} for position, row in enumerate(read)]
+    kinds = {kind: sum(row["kind"] == kind for row in read) for kind in sorted({r["kind"] or "" for r in read})}
+    step.write(table, pa.Table.from_pylist(rows, schema=table.schema), stamp, metadata={"kinds": kinds})

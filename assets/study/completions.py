@@ -1,16 +1,21 @@
 """study/<study>/completions: what is explained, per query: a given completion or the model's own greedy one."""
 
+import math
+from collections.abc import Iterator
+
 import dagster as dg
 import pyarrow as pa
 
+from assets.checks import Check
 from assets.columns import POSITION, QUERY_ID, STAMP
 from assets.corpus.tokenizer import stored_tokenizer, tokenizer_table
+from assets.declaring import asset_arguments
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.model.checkpoint import checkpoint_table
 from assets.model.opening import open_traced_model
 from assets.queries.queries import ANSWER, KIND, PROMPT, TASK, queries_table
-from assets.step import Step, asset_arguments, open_step
+from assets.step import Step, run_step
 from assets.study.answers import is_right
 from assets.study.preflight import check_query_length
 from assets.study.spec import Study
@@ -18,6 +23,7 @@ from assets.tables import Column, Table
 from assets.tracking import Tracking
 
 CODE_VERSION = "1"
+STORY = "What is explained: a given completion or the model's own greedy one, with its loss and whether it is right."
 
 
 def completions_table(study: str) -> Table:
@@ -64,28 +70,54 @@ def completions_asset(study: Study) -> dg.AssetsDefinition:
     upstream = (queries, tokenizer_table(study.spec.corpus.name), *query_side_tables(study))
 
     @dg.asset(
-        **asset_arguments(table, f"study_{name}", CODE_VERSION),
-        deps=[dg.AssetKey(each.key) for each in upstream],
+        **asset_arguments(
+            table,
+            f"study_{name}",
+            CODE_VERSION,
+            STORY,
+            owners=study.spec.owners,
+            kinds=("torch",),
+            checks=[_loss_check(name)],
+        ),
+        deps=[each.asset_key for each in upstream],
         pool="gpu",
     )
-    def completions(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
-        with open_step(context, lake, tracking) as step:
-            settings = [study.spec.options.max_new_tokens, query_side_dtypes(study)]
-            stamp = fingerprint("completions", CODE_VERSION, settings, list(map(step.fingerprint, upstream)))
-            if step.is_current(table, stamp):
-                return
-            rows = _completed(step, study, step.scan(queries).sort("position").collect().to_dicts())
-            metadata = {
-                "right": sum(row["is_right"] is True for row in rows),
-                "wrong": sum(row["is_right"] is False for row in rows),
-            }
-            nats = [row["nats"] for row in rows]
-            step.tracking.log_metrics({**metadata, "mean_nats": sum(nats) / len(nats)}, 0)
-            rows = [{name: row[name] for name in table.schema.names if name != "fingerprint"} for row in rows]
-            data = [row | {"fingerprint": stamp} for row in rows]
-            step.write(table, pa.Table.from_pylist(data, schema=table.schema), stamp, metadata=metadata)
+    def completions(
+        context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking
+    ) -> Iterator[dg.MaterializeResult]:
+        def work(step: Step) -> None:
+            _complete_set(step, study, upstream)
+
+        yield from run_step(context, lake, tracking, work, checks=[_loss_check(name)])
 
     return completions
+
+
+def _loss_check(study: str) -> Check:
+    sentence = "Every completion has at least one token, and a loss that is finite and not negative."
+    return Check(completions_table(study), "losses_finite", sentence)
+
+
+def _complete_set(step: Step, study: Study, upstream: tuple[Table, ...]) -> None:
+    table, queries = completions_table(study.name), upstream[0]
+    settings = [study.spec.options.max_new_tokens, query_side_dtypes(study)]
+    stamp = fingerprint("completions", CODE_VERSION, settings, list(map(step.fingerprint, upstream)))
+    if step.is_current(table, stamp):
+        return
+    rows = _completed(step, study, step.scan(queries).sort("position").collect().to_dicts())
+    step.check(_loss_check(study.name), _lossless(study.name, rows))
+    metadata = {
+        "right": sum(row["is_right"] is True for row in rows),
+        "wrong": sum(row["is_right"] is False for row in rows),
+    }
+    step.tracking.log_metrics({**metadata, "mean_nats": sum(row["nats"] for row in rows) / len(rows)}, 0)
+    data = [{name: row.get(name) for name in table.schema.names} | {"fingerprint": stamp} for row in rows]
+    step.write(table, pa.Table.from_pylist(data, schema=table.schema), stamp, metadata=metadata)
+
+
+def _lossless(study: str, rows: list[dict]) -> str | None:
+    bad = [row["query_id"] for row in rows if not (math.isfinite(row["nats"]) and row["nats"] >= 0)]
+    return f"study {study}: the loss of query {bad[0]} is no finite number ({len(bad)} of {len(rows)})" if bad else None
 
 
 def query_sequences(rows: list[dict]) -> list:

@@ -3,19 +3,22 @@
 Positive scores mean that weighting the document up lowers the loss of the query's completion.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import dagster as dg
 import pyarrow as pa
 
+from assets.checks import Check, check_specs
 from assets.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, STAMP
 from assets.corpus.documents import document_rows, documents_table
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
+from assets.curvature.sample import typical_tokens
+from assets.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.model.checkpoint import checkpoint_table
 from assets.model.opening import open_traced_model
-from assets.step import Step, asset_arguments, dagster_name, open_step
+from assets.step import Step, run_step
 from assets.study.candidates import candidate_rows, candidates_table
 from assets.study.query_gradients import query_gradients_table, stored_gradients
 from assets.study.spec import Study
@@ -23,6 +26,9 @@ from assets.tables import Column, Table
 from assets.tracking import Tracking
 
 CODE_VERSION = "1"
+STORY = "All documents for all queries, by one pass over the corpus; positive: more of it would lower the loss."
+NORMS_STORY = "How large each document's gradient is, by which rankings are normed, and its loss."
+CANDIDATES_STORY = "The best and worst of a shard, which is all that rankings read of it."
 
 
 def influence_table(study: str) -> Table:
@@ -60,71 +66,92 @@ def document_norms_table(study: str) -> Table:
 
 def influence_asset(study: Study) -> dg.AssetsDefinition:
     """Scores shards of documents; the tables of a shard come out of one pass."""
-    corpus = study.spec.corpus.name
-    upstream = (query_gradients_table(study.name), checkpoint_table(study.spec.model.name))
-    tables = (influence_table(study.name), document_norms_table(study.name), candidates_table(study.name))
-    deps = [dg.AssetKey(each.key) for each in (documents_table(corpus), *upstream)]
+    corpus, checks = study.spec.corpus.name, influence_checks(study.name)
+    stories = {influence_table: STORY, document_norms_table: NORMS_STORY, candidates_table: CANDIDATES_STORY}
+    deps = [each.asset_key for each in (documents_table(corpus), *_origins(study))]
 
     @dg.multi_asset(
         name=dagster_name(f"study_{study.name}_influence"),
         specs=[
-            dg.AssetSpec(**asset_arguments(table, f"study_{study.name}", CODE_VERSION), deps=deps) for table in tables
+            dg.AssetSpec(
+                **spec_arguments(
+                    table(study.name),
+                    f"study_{study.name}",
+                    CODE_VERSION,
+                    story,
+                    owners=study.spec.owners,
+                    kinds=("torch",),
+                ),
+                deps=deps,
+            )
+            for table, story in stories.items()
         ],
+        check_specs=check_specs(checks),
         partitions_def=shard_partitions(corpus),
         backfill_policy=several_shards_per_run(),
+        retry_policy=AFTER_A_CRASH,
         pool="gpu",
     )
     def influence(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
-        with open_step(context, lake, tracking) as step:
-            inputs = fingerprint(
-                "influence",
-                CODE_VERSION,
-                study.spec.options.top_k,
-                study.spec.model.dtype,
-                [step.fingerprint(each) for each in upstream],
-            )
-            _score_shards(step, study, {shard: _stamp(step, corpus, shard, inputs) for shard in context.partition_keys})
-        for table in tables:
-            yield dg.MaterializeResult(asset_key=table.key)
+        yield from run_step(context, lake, tracking, lambda step: _score_shards(step, study), checks=checks)
 
     return influence
 
 
-def _stamp(step: Step, corpus: str, shard: str, inputs: str) -> str | None:
-    """None for a shard without documents."""
-    documents_stamp = step.fingerprint(documents_table(corpus), shard)
-    return documents_stamp and fingerprint(inputs, documents_stamp)
+def influence_checks(study: str) -> tuple[Check, Check]:
+    """Of the scores of a shard before they are written: a shard that fails has no rows."""
+    table = influence_table(study)
+    return (
+        Check(table, "scores_finite", "Every score and every document's gradient norm is finite."),
+        Check(table, "every_document_scored_once", "A shard holds one score per method, query and document."),
+    )
 
 
-def _score_shards(step: Step, study: Study, stamps: dict[str, str | None]) -> None:
+def expected_stamps(step: Step, study: Study, shards: Iterable[str]) -> dict[str, str | None]:
+    """The fingerprint that each shard's scores have when they are up to date; None for a shard without documents."""
+    origins = [step.fingerprint(each) for each in _origins(study)]
+    options = (study.spec.options.top_k, study.spec.model.dtype)
+    inputs = fingerprint("influence", CODE_VERSION, *options, origins)
+    documents = step.shard_fingerprints(documents_table(study.spec.corpus.name))
+    return {shard: fingerprint(inputs, documents[shard]) if shard in documents else None for shard in shards}
+
+
+def _origins(study: Study) -> tuple[Table, ...]:
+    """What every shard's scores come from, next to its documents."""
+    return (query_gradients_table(study.name), checkpoint_table(study.spec.model.name))
+
+
+def _score_shards(step: Step, study: Study) -> None:
     """Scores the shards that are not current; the model and the queries' gradients are loaded once for all of them."""
     tables = (influence_table(study.name), document_norms_table(study.name), candidates_table(study.name))
-    due = {
-        shard: stamp
-        for shard, stamp in stamps.items()
-        if not all([step.is_current(table, stamp, shard) for table in tables])
-    }
+    stamps = expected_stamps(step, study, step.context.partition_keys)
+    due = [shard for shard in stamps if not all([step.is_current(table, stamps[shard], shard) for table in tables])]
     if not due:
         return
     from compute.influence import InfluencePass
 
+    for table in tables:
+        step.lake.ensure(table)
     gradients = stored_gradients(step, study.name)
     model, modules = open_traced_model(step, study)
-    influence_pass = InfluencePass(
-        model, modules, list(gradients.values()), typical_tokens=_typical_tokens(step, study.spec.corpus.name)
-    )
+    length = typical_tokens(step, study.spec.curvature.name)
+    influence_pass = InfluencePass(model, modules, list(gradients.values()), typical_tokens=length)
     step.tracking.log_params(
         {"queries": len({query for _, query in gradients}), "routes": influence_pass.route_names()}
     )
-    total = _documents_in(step, study.spec.corpus.name, due)
+    rows = step.lake.partition_rows(documents_table(study.spec.corpus.name))
+    total = sum(rows.get(shard, 0) for shard in due)
     with step.progress(f"{study.name}: influence", total, "documents") as progress:
-        for number, (shard, stamp) in enumerate(due.items()):
-            tokens = _score_shard(step, study, influence_pass, list(gradients), shard, stamp, progress)
+
+        def score(shard: str) -> None:
+            tokens = _score_shard(step, study, influence_pass, list(gradients), shard, stamps[shard], progress)
             rate = {"documents": progress.done, "documents_per_second": progress.done / progress.seconds}
-            step.tracking.log_metrics(rate | {"shard_tokens": tokens}, number)
+            step.tracking.log_metrics(rate | {"shard_tokens": tokens}, len(step.done))
+
+        step.each_shard(score, due)
 
 
-def _score_shard(step: Step, study: Study, influence_pass, keys, shard: str, stamp: str, progress) -> int:
+def _score_shard(step: Step, study: Study, influence_pass, keys, shard: str, stamp: str | None, progress) -> int:
     from compute.batches import Sequence
 
     documents = document_rows(step, study.spec.corpus.name, shard)
@@ -134,6 +161,7 @@ def _score_shard(step: Step, study: Study, influence_pass, keys, shard: str, sta
         on_batch=lambda count, _: progress.advance(count),
     )
     ids = [row["document_id"] for row in documents]
+    _check_scores(step, study, shard, keys, ids, scores)
     top_k = study.spec.options.top_k
     influence, norms = influence_table(study.name), document_norms_table(study.name)
     tokens = sum(row["tokens"] for row in documents)
@@ -143,6 +171,21 @@ def _score_shard(step: Step, study: Study, influence_pass, keys, shard: str, sta
     rows = _influence_rows(influence, shard, keys, ids, scores.scores_QD, stamp)
     step.write(influence, rows, stamp, shard=shard, metadata={"documents": len(ids), "tokens": tokens})
     return tokens
+
+
+def _check_scores(step: Step, study: Study, shard: str, keys, ids: list[str], scores) -> None:
+    import numpy as np
+
+    finite, once = influence_checks(study.name)
+    where = f"study {study.name}: shard {shard}"
+    bad = np.flatnonzero(~(np.isfinite(scores.scores_QD).all(axis=0) & np.isfinite(scores.norms_D)))
+    problem = (
+        f"{where}: {len(bad)} documents have a score that is not finite, such as {ids[bad[0]]}" if len(bad) else None
+    )
+    step.check(finite, problem, shard=shard)
+    shape, expected = scores.scores_QD.shape, (len(set(keys)), len(set(ids)))
+    problem = f"{where}: scores are {shape}, and should be one per method, query and document, {expected}"
+    step.check(once, None if shape == expected else problem, shard=shard)
 
 
 def _influence_rows(table: Table, shard: str, keys, ids: list[str], scores_qd, stamp: str) -> Iterator[pa.RecordBatch]:
@@ -168,18 +211,3 @@ def _norm_rows(table: Table, shard: str, documents: list[dict], scores, stamp: s
         "fingerprint": [stamp] * len(documents),
     }
     return pa.table(columns, schema=table.schema)
-
-
-def _typical_tokens(step: Step, corpus: str) -> int:
-    import polars as pl
-
-    mean = step.scan(documents_table(corpus)).select(pl.col("tokens").mean()).collect().item()
-    return int(mean or 1)
-
-
-def _documents_in(step: Step, corpus: str, shards) -> int:
-    import polars as pl
-
-    return (
-        step.scan(documents_table(corpus)).filter(pl.col("shard").is_in(list(shards))).select(pl.len()).collect().item()
-    )

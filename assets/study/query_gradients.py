@@ -5,19 +5,22 @@ from collections.abc import Iterator
 import dagster as dg
 import pyarrow as pa
 
+from assets.checks import Check
 from assets.columns import METHOD, MODULE, QUERY_ID, STAMP
 from assets.curvature.factors import eigenbasis_table, eigenvalues_table, stored_curvature
+from assets.declaring import asset_arguments
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.matrices import VECTOR, vectors
 from assets.model.opening import open_traced_model
-from assets.step import Step, asset_arguments, open_step
+from assets.step import Step, run_step
 from assets.study.completions import completions_table, query_sequences, query_side_dtypes, query_side_tables
 from assets.study.spec import Study
 from assets.tables import Column, Table
 from assets.tracking import Tracking
 
 CODE_VERSION = "1"
+STORY = "The gradient of each completion's loss, preconditioned by the curvature and cut to a low rank."
 
 
 def query_gradients_table(study: str) -> Table:
@@ -51,27 +54,43 @@ def query_gradients_asset(study: Study) -> dg.AssetsDefinition:
     )
 
     @dg.asset(
-        **asset_arguments(table, f"study_{study.name}", CODE_VERSION),
-        deps=[dg.AssetKey(each.key) for each in upstream],
+        **asset_arguments(
+            table,
+            f"study_{study.name}",
+            CODE_VERSION,
+            STORY,
+            owners=study.spec.owners,
+            kinds=("torch",),
+            checks=[_finite_check(study.name)],
+        ),
+        deps=[each.asset_key for each in upstream],
         pool="gpu",
     )
-    def query_gradients(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
-        with open_step(context, lake, tracking) as step:
-            options = study.spec.options
-            settings = options.model_dump(include={"methods", "rank", "damping"})
-            stamp = fingerprint(
-                "query_gradients",
-                CODE_VERSION,
-                settings,
-                query_side_dtypes(study),
-                list(map(step.fingerprint, upstream)),
-            )
-            if step.is_current(table, stamp):
-                return
-            step.tracking.log_params(settings)
-            step.write(table, _batches(step, study, table, stamp), stamp)
+    def query_gradients(
+        context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking
+    ) -> Iterator[dg.MaterializeResult]:
+        def work(step: Step) -> None:
+            _take_gradients(step, study, upstream)
+
+        yield from run_step(context, lake, tracking, work, checks=[_finite_check(study.name)])
 
     return query_gradients
+
+
+def _finite_check(study: str) -> Check:
+    return Check(query_gradients_table(study), "gradients_finite", "Every component of every gradient is finite.")
+
+
+def _take_gradients(step: Step, study: Study, upstream: tuple[Table, ...]) -> None:
+    table = query_gradients_table(study.name)
+    settings = study.spec.options.model_dump(include={"methods", "rank", "damping"})
+    origins = (query_side_dtypes(study), list(map(step.fingerprint, upstream)))
+    stamp = fingerprint("query_gradients", CODE_VERSION, settings, *origins)
+    if step.is_current(table, stamp):
+        return
+    step.tracking.log_params(settings)
+    step.write(table, _batches(step, study, table, stamp), stamp)
+    step.check(_finite_check(study.name), None)
 
 
 def stored_gradients(step: Step, study: str) -> dict[tuple[str, str], dict]:
@@ -111,11 +130,19 @@ def _batches(step: Step, study: Study, table: Table, stamp: str) -> Iterator[pa.
             on_query=lambda _: progress.advance(1),
         ):
             for module, gradient in gradients.items():
-                yield _components(table, (method, query_id, module), gradient, stamp)
+                yield _components(step, study.name, table, (method, query_id, module), gradient, stamp)
 
 
-def _components(table: Table, names: tuple[str, str, str], gradient, stamp: str) -> pa.RecordBatch:
+def _components(
+    step: Step, study: str, table: Table, names: tuple[str, str, str], gradient, stamp: str
+) -> pa.RecordBatch:
+    import numpy as np
+
     left, right = gradient.left_OR.T.cpu().numpy(), gradient.right_IR.T.cpu().numpy()
+    if not (np.isfinite(left).all() and np.isfinite(right).all()):
+        method, query_id, module = names
+        problem = f"the {method} gradient of query {query_id} at {module} is not finite; see its loss and the damping"
+        step.check(_finite_check(study), f"study {study}: {problem}")
     columns = [pa.array([name] * len(left)) for name in names]
     columns += [pa.array(range(len(left)), pa.int32()), vectors(left), vectors(right), pa.array([stamp] * len(left))]
     return pa.RecordBatch.from_arrays(columns, schema=table.schema)

@@ -4,17 +4,22 @@ Rankings order by the low-rank scores of the pass. Next to them stand exact scor
 with the full-rank gradient of the query, and their shares per token and per module.
 """
 
+from collections.abc import Iterator
+
 import dagster as dg
 import polars as pl
 import pyarrow as pa
 
+from assets.checks import Check
 from assets.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, SOURCE, STAMP, TOKEN_IDS
 from assets.corpus.documents import documents_table
+from assets.declaring import asset_arguments
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
-from assets.step import Step, asset_arguments, open_step
+from assets.step import Step, run_step
 from assets.study.candidates import END, NORM, RANKING, SCORE, candidates_table
 from assets.study.completions import completions_table
+from assets.study.coverage import coverage_table
 from assets.study.exact import add_exact_scores
 from assets.study.influence import document_norms_table, influence_table
 from assets.study.query_gradients import query_gradients_table
@@ -24,6 +29,7 @@ from assets.tracking import Tracking
 from compute.errors import BadInput
 
 CODE_VERSION = "1"
+STORY = "The documents at both ends, per query and method, with their text, exact scores and token scores."
 
 
 def rankings_table(study: str) -> Table:
@@ -63,30 +69,52 @@ def rankings_table(study: str) -> Table:
 def rankings_asset(study: Study) -> dg.AssetsDefinition:
     """Merges the shards' candidates and joins what a reader wants to see."""
     name, corpus = study.name, study.spec.corpus.name
-    table = rankings_table(name)
+    table, check = rankings_table(name), _agreement_check(study)
     all_shards = (candidates_table(name), influence_table(name), document_norms_table(name), documents_table(corpus))
-    whole = (completions_table(name), query_gradients_table(name))
+    whole = (coverage_table(name), completions_table(name), query_gradients_table(name))
 
     @dg.asset(
-        **asset_arguments(table, f"study_{name}", CODE_VERSION),
+        **asset_arguments(
+            table,
+            f"study_{name}",
+            CODE_VERSION,
+            STORY,
+            owners=study.spec.owners,
+            kinds=("torch", "polars"),
+            checks=[check],
+        ),
         deps=[
-            *(dg.AssetDep(dg.AssetKey(each.key), partition_mapping=dg.AllPartitionMapping()) for each in all_shards),
-            *(dg.AssetKey(each.key) for each in whole),
+            *(dg.AssetDep(each.asset_key, partition_mapping=dg.AllPartitionMapping()) for each in all_shards),
+            *(each.asset_key for each in whole),
         ],
         pool="gpu",
     )
-    def rankings(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> None:
-        with open_step(context, lake, tracking) as step:
-            stamp = _stamp(step, study)
-            if step.is_current(table, stamp):
-                return
-            ranked = _ranked(step, study)
-            rows, agreement = add_exact_scores(step, study, ranked)
-            frame = rows.with_columns(fingerprint=pl.lit(stamp)).select(table.schema.names)
-            preview = {"top documents": dg.MetadataValue.md(_preview(rows)), "low-rank agreement (Pearson)": agreement}
-            step.write(table, frame.to_arrow(), stamp, metadata=preview)
+    def rankings(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
+        yield from run_step(context, lake, tracking, lambda step: _rank(step, study, table, check), checks=[check])
 
     return rankings
+
+
+def _agreement_check(study: Study) -> Check:
+    least = study.spec.options.min_agreement
+    sentence = (
+        f"Low-rank scores correlate with exact ones at {least} at least (options.min_agreement), for the median query."
+    )
+    return Check(rankings_table(study.name), "low_rank_agreement", sentence, blocking=False)
+
+
+def _rank(step: Step, study: Study, table: Table, check: Check) -> None:
+    stamp = _stamp(step, study)
+    if step.is_current(table, stamp):
+        return
+    rows, agreement = add_exact_scores(step, study, _ranked(step, study))
+    low = f"study {study.name}: low-rank scores correlate with exact ones at {agreement:.3f}; raise options.rank"
+    step.check(
+        check, None if agreement >= study.spec.options.min_agreement else low, metadata={"Pearson, median": agreement}
+    )
+    frame = rows.with_columns(fingerprint=pl.lit(stamp)).select(table.schema.names)
+    preview = {"top documents": dg.MetadataValue.md(_preview(rows)), "low-rank agreement (Pearson)": agreement}
+    step.write(table, frame.to_arrow(), stamp, metadata=preview)
 
 
 def _stamp(step: Step, study: Study) -> str:

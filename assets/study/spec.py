@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -11,6 +11,8 @@ from assets.corpus.spec import CorpusSpec
 from assets.curvature.spec import CurvatureSpec
 from assets.model.spec import NAME, ModelSpec
 from assets.queries.spec import QueriesSpec
+
+OWNER = r"^(team:[A-Za-z0-9_]+|[^@\s]+@[^@\s]+\.[^@\s]+)$"
 
 
 class StudyOptions(BaseModel):
@@ -26,6 +28,12 @@ class StudyOptions(BaseModel):
     top_k: int = Field(50, gt=0, description="Documents listed at each end of a ranking.")
     max_new_tokens: int = Field(64, gt=0, description="Longest completion that the model is asked for.")
     token_budget: int = Field(8192, gt=0, description="Padded tokens per batch; it does not change the result.")
+    min_agreement: float = Field(
+        0.9,
+        ge=-1,
+        le=1,
+        description="Pearson correlation of low-rank with exact scores below which rankings are flagged.",
+    )
 
     @model_validator(mode="after")
     def _positive_rank(self) -> StudyOptions:
@@ -52,6 +60,9 @@ class StudySpec(BaseModel):
     )
     curvature: CurvatureSpec = Field(description="The EK-FAC fit.")
     queries: QueriesSpec = Field(description="The completions to explain.")
+    owners: tuple[Annotated[str, Field(pattern=OWNER)], ...] = Field(
+        ("team:headwater",), description="Who answers for the study: team:name, or an address; shown in the Dagster UI."
+    )
     options: StudyOptions = Field(default_factory=StudyOptions, description="How documents are scored and ranked.")
 
     @model_validator(mode="after")
