@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -28,6 +29,7 @@ import pyarrow as pa
 from pydantic import Field, PrivateAttr
 
 from assets.lake_damage import damage_as_bad_input, damage_sentence, first_line
+from assets.lake_log import TableLog
 from assets.lake_place import Place
 from assets.lake_writing import set_aside
 from assets.tables import FINGERPRINT, Table
@@ -41,26 +43,8 @@ if TYPE_CHECKING:
 COMMIT_RETRIES = 200
 #: How often a write is tried when others take the same partition.
 CONFLICT_ATTEMPTS = 5
-#: What Delta puts into a commit itself; everything else in `history()` is the writer's own metadata.
-DELTA_COMMIT_KEYS = frozenset(
-    {
-        "timestamp",
-        "operation",
-        "operationParameters",
-        "operationMetrics",
-        "engineInfo",
-        "clientVersion",
-        "version",
-        "readVersion",
-        "isolationLevel",
-        "isBlindAppend",
-        "userId",
-        "userName",
-        "userMetadata",
-        "inCommitTimestamp",
-        "txnId",
-    }
-)
+#: A hundred years.
+LOG_RETENTION = f"interval {100 * 365 * 24} hours"
 #: Hive's name for null: a partition of this name (or of no name) is read back as null.
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
@@ -160,16 +144,21 @@ class Lake(dg.ConfigurableResource):
         except CommitFailedError:
             return self._existing(table, None)
 
+    def retention(self) -> dict[str, str]:
+        """The table properties that say what is kept how long."""
+        return {
+            # The log alone tells which run, which code and which versions a row came from. It is small, and a row may
+            # be asked about long after the files of the versions that it was computed from are gone: so it never ends.
+            "delta.logRetentionDuration": LOG_RETENTION,
+            "delta.enableExpiredLogCleanup": "false",
+            "delta.deletedFileRetentionDuration": f"interval {self.retention_hours} hours",
+        }
+
     def _configuration(self, table: Table) -> dict[str, str]:
-        retention = f"interval {self.retention_hours} hours"
         # Named, because by default only the first 32 columns get the statistics that fingerprints and
         # look-ups live on.
         measured = [c.name for c in table.columns if c.name not in table.partition_by and not _bulky(c.type)]
-        return {
-            "delta.logRetentionDuration": retention,
-            "delta.deletedFileRetentionDuration": retention,
-            "delta.dataSkippingStatsColumns": ",".join(measured),
-        }
+        return {**self.retention(), "delta.dataSkippingStatsColumns": ",".join(measured)}
 
     def _committed(self, target, table, rows: pa.RecordBatchReader, where, commit) -> bool:
         """Writes and commits; False where another writer of the same rows was first."""
@@ -289,18 +278,28 @@ class Lake(dg.ConfigurableResource):
         """Rows of the newest version, from the log alone."""
         return sum(pa.table(self._existing(table, None).get_add_actions(flatten=True))["num_records"].to_pylist())
 
+    def partition_rows(self, table: Table, column: str | None = None, *, version: int | None = None) -> dict[str, int]:
+        """Value of a partition column (the table's first, unless named) -> its rows, from the log alone."""
+        column = column or table.partition_by[0]
+        actions = pa.table(self._existing(table, version).get_add_actions(flatten=True))
+        rows: dict[str, int] = {}
+        if actions.num_rows:
+            values = actions[f"partition.{column}"].to_pylist()
+            for value, count in zip(values, actions["num_records"].to_pylist(), strict=True):
+                rows[value] = rows.get(value, 0) + count
+        return dict(sorted(rows.items()))
+
     def history(self, table: Table, limit: int | None = None) -> list[dict[str, Any]]:
         """Commits, newest first, as Delta describes them, with the metadata that the writer gave."""
-        return self._existing(table, None).history(limit)
+        entries = islice(TableLog(self.place, table.path).entries(self._existing(table, None).version()), limit)
+        return [{**entry.info, "version": entry.version} for entry in entries]
 
     def last_commit(self, table: Table) -> dict[str, Any]:
         """The metadata that the newest write gave; maintenance after it does not count. Empty where there was
         none.
         """
-        for entry in self.history(table, 50):
-            if entry.get("operation") == "WRITE":
-                return {name: value for name, value in entry.items() if name not in DELTA_COMMIT_KEYS}
-        return {}
+        written = TableLog(self.place, table.path).newest_write(self._existing(table, None).version())
+        return written.metadata if written else {}
 
     def fingerprints(self, table: Table, column: str | None = None, *, version: int | None = None) -> dict[str, str]:
         """Value of the partition column -> fingerprint of its rows; no data file is read.

@@ -8,7 +8,9 @@ can hold the tables can hold the mark.
 from __future__ import annotations
 
 import json
+import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +19,11 @@ from urllib.parse import unquote, urlparse
 from compute.errors import BadInput
 
 if TYPE_CHECKING:
-    from pyarrow.fs import PyFileSystem
+    from pyarrow.fs import FileInfo, PyFileSystem
 
 LAYOUT = 1
 LAYOUT_FILE = "_headwater.json"
+LOG = "_delta_log"
 
 #: polars' Delta scan looks for a directory outside of these letters under its percent-encoded name, and takes
 #: '=' for a Hive partition; pyarrow does not.
@@ -68,6 +71,38 @@ class Place:
         from pyarrow.fs import PyFileSystem
 
         return PyFileSystem(DeltaStorageHandler(f"{self.root}/{below}", self.options))
+
+    def listed(self, below: str = "", *, deep: bool = False) -> list[FileInfo]:
+        """The files and directories in a directory of the lake (all files under it with `deep`); none where it is not
+        there.
+        """
+        from pyarrow.fs import FileSelector
+
+        if self.is_local and not Path(self.root, below).is_dir():
+            return []
+        found = self.files().get_file_info(FileSelector(below, recursive=deep, allow_not_found=True))
+        return sorted(found, key=lambda info: info.path)
+
+    def delete_table(self, path: str) -> None:
+        """Deletes a table: first its log, the newest version first, then everything else that lies in its directory.
+
+        One that is killed in between leaves an earlier version, or files that belong to no table, but never a table
+        that promises rows which are gone.
+        """
+        files = self.files()
+        for info in sorted(self.listed(f"{path}/{LOG}", deep=True), key=lambda info: info.path, reverse=True):
+            if info.is_file:
+                files.delete_file(info.path)
+        self.delete(path)
+
+    def delete(self, below: str) -> None:
+        """Deletes every file under a directory of the lake, and the directories that this leaves empty."""
+        if not below.strip("/"):
+            raise ValueError("the whole lake is not deleted")
+        if self.listed(below):
+            self.files().delete_dir(below)
+        if self.is_local:
+            _remove_empty(Path(self.root, below), Path(self.root))
 
     def check_layout(self, *, mark: bool) -> bool:
         """Refuses a lake of a newer Headwater. Returns whether the lake carries a mark; `mark` gives it one.
@@ -118,3 +153,11 @@ class Place:
         stream = DeltaFileSystemHandler(self.root, self.options).open_output_stream(LAYOUT_FILE, None)
         stream.write(json.dumps({"layout": LAYOUT}).encode())
         stream.close()  # a put in one piece: until here, nobody sees the file
+
+
+def _remove_empty(directory: Path, root: Path) -> None:
+    """Removes directories without files: `directory` with all under it, and those above it up to the root."""
+    above = [parent for parent in directory.parents if root in parent.parents]
+    for path in (*(inner for inner, _, _ in os.walk(directory, topdown=False)), *above):
+        with suppress(OSError):  # not empty, or not there
+            os.rmdir(path)

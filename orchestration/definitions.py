@@ -5,25 +5,46 @@ A study file that cannot be read is reported and left out; the others load as if
 
 from __future__ import annotations
 
+import re
+
 import dagster as dg
 
-from orchestration.graph import graph_definitions
+from orchestration.catch_up import catch_up_schedule, catch_up_sensor
+from orchestration.graph import study_assets_once, study_job
 from orchestration.home import Home
 from orchestration.resources import resources_of
-from orchestration.studies import load_studies
+from orchestration.sensors import sensors
+from orchestration.studies import LoadedStudy, load_studies
 
 
 @dg.definitions
 def headwater() -> dg.Definitions:
     """Read when the location loads: "Reload definitions" in the UI picks up a new or changed study file."""
     home = Home.from_environment()
-    studies = []
-    for loaded in load_studies(home.studies):
-        if loaded.study is None:
-            dg.get_dagster_logger("headwater").error(f"This study is left out: {loaded.error}")
-        else:
-            studies.append(loaded.study)
-    return graph_definitions(studies, resources_of(home), executor=_executor())
+    loaded = load_studies(home.studies)
+    studies = [each.study for each in loaded if each.study]
+    jobs = {study.name: study_job(study) for study in studies}
+    return dg.Definitions(
+        assets=[*study_assets_once(studies), *(_left_out(each) for each in loaded if each.error)],
+        jobs=list(jobs.values()),
+        sensors=[*sensors(studies), *(catch_up_sensor(study, jobs[study.name]) for study in studies)],
+        schedules=[catch_up_schedule(study, jobs[study.name]) for study in studies],
+        resources=resources_of(home),
+        executor=_executor(),
+    )
+
+
+def _left_out(loaded: LoadedStudy) -> dg.AssetSpec:
+    """A study file with a mistake, shown among the assets with what is wrong; the other studies work."""
+    dg.get_dagster_logger("headwater").error(f"This study is left out: {loaded.error}")
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", loaded.path.stem)
+    return dg.AssetSpec(
+        ["study", name],
+        group_name="studies_left_out",
+        description=f"**This study is left out.** {loaded.error}\n\nMend the file, then reload the definitions.",
+        kinds={"yaml"},
+        metadata={"file": dg.MetadataValue.path(str(loaded.path))},
+    )
 
 
 def _executor() -> dg.ExecutorDefinition:

@@ -27,6 +27,7 @@ from assets.study.query_gradients import query_gradients_asset, query_gradients_
 from assets.study.rankings import rankings_asset, rankings_table
 from assets.study.spec import Study
 from assets.tables import Table
+from orchestration.automation import with_conditions
 
 
 def study_assets(study: Study) -> list[dg.AssetsDefinition]:
@@ -50,21 +51,26 @@ def study_assets(study: Study) -> list[dg.AssetsDefinition]:
     ]
 
 
-def graph_definitions(
-    studies: Iterable[Study], resources: dict, executor: dg.ExecutorDefinition | None = None
-) -> dg.Definitions:
-    """The assets of all studies, each once, and one job per study."""
-    by_key: dict[dg.AssetKey, dg.AssetsDefinition | dg.AssetSpec] = {}
-    jobs = []
+def study_assets_once(studies: Iterable[Study]) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """The assets of all studies, what they share once, with the conditions under which each follows the others."""
+    studies = list(studies)
+    by_key: dict[dg.AssetKey, dg.AssetsDefinition] = {}
+    sources: dict[dg.AssetKey, dg.AssetSpec] = {}
     for study in studies:
-        own = study_assets(study)
-        by_key.setdefault(source_key(study.spec.corpus.name), source_spec(study))
-        for definition in own:
+        sources.setdefault(source_key(study.spec.corpus.name), source_spec(study))
+        for definition in study_assets(study):
             by_key.setdefault(next(iter(definition.keys)), definition)
-        keys = [key for definition in own for key in definition.keys]
-        description = f"Everything that study {study.name} needs, from corpus files to rankings."
-        jobs.append(dg.define_asset_job(job_name(study), dg.AssetSelection.assets(*keys), description=description))
-    return dg.Definitions(assets=list(by_key.values()), jobs=jobs, resources=resources, executor=executor)
+    return [*sources.values(), *with_conditions(by_key.values(), studies)]
+
+
+def study_job(study: Study):
+    """Everything that a study needs, as one job."""
+    keys = [dg.AssetKey(table.key) for table in study_tables(study)]
+    return dg.define_asset_job(
+        job_name(study),
+        dg.AssetSelection.assets(*keys),
+        description=f"Everything that study {study.name} needs, from corpus files to rankings.",
+    )
 
 
 def study_tables(study: Study) -> list[Table]:
@@ -78,7 +84,7 @@ def study_tables(study: Study) -> list[Table]:
         ),
         documents_table(spec.corpus.name),
         *trained,
-        checkpoint_table(spec.model.name),
+        *(checkpoint_table(model.name) for model in (spec.model, spec.query_model) if model),
         queries_table(spec.queries.name),
         *(
             table(spec.curvature.name)

@@ -15,7 +15,7 @@ from dagster import BetaWarning
 
 from assets.step import REFIT_TAG, REUSE_TAG
 from assets.study.spec import Study
-from orchestration.graph import graph_definitions, job_name, shard_keys, shards_key
+from orchestration.graph import job_name, shard_keys, shards_key, study_assets_once, study_job
 
 PROCESS_TAG = "headwater/process"
 """Run tag: which process works on a run of the command line, so that a killed one is found."""
@@ -47,7 +47,7 @@ def run_study(
     """
     _hush_libraries()
     clear_after_killed_runs(instance)
-    definitions = graph_definitions([study], resources)
+    definitions = dg.Definitions(assets=study_assets_once([study]), jobs=[study_job(study)], resources=resources)
     job = definitions.resolve_job_def(job_name(study))
     tags = {
         REUSE_TAG: str(not recompute).lower(),

@@ -101,6 +101,12 @@ def _cut_shards(step: Step, study: Study) -> None:
         step.each_shard(cut, shards)
 
 
+def documents_stamp(corpus: CorpusSpec, tokenizer_stamp: str, records_stamp: str | None) -> str | None:
+    """The fingerprint of a shard's documents; None where it has no records."""
+    settings = (corpus.max_tokens, corpus.end_of_text, tokenizer_stamp)
+    return records_stamp and fingerprint("documents", CODE_VERSION, *settings, records_stamp)
+
+
 def document_identity(corpus: CorpusSpec) -> dict:
     """What pinned samples depend on: how documents are made, and not which shards have arrived."""
     return corpus.model_dump(mode="json", include={"name", "fields", "max_tokens", "end_of_text"})
@@ -123,8 +129,7 @@ def _cut_shard(step: Step, study: Study, shard: str, tokenizer, tokenizer_stamp:
     corpus = study.spec.corpus
     table = documents_table(corpus.name)
     records_stamp = step.fingerprint(records_table(corpus.name), shard)
-    settings = (corpus.max_tokens, corpus.end_of_text, tokenizer_stamp)
-    stamp = records_stamp and fingerprint("documents", CODE_VERSION, *settings, records_stamp)
+    stamp = documents_stamp(corpus, tokenizer_stamp, records_stamp)
     if step.is_current(table, stamp, shard):
         return
     rows, rejected = _windows(step, study, shard, tokenizer)

@@ -13,6 +13,7 @@ from assets.corpus.parsing import ParsedShard, Rejected, parse_shard, rejected_s
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
 from assets.corpus.shard_list import shards_table, source_key, stored_shards
 from assets.corpus.shards import Shard
+from assets.corpus.spec import CorpusSpec
 from assets.corpus.tombstones import TOMBSTONES_STORY, bury, tombstones_table
 from assets.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
 from assets.fingerprints import fingerprint
@@ -116,6 +117,11 @@ def rejected_rows(corpus: str, shard: str, stage: str, rejected: list[Rejected],
     return pa.Table.from_pylist(rows, schema=rejected_table(corpus).schema)
 
 
+def records_stamp(corpus: CorpusSpec, shard: Shard) -> str:
+    """The fingerprint of a shard's records: how they are read, and what the source holds."""
+    return fingerprint("records", CODE_VERSION, corpus.fields, corpus.format, shard.fingerprint)
+
+
 def _read_shards(step: Step, study: Study) -> None:
     corpus, keys = study.spec.corpus, step.context.partition_keys
     shards = {shard.key: shard for shard in stored_shards(step, shards_table(corpus.name))}
@@ -138,7 +144,7 @@ def _read_shard(step: Step, study: Study, shard: Shard) -> list[Rejected]:
     """Reads one shard, unless it is there already; the records that were set aside."""
     corpus = study.spec.corpus
     table, rejected = records_table(corpus.name), rejected_table(corpus.name)
-    stamp = fingerprint("records", CODE_VERSION, corpus.fields, corpus.format, shard.fingerprint)
+    stamp = records_stamp(corpus, shard)
     if step.is_current(table, stamp, shard.key):
         return []
     parsed = parse_shard(corpus, study.base, shard)

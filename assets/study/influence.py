@@ -19,6 +19,7 @@ from assets.lake import Lake
 from assets.model.checkpoint import checkpoint_table
 from assets.model.opening import open_traced_model
 from assets.step import Step, run_step
+from assets.stored_now import StoredNow
 from assets.study.candidates import candidate_rows, candidates_table
 from assets.study.query_gradients import query_gradients_table, stored_gradients
 from assets.study.spec import Study
@@ -68,7 +69,7 @@ def influence_asset(study: Study) -> dg.AssetsDefinition:
     """Scores shards of documents; the tables of a shard come out of one pass."""
     corpus, checks = study.spec.corpus.name, influence_checks(study.name)
     stories = {influence_table: STORY, document_norms_table: NORMS_STORY, candidates_table: CANDIDATES_STORY}
-    deps = [each.asset_key for each in (documents_table(corpus), *_origins(study))]
+    deps = [each.asset_key for each in (documents_table(corpus), *origins(study))]
 
     @dg.multi_asset(
         name=dagster_name(f"study_{study.name}_influence"),
@@ -107,16 +108,18 @@ def influence_checks(study: str) -> tuple[Check, Check]:
     )
 
 
-def expected_stamps(step: Step, study: Study, shards: Iterable[str]) -> dict[str, str | None]:
-    """The fingerprint that each shard's scores have when they are up to date; None for a shard without documents."""
-    origins = [step.fingerprint(each) for each in _origins(study)]
+def expected_stamps(stored: Step | StoredNow, study: Study, shards: Iterable[str]) -> dict[str, str | None]:
+    """The fingerprint that each shard's scores have when they are up to date; None for a shard without documents.
+
+    `stored` tells fingerprints, as of a step or as they are now.
+    """
     options = (study.spec.options.top_k, study.spec.model.dtype)
-    inputs = fingerprint("influence", CODE_VERSION, *options, origins)
-    documents = step.shard_fingerprints(documents_table(study.spec.corpus.name))
+    inputs = fingerprint("influence", CODE_VERSION, *options, [stored.fingerprint(each) for each in origins(study)])
+    documents = stored.shard_fingerprints(documents_table(study.spec.corpus.name))
     return {shard: fingerprint(inputs, documents[shard]) if shard in documents else None for shard in shards}
 
 
-def _origins(study: Study) -> tuple[Table, ...]:
+def origins(study: Study) -> tuple[Table, ...]:
     """What every shard's scores come from, next to its documents."""
     return (query_gradients_table(study.name), checkpoint_table(study.spec.model.name))
 

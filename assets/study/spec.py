@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from assets.corpus.spec import CorpusSpec
@@ -47,6 +48,35 @@ class StudyOptions(BaseModel):
         return None if self.rank == "full" else self.rank
 
 
+class AutomationSpec(BaseModel):
+    """What runs without a hand on it, as the study's author wants it; the Dagster UI can switch each on and off too."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    watch: bool = Field(
+        False, description="Look for source files that are new, changed or gone, and read and score their shards."
+    )
+    every_seconds: int = Field(60, ge=10, description="How often to look.")
+    settle_seconds: int = Field(10, ge=0, description="How long a file must have been left alone before it is read.")
+    catch_up: str | None = Field(
+        None, description="When to score what is missing, as a cron schedule ('0 2 * * *': nightly at two)."
+    )
+    timezone: str = Field("UTC", description="Time zone of that schedule.")
+
+    @model_validator(mode="after")
+    def _schedule_can_be_read(self) -> AutomationSpec:
+        try:
+            dg.ScheduleDefinition(
+                job_name="any", cron_schedule=self.catch_up or "@daily", execution_timezone=self.timezone
+            )
+        except dg.DagsterInvalidDefinitionError as error:
+            what = f"catch_up '{self.catch_up}'" if "cron" in str(error) else f"timezone '{self.timezone}'"
+            raise ValueError(
+                f"{what} cannot be read; write a cron schedule such as '0 2 * * *', and a zone such as UTC"
+            ) from error
+        return self
+
+
 class StudySpec(BaseModel):
     """One study."""
 
@@ -63,6 +93,7 @@ class StudySpec(BaseModel):
     owners: tuple[Annotated[str, Field(pattern=OWNER)], ...] = Field(
         ("team:headwater",), description="Who answers for the study: team:name, or an address; shown in the Dagster UI."
     )
+    automation: AutomationSpec = Field(default_factory=AutomationSpec, description="What runs by itself.")
     options: StudyOptions = Field(default_factory=StudyOptions, description="How documents are scored and ranked.")
 
     @model_validator(mode="after")

@@ -1,0 +1,63 @@
+"""The nightly catch-up of a study, in two runs: the shards are listed, then those that are behind are computed.
+
+The schedule starts the listing, since a run over partitions needs them to exist; a sensor that waits for that listing
+starts the rest.
+"""
+
+import dagster as dg
+
+from assets.corpus.shard_list import shards_table
+from assets.declaring import dagster_name
+from assets.lake import Lake
+from assets.study.behind import shards_behind
+from assets.study.spec import Study
+from orchestration.automation import corpus_keys, study_keys
+from orchestration.sensors import KEEP_CURRENT
+
+CATCH_UP_TAG = "headwater/catch_up"
+"""Run tag of a listing that a catch-up began with: the name of the study whose shards are to follow."""
+DEFAULT_CATCH_UP = "0 2 * * *"
+
+
+def catch_up_schedule(study: Study, job) -> dg.ScheduleDefinition:
+    """Lists the shards; what is behind is computed by the sensor that waits for the list."""
+    automation = study.spec.automation
+
+    @dg.schedule(
+        name=dagster_name(f"study_{study.name}_catch_up"),
+        job=job,
+        cron_schedule=automation.catch_up or DEFAULT_CATCH_UP,
+        execution_timezone=automation.timezone,
+        default_status=(dg.DefaultScheduleStatus.RUNNING if automation.catch_up else dg.DefaultScheduleStatus.STOPPED),
+        description=f"Computes the shards that study {study.name} lacks: new, changed and failed ones.",
+    )
+    def catch_up(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        listing = shards_table(study.spec.corpus.name).asset_key
+        return dg.RunRequest(asset_selection=[listing], tags=KEEP_CURRENT | {CATCH_UP_TAG: study.name})
+
+    return catch_up
+
+
+def catch_up_sensor(study: Study, job) -> dg.SensorDefinition:
+    """Computes what is behind, once the listing of a catch-up is there."""
+    name, keys = study.name, [*corpus_keys(study), *study_keys(study)]
+
+    @dg.run_status_sensor(
+        run_status=dg.DagsterRunStatus.SUCCESS,
+        name=dagster_name(f"study_{name}_catch_up_shards"),
+        monitored_jobs=[job],
+        request_job=job,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=f"Follows the listing that a catch-up of study {name} begins with; idle otherwise.",
+    )
+    def catch_up_shards(context: dg.RunStatusSensorContext, lake: Lake) -> dg.RunRequest | dg.SkipReason:
+        if context.dagster_run.tags.get(CATCH_UP_TAG) != name:
+            return dg.SkipReason("Not the listing of a catch-up.")
+        behind = shards_behind(lake, study)
+        if not behind:
+            return dg.SkipReason("Every shard is scored.")
+        # One range from the first to the last: what lies between and is current is kept.
+        bounds = {"dagster/asset_partition_range_start": behind[0], "dagster/asset_partition_range_end": behind[-1]}
+        return dg.RunRequest(asset_selection=keys, tags=KEEP_CURRENT | bounds)
+
+    return catch_up_shards

@@ -1,0 +1,76 @@
+"""Sensors: one that looks at a corpus's files, and those that evaluate the conditions of `automation.py`."""
+
+from collections.abc import Iterable, Iterator
+
+import dagster as dg
+
+from assets.corpus.shard_list import shards_table
+from assets.corpus.source_state import source_state
+from assets.declaring import dagster_name
+from assets.step import REUSE_TAG
+from assets.study.spec import Study
+from orchestration.automation import corpus_keys, study_keys
+
+KEEP_CURRENT = {REUSE_TAG: "true"}
+"""Runs that nobody started by hand keep what is current."""
+
+
+def sensors(studies: Iterable[Study]) -> Iterator[dg.SensorDefinition]:
+    """The sensors of all studies; those of a corpus once, switched on where any of its studies asks for it."""
+    studies = list(studies)
+    by_corpus: dict[str, list[Study]] = {}
+    for study in studies:
+        by_corpus.setdefault(study.spec.corpus.name, []).append(study)
+    for sharing in by_corpus.values():
+        watching = [study for study in sharing if study.spec.automation.watch]
+        yield _files_sensor((watching or sharing)[0])
+        yield _ingest_sensor((watching or sharing)[0])
+    for study in studies:
+        yield _score_sensor(study)
+
+
+def _status(study: Study) -> dg.DefaultSensorStatus:
+    return dg.DefaultSensorStatus.RUNNING if study.spec.automation.watch else dg.DefaultSensorStatus.STOPPED
+
+
+def _files_sensor(study: Study) -> dg.SensorDefinition:
+    corpus, automation = study.spec.corpus, study.spec.automation
+
+    @dg.sensor(
+        name=dagster_name(f"corpus_{corpus.name}_files"),
+        target=dg.AssetSelection.assets(shards_table(corpus.name).asset_key),
+        minimum_interval_seconds=automation.every_seconds,
+        default_status=_status(study),
+        description=f"Looks at the source files of corpus {corpus.name}, and lists its shards when they have changed.",
+    )
+    def files(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        state = source_state(corpus, study.base)
+        if state.digest == context.cursor:
+            return dg.SkipReason(f"{state.files} source files, all as they were when the shards were last listed.")
+        if state.seconds_since_change < automation.settle_seconds:
+            return dg.SkipReason(f"{state.newest} changed a moment ago; waiting until it is left alone.")
+        context.update_cursor(state.digest)
+        return dg.RunRequest(tags=KEEP_CURRENT)
+
+    return files
+
+
+def _ingest_sensor(study: Study) -> dg.AutomationConditionSensorDefinition:
+    corpus = study.spec.corpus.name
+    return dg.AutomationConditionSensorDefinition(
+        dagster_name(f"corpus_{corpus}_ingest"),
+        target=dg.AssetSelection.assets(*corpus_keys(study)),
+        default_status=_status(study),
+        run_tags=KEEP_CURRENT,
+        description=f"Reads and cuts shards of corpus {corpus} whose source files are new, changed or gone.",
+    )
+
+
+def _score_sensor(study: Study) -> dg.AutomationConditionSensorDefinition:
+    return dg.AutomationConditionSensorDefinition(
+        dagster_name(f"study_{study.name}_score"),
+        target=dg.AssetSelection.assets(*study_keys(study)),
+        default_status=_status(study),
+        run_tags=KEEP_CURRENT,
+        description=f"Scores shards for study {study.name} when their documents are new, then ranks.",
+    )
