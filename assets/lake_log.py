@@ -94,6 +94,11 @@ class TableLog:
         self.place, self.path = place, path
         self._read: dict[int, Entry | None] = {}
 
+    def newest_version(self) -> int:
+        from deltalake import DeltaTable
+
+        return DeltaTable(f"{self.place.root}/{self.path}", storage_options=self.place.options).version()
+
     def entry(self, version: int) -> Entry | None:
         """The commit of one version; None where the log does not reach back so far."""
         if version not in self._read:
@@ -125,10 +130,12 @@ class TableLog:
         return self.place.files(self.path)
 
     def _from_file(self, version: int) -> Entry | None:
+        from deltalake.exceptions import TableNotFoundError
+
         try:
             with self._files.open_input_file(f"_delta_log/{version:020}.json") as stream:
                 lines = stream.readall().splitlines()
-        except FileNotFoundError:
+        except (FileNotFoundError, TableNotFoundError):  # the latter where the table's directory is gone
             return None
         infos = (json.loads(line)["commitInfo"] for line in lines if line.startswith(b'{"commitInfo"'))
         return Entry(version, next(infos, {}))

@@ -49,6 +49,7 @@ class Step:
         self.kept = 0
         self.done: list[str] = []
         self._stored: dict[str, dict[str, str]] = {}
+        self._counted: dict[str, dict[str, int]] = {}
         self._stamps: dict[str, dict[str, str]] = {}
         self._metadata: dict[tuple[str, str], dict] = {}
         self._verdicts: dict[dg.AssetCheckKey, Verdict] = {}
@@ -120,8 +121,16 @@ class Step:
 
     def _report_kept(self, table: Table, shard: str | None, version: int, fingerprint: str) -> None:
         self.kept += 1
-        self._report(table, shard, fingerprint, {"kept": True, "Delta version": version})
+        rows = self._rows(table).get(shard, 0) if shard else self.lake.count(table)
+        facts = {"kept": True, "dagster/row_count": rows, "Delta version": version}
+        self._report(table, shard, fingerprint, facts)
         self.context.log.info(f"{table.path}{f'[{shard}]' if shard else ''}: nothing changed, kept as it is")
+
+    def _rows(self, table: Table) -> dict[str, int]:
+        """Rows by shard, read once per step."""
+        if table.path not in self._counted:
+            self._counted[table.path] = self.lake.partition_rows(table)
+        return self._counted[table.path]
 
     # working
 

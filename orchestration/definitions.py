@@ -6,12 +6,14 @@ A study file that cannot be read is reported and left out; the others load as if
 from __future__ import annotations
 
 import re
+import warnings
 
 import dagster as dg
 
 from orchestration.catch_up import catch_up_schedule, catch_up_sensor
 from orchestration.graph import study_assets_once, study_job
 from orchestration.home import Home
+from orchestration.maintenance import lake_maintenance, maintenance_schedule
 from orchestration.resources import resources_of
 from orchestration.sensors import sensors
 from orchestration.studies import LoadedStudy, load_studies
@@ -20,15 +22,16 @@ from orchestration.studies import LoadedStudy, load_studies
 @dg.definitions
 def headwater() -> dg.Definitions:
     """Read when the location loads: "Reload definitions" in the UI picks up a new or changed study file."""
+    warnings.filterwarnings("ignore", category=dg.BetaWarning)  # backfill policies: one line per asset and reload
     home = Home.from_environment()
     loaded = load_studies(home.studies)
     studies = [each.study for each in loaded if each.study]
     jobs = {study.name: study_job(study) for study in studies}
     return dg.Definitions(
         assets=[*study_assets_once(studies), *(_left_out(each) for each in loaded if each.error)],
-        jobs=list(jobs.values()),
+        jobs=[*jobs.values(), lake_maintenance],
         sensors=[*sensors(studies), *(catch_up_sensor(study, jobs[study.name]) for study in studies)],
-        schedules=[catch_up_schedule(study, jobs[study.name]) for study in studies],
+        schedules=[*(catch_up_schedule(study, jobs[study.name]) for study in studies), maintenance_schedule(home)],
         resources=resources_of(home),
         executor=_executor(),
     )

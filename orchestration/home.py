@@ -27,13 +27,22 @@ run_retries:
   retry_on_asset_or_op_failure: false
 """
 
-OVERRIDES = ("HEADWATER_LAKE", "HEADWATER_TRACKING_URI", "HEADWATER_STUDIES", "HEADWATER_CACHE")
+OVERRIDES = (
+    "HEADWATER_LAKE",
+    "HEADWATER_TRACKING_URI",
+    "HEADWATER_STUDIES",
+    "HEADWATER_CACHE",
+    "HEADWATER_TRACKING_UI",
+)
 
 
 @dataclass(frozen=True)
 class Home:
     """`root` holds everything unless a variable says otherwise: HEADWATER_LAKE (a URI),
     HEADWATER_TRACKING_URI, HEADWATER_STUDIES (a directory), HEADWATER_CACHE (unpacked checkpoints).
+    HEADWATER_TRACKING_UI is the address at which MLflow's UI is seen, for links; `headwater ui` sets it.
+    HEADWATER_MAINTENANCE (a cron schedule) switches the lake's maintenance on, and HEADWATER_RETENTION_HOURS says for
+    how long earlier versions of its tables stay readable.
     """
 
     root: Path
@@ -41,6 +50,9 @@ class Home:
     tracking: str
     studies: Path
     cache: Path
+    tracking_ui: str = ""
+    maintenance: str = ""
+    retention_hours: int = 720
 
     @classmethod
     def from_environment(cls) -> Home:
@@ -49,9 +61,12 @@ class Home:
         return cls(
             root=root,
             lake=lake if "://" in lake else str(_directory(lake)),
-            tracking=os.environ.get("HEADWATER_TRACKING_URI") or f"sqlite:///{root / 'mlflow' / 'mlflow.db'}",
+            tracking=_store(os.environ.get("HEADWATER_TRACKING_URI") or f"sqlite:///{root / 'mlflow' / 'mlflow.db'}"),
             studies=_directory(os.environ.get("HEADWATER_STUDIES") or root / "studies"),
             cache=_directory(os.environ.get("HEADWATER_CACHE") or root / "cache"),
+            tracking_ui=os.environ.get("HEADWATER_TRACKING_UI", ""),
+            maintenance=os.environ.get("HEADWATER_MAINTENANCE", ""),
+            retention_hours=_hours(os.environ.get("HEADWATER_RETENTION_HOURS") or "720"),
         )
 
     @property
@@ -79,9 +94,8 @@ class Home:
 
     def environment(self) -> dict[str, str]:
         """What child processes need to find the same place, wherever they are started."""
-        values = dict(
-            zip(OVERRIDES, (self.lake, self.tracking, str(self.studies), str(self.cache)), strict=True),
-        )
+        places = (self.lake, self.tracking, str(self.studies), str(self.cache), self.tracking_ui)
+        values = dict(zip(OVERRIDES, places, strict=True))
         given = {name: value for name, value in values.items() if os.environ.get(name)}
         return {"HEADWATER_HOME": str(self.root), "DAGSTER_HOME": str(self.dagster), **given}
 
@@ -91,8 +105,20 @@ class Home:
         return dg.DagsterInstance.from_config(str(self.dagster))
 
 
+def _hours(text: str) -> int:
+    if not text.isdigit() or int(text) == 0:
+        raise BadInput(f"HEADWATER_RETENTION_HOURS: '{text}' is no number of hours; write a whole number such as 720")
+    return int(text)
+
+
 def _directory(path: str | Path) -> Path:
     return Path(path).expanduser().absolute()
+
+
+def _store(uri: str) -> str:
+    """A relative SQLite file would be another one for a process that is started elsewhere."""
+    file = uri.removeprefix("sqlite:///")
+    return f"sqlite:///{_directory(file)}" if file != uri else uri
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -10,6 +10,6 @@ from orchestration.home import Home
 def resources_of(home: Home) -> dict:
     """The lake and the tracking of `home`, under the names that assets use."""
     return {
-        "lake": Lake(uri=home.lake, cache=str(home.cache)),
-        "tracking": Tracking(tracking_uri=home.tracking, artifacts=home.artifacts.as_uri()),
+        "lake": Lake(uri=home.lake, cache=str(home.cache), retention_hours=home.retention_hours),
+        "tracking": Tracking(tracking_uri=home.tracking, ui=home.tracking_ui, artifacts=home.artifacts.as_uri()),
     }

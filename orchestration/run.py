@@ -109,4 +109,7 @@ def _failure(event: dg.DagsterEvent) -> StepFailed:
     data = event.step_failure_data
     if data.user_failure_data and data.user_failure_data.description:
         return StepFailed(event.step_key, data.user_failure_data.description, True)
-    return StepFailed(event.step_key, data.error.to_string() if data.error else "unknown error", False)
+    error = data.error
+    while error and error.cls_name == "RetryRequestedFromPolicy" and error.cause:
+        error = error.cause  # retries are over: what went wrong is what was retried
+    return StepFailed(event.step_key, error.to_string() if error else "unknown error", False)

@@ -61,6 +61,8 @@ def _ingest_sensor(study: Study) -> dg.AutomationConditionSensorDefinition:
         dagster_name(f"corpus_{corpus}_ingest"),
         target=dg.AssetSelection.assets(*corpus_keys(study)),
         default_status=_status(study),
+        minimum_interval_seconds=study.spec.automation.every_seconds,
+        emit_backfills=False,  # a backfill's own ticks cost a minute; runs take ranges of shards all the same
         run_tags=KEEP_CURRENT,
         description=f"Reads and cuts shards of corpus {corpus} whose source files are new, changed or gone.",
     )
@@ -71,6 +73,8 @@ def _score_sensor(study: Study) -> dg.AutomationConditionSensorDefinition:
         dagster_name(f"study_{study.name}_score"),
         target=dg.AssetSelection.assets(*study_keys(study)),
         default_status=_status(study),
+        minimum_interval_seconds=study.spec.automation.every_seconds,
+        emit_backfills=False,  # a backfill's own ticks cost a minute; runs take ranges of shards all the same
         run_tags=KEEP_CURRENT,
         description=f"Scores shards for study {study.name} when their documents are new, then ranks.",
     )

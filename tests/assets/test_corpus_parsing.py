@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from assets.corpus.parsing import Rejected, check_rejected_share, parse_shard
+from assets.corpus.parsing import Rejected, parse_shard, rejected_share_problem
 from assets.corpus.preflight import preflight_corpus
 from assets.corpus.shards import plan_shards
 from assets.corpus.spec import CorpusSpec
@@ -112,10 +112,9 @@ def test_a_text_file_that_is_not_utf8(tmp_path):
 
 def test_rejected_share(tmp_path):
     result = parsed_lines(tmp_path, *[b'{"text": "x"}'] * 97, b"{", b"{", b'{"text": 1}')
-    check_rejected_share(corpus(max_rejected=0.03), len(result.records), result.rejected)
-    with pytest.raises(BadInput) as error:
-        check_rejected_share(corpus(max_rejected=0.02), len(result.records), result.rejected)
-    assert str(error.value).startswith(
+    assert rejected_share_problem(corpus(max_rejected=0.03), len(result.records), result.rejected) is None
+    problem = rejected_share_problem(corpus(max_rejected=0.02), len(result.records), result.rejected)
+    assert problem.startswith(
         "corpus demo: 3 of 100 records were rejected, more than max_rejected 0.02 allows; "
         "2 because: The line is not valid JSON. (for example a.jsonl:98); mend"
     )
@@ -123,10 +122,9 @@ def test_rejected_share(tmp_path):
 
 def test_no_tolerance_and_full_tolerance():
     one = [Rejected("a.jsonl:1", None, "The line is not valid JSON.", "{")]
-    with pytest.raises(BadInput):
-        check_rejected_share(corpus(max_rejected=0), 0, one)
-    check_rejected_share(corpus(max_rejected=1), 0, one)
-    check_rejected_share(corpus(max_rejected=0), 0, [])
+    assert rejected_share_problem(corpus(max_rejected=0), 0, one)
+    assert rejected_share_problem(corpus(max_rejected=1), 0, one) is None
+    assert rejected_share_problem(corpus(max_rejected=0), 0, []) is None
 
 
 # Preflight

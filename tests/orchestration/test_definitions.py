@@ -19,9 +19,11 @@ print(*sorted(key.to_user_string() for key in graph.get_all_asset_keys()))
 """
 
 KEYS = {
+    "corpus/tiny/source",
     "corpus/tiny/shards",
     "corpus/tiny/records",
     "corpus/tiny/rejected",
+    "corpus/tiny/tombstones",
     "corpus/tiny/tokenizer",
     "corpus/tiny/documents",
     "model/tiny/checkpoint",
@@ -35,6 +37,7 @@ KEYS = {
     "study/tiny/influence",
     "study/tiny/document_norms",
     "study/tiny/candidates",
+    "study/tiny/coverage",
     "study/tiny/rankings",
 }
 
@@ -57,5 +60,5 @@ def test_a_bad_study_is_reported_and_leaves_the_others_working(tmp_path):
     (tmp_path / "home/studies/bad.yaml").write_text("study: bad\ncorpsu: {}\n")
     result = load(tmp_path / "home")
     assert result.returncode == 0, result.stderr
-    assert set(result.stdout.split()) == KEYS
+    assert set(result.stdout.split()) == KEYS | {"study/bad"}  # shown with what is wrong
     assert "bad.yaml:2 corpsu" in result.stderr

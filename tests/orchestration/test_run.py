@@ -77,7 +77,7 @@ def test_dagster_shows_rows_versions_and_a_link(finished):
         event = instance.get_latest_materialization_event(key)
         metadata = event.asset_materialization.metadata
     assert metadata["dagster/row_count"].value > 0
-    assert metadata["delta version"].value >= 1
+    assert metadata["Delta version"].value >= 1
     assert "/runs/" in metadata["MLflow run"].value
 
 
