@@ -60,24 +60,23 @@ def _conditions(study: Study) -> dict[dg.AssetKey, dg.AutomationCondition]:
     of_source = _follows(source_key(corpus)).with_label("when its source files are new, changed or gone")
     of_records = _follows(records_table(corpus).asset_key).with_label("when its records are read anew")
     of_documents = _follows(documents_table(corpus).asset_key).with_label("when its documents are cut anew")
-    of_all = _follows().with_label("when all shards are scored anew")
+    scores = [table(name).asset_key for table in (influence_table, document_norms_table, candidates_table)]
+    of_scores = _follows(*scores).with_label("when all shards are scored, and one of them anew")
     return {
         **{table(corpus).asset_key: of_source for table in (records_table, rejected_table, tombstones_table)},
         documents_table(corpus).asset_key: of_records,
-        **{table(name).asset_key: of_documents for table in (influence_table, document_norms_table, candidates_table)},
-        **{table(name).asset_key: of_all for table in (coverage_table, rankings_table)},
+        **dict.fromkeys(scores, of_documents),
+        **{table(name).asset_key: of_scores for table in (coverage_table, rankings_table)},
     }
 
 
 def _follows(*keys: dg.AssetKey) -> dg.AutomationCondition:
-    """Requests a partition once when one of these (all that it depends on, by default) is updated, and when neither it
-    nor anything that it depends on is missing or under way.
+    """Requests a partition once when one of these is updated or it is new, and when neither it nor anything that it
+    depends on is missing or under way.
 
     An asset waits while what it depends on is being computed, so ten shards that arrive together are one request.
     """
-    updated = dg.AutomationCondition.any_deps_updated()
-    if keys:
-        updated = updated.allow(dg.AssetSelection.assets(*keys))
+    updated = dg.AutomationCondition.any_deps_updated().allow(dg.AssetSelection.assets(*keys))
     return (
         (dg.AutomationCondition.newly_missing() | updated).since_last_handled()
         & ~dg.AutomationCondition.any_deps_missing()

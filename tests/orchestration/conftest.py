@@ -28,3 +28,14 @@ def finished(tmp_path_factory) -> FinishedRun:
     result = headwater(home, "run", study)
     assert result.returncode == 0, result.stderr
     return FinishedRun(home, study, result.stdout)
+
+
+@pytest.fixture
+def copied(finished, tmp_path, monkeypatch):
+    """The finished study again, for tests that change it."""
+    from tests.orchestration.copied_study import copy_of
+
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "copy/home/dagster"))
+    study = copy_of(finished.study, tmp_path)
+    with study.instance:
+        yield study

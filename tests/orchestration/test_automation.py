@@ -1,0 +1,205 @@
+"""Conditions, sensors and schedules: what follows what, and what never starts by itself.
+
+Conditions are evaluated on reported events, without computing anything.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+
+import dagster as dg
+import pytest
+
+from assets.lake import Lake
+from assets.study.behind import shards_behind
+from assets.study.influence import influence_table
+from assets.tracking import Tracking
+from orchestration.automation import corpus_keys, study_keys
+from orchestration.catch_up import CATCH_UP_TAG, catch_up_schedule, catch_up_sensor
+from orchestration.graph import study_assets_once, study_job, study_tables
+from orchestration.sensors import sensors
+from orchestration.studies import read_study
+from tests.orchestration.tiny_study import write_study
+
+SHARDS = ["00000", "00001"]
+SOURCE = "corpus/tiny/source"
+PINNED = {
+    "corpus/tiny/shards",
+    "corpus/tiny/tokenizer",
+    "model/tiny/checkpoint",
+    "queries/tiny/queries",
+    "curvature/tiny/sample",
+    "curvature/tiny/covariances",
+    "curvature/tiny/eigenbasis",
+    "curvature/tiny/eigenvalues",
+    "study/tiny/completions",
+    "study/tiny/query_gradients",
+}
+
+
+class Platform:
+    """A study whose assets are all there, as far as Dagster has been told."""
+
+    def __init__(self, study, instance: dg.DagsterInstance) -> None:
+        self.study, self.instance = study, instance
+        resources = {"lake": Lake(uri="unused"), "tracking": Tracking(tracking_uri="sqlite:///unused.db")}
+        self.definitions = dg.Definitions(study_assets_once([study]), resources=resources)
+        self.graph = self.definitions.resolve_asset_graph()
+        self.cursors = {}
+        instance.add_dynamic_partitions("corpus/tiny", SHARDS)
+        for table in study_tables(study):
+            self.update(table.path, *SHARDS)
+        self.update(SOURCE, *SHARDS)
+        for keys in (corpus_keys, study_keys):
+            self.tick(keys)  # the first looks at what is there and asks for nothing
+
+    def update(self, path: str, *shards: str) -> None:
+        key = dg.AssetKey(path.split("/"))
+        partitions = shards if self.graph.get(key).is_partitioned else [None]
+        for partition in partitions:
+            self.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition))
+
+    def tick(self, keys) -> set[tuple[str, str | None]]:
+        """What the sensor over these assets asks for now."""
+        selection = dg.AssetSelection.assets(*keys(self.study))
+        result = dg.evaluate_automation_conditions(
+            self.definitions, self.instance, asset_selection=selection, cursor=self.cursors.get(keys)
+        )
+        self.cursors[keys] = result.cursor
+        requested = set()
+        for key in keys(self.study):
+            if partitions := result.get_requested_partitions(key):
+                requested |= {(key.to_user_string(), partition) for partition in partitions}
+        return requested
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return read_study(write_study(tmp_path_factory.mktemp("automation"), automation={"watch": True}))
+
+
+@pytest.fixture
+def platform(study):
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Platform(study, instance)
+
+
+CORPUS = ("corpus/tiny/records", "corpus/tiny/rejected", "corpus/tiny/tombstones", "corpus/tiny/documents")
+SCORES = ("study/tiny/influence", "study/tiny/document_norms", "study/tiny/candidates")
+
+
+def test_a_new_shard_alone_is_read_scored_and_followed_by_rankings(platform):
+    platform.instance.add_dynamic_partitions("corpus/tiny", ["00002"])
+    platform.update(SOURCE, "00002")
+    assert platform.tick(corpus_keys) == {(path, "00002") for path in CORPUS}
+    assert platform.tick(study_keys) == set()  # its documents are not there yet
+    for path in CORPUS:
+        platform.update(path, "00002")
+    assert platform.tick(corpus_keys) == set()
+    assert platform.tick(study_keys) == {(path, "00002") for path in SCORES}
+    assert platform.tick(study_keys) == set()  # rankings wait for the scores
+    for path in SCORES:
+        platform.update(path, "00002")
+    assert platform.tick(study_keys) == {("study/tiny/coverage", None), ("study/tiny/rankings", None)}
+    assert platform.tick(study_keys) == set()
+
+
+def test_a_changed_shard_is_read_again_and_no_other(platform):
+    platform.update(SOURCE, "00001")
+    assert platform.tick(corpus_keys) == {(path, "00001") for path in CORPUS}
+    assert platform.tick(corpus_keys) == set()  # asked for once
+
+
+def test_many_shards_that_arrive_together_are_one_request(platform):
+    new = [f"{number:05d}" for number in range(2, 42)]
+    platform.instance.add_dynamic_partitions("corpus/tiny", new)
+    platform.update(SOURCE, *new)
+    assert platform.tick(corpus_keys) == {(path, shard) for path in CORPUS for shard in new}
+    assert platform.tick(corpus_keys) == set()
+
+
+def test_nothing_is_trained_fitted_or_drawn_by_itself(platform):
+    keys = platform.graph.materializable_asset_keys
+    assert {key.to_user_string() for key in keys if platform.graph.get(key).automation_condition is None} == PINNED
+
+
+def test_scoring_does_not_follow_a_new_fit_or_new_queries(platform):
+    """Scoring a whole corpus again is a person's decision."""
+    for path in ("corpus/tiny/tokenizer", "model/tiny/checkpoint", "study/tiny/query_gradients"):
+        platform.update(path)
+    assert platform.tick(corpus_keys) == set()
+    assert platform.tick(study_keys) == set()
+
+
+def files_sensor(study) -> dg.SensorDefinition:
+    return next(sensor for sensor in sensors([study]) if sensor.name == "corpus_tiny_files")
+
+
+def look(study, cursor: str | None):
+    with dg.build_sensor_context(cursor=cursor) as context:
+        return files_sensor(study)(context), context.cursor
+
+
+@pytest.fixture
+def files(tmp_path):
+    """A study whose files have been left alone for an hour."""
+    study = read_study(write_study(tmp_path))
+    for path in (tmp_path / "corpus").iterdir():
+        os.utime(path, (path.stat().st_mtime - 3600,) * 2)
+    return study, tmp_path / "corpus"
+
+
+def test_the_files_sensor_lists_shards_once_per_change(files):
+    study, corpus = files
+    request, cursor = look(study, None)
+    assert isinstance(request, dg.RunRequest)
+    skipped, cursor = look(study, cursor)
+    assert "3 source files, all as they were" in skipped.skip_message
+    (corpus / "part2.jsonl").unlink()
+    request, cursor = look(study, cursor)
+    assert isinstance(request, dg.RunRequest)
+    assert "2 source files" in look(study, cursor)[0].skip_message
+
+
+def test_a_file_that_is_still_being_written_is_waited_for(files):
+    study, corpus = files
+    _, cursor = look(study, None)
+    (corpus / "part9.jsonl").write_text('{"text": "half a fi')
+    skipped, later = look(study, cursor)
+    assert "corpus/part9.jsonl changed a moment ago" in skipped.skip_message and later == cursor
+    os.utime(corpus / "part9.jsonl", (1, 1))
+    assert isinstance(look(study, cursor)[0], dg.RunRequest)
+
+
+def test_what_the_study_asks_for_is_switched_on(study, files):
+    running, stopped = dg.DefaultSensorStatus.RUNNING, dg.DefaultSensorStatus.STOPPED
+    assert {sensor.default_status for sensor in sensors([study])} == {running}
+    assert {sensor.default_status for sensor in sensors([files[0]])} == {stopped}
+    schedule = catch_up_schedule(files[0], study_job(files[0]))
+    assert (schedule.cron_schedule, schedule.default_status.value) == ("0 2 * * *", "STOPPED")
+
+
+def test_a_catch_up_lists_then_computes_what_is_behind(copied):
+    study, job = copied.study, study_job(copied.study)
+    schedule = catch_up_schedule(study, job)
+    with dg.build_schedule_context() as context:
+        listing = schedule(context)
+    assert listing.asset_selection == [dg.AssetKey(["corpus", "tiny", "shards"])]
+    assert shards_behind(copied.lake, study) == []
+    table = influence_table("tiny")
+    copied.lake.overwrite(table, table.schema.empty_table(), where={"shard": "00001"}, commit={})
+    assert shards_behind(copied.lake, study) == ["00001"]
+
+    run = copied.materialize("corpus/tiny/shards").dagster_run
+    listed = run.with_tags({CATCH_UP_TAG: "tiny"})
+    event = dg.DagsterEvent(event_type_value="PIPELINE_SUCCESS", job_name="tiny")
+    for of_run, expected in ((run, dg.SkipReason), (listed, dg.RunRequest)):
+        context = dg.build_run_status_sensor_context(
+            "catch_up", dagster_instance=copied.instance, dagster_run=of_run, dagster_event=event,
+            resources={"lake": copied.lake},
+        )  # fmt: skip
+        answer = catch_up_sensor(study, job)(context)
+        assert isinstance(answer, expected)
+    assert answer.tags["dagster/asset_partition_range_start"] == "00001"
+    assert json.loads(json.dumps(answer.tags))["headwater/reuse"] == "true"
