@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from compute.errors import BadInput
-from orchestration.yaml_positions import Document, Location, dotted
+from orchestration.yaml_positions import Document, Location
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -64,7 +64,7 @@ def _lines(document: Document, model: type[BaseModel], errors: list[dict[str, An
             if location not in told:
                 told.add(location)
                 kinds = " or ".join(dict.fromkeys(expected[location]))
-                yield _line(document, location, f"should be {kinds}, not {_shown(error['input'])}")
+                yield _line(document, location, f"should be {kinds}, not {shown_value(error['input'])}")
         else:
             yield _line(document, location, _reason(model, error))
 
@@ -78,8 +78,7 @@ def _location(document: Document, error: dict[str, Any]) -> Location:
 
 
 def _line(document: Document, location: Location, reason: str) -> str:
-    place = f"{document.path}:{document.line(location)}"
-    return f"{place} {dotted(location)}: {reason}" if location else f"{place}: {reason}"
+    return f"{document.place(location)}: {reason}"
 
 
 def _expectation(error: dict[str, Any]) -> str | None:
@@ -126,8 +125,17 @@ def _models(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models(argument)
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """A field's value in a sentence."""
     if value is None:
         return "nothing"
     text = str(value).lower() if isinstance(value, bool) else repr(value) if isinstance(value, str) else str(value)
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}…"
+
+
+def near_matches(asked: str, known: Collection[str], what: str, *, shown: int = 3) -> str:
+    """What may have been meant: "did you mean …?", or else some of the names that there are."""
+    if near := difflib.get_close_matches(asked, known, n=shown):
+        return f"did you mean {' or '.join(near)}?"
+    names = sorted(known)
+    return f"known {what}: {', '.join(names[:shown])}{', …' if len(names) > shown else ''}" if names else f"no {what}"

@@ -6,14 +6,16 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
+from assets.model.spec import ModelSpec
 from assets.study.spec import Study, StudySpec
 from compute.errors import BadInput
 from orchestration.home import Home
-from orchestration.mistakes import validated
-from orchestration.yaml_positions import read_yaml
+from orchestration.mistakes import shown_value, validated
+from orchestration.yaml_positions import Document, Location, read_yaml
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class LoadedStudy:
     path: Path
     study: Study | None = None
     error: str | None = None
+    document: Document | None = None  # where in the file its values stand
 
 
 def open_study(path: Path, home: Home) -> Study:
@@ -30,17 +33,24 @@ def open_study(path: Path, home: Home) -> Study:
     field.
     """
     path = path.expanduser().absolute()
-    study = read_study(path)
+    loaded = _read(path)
     others = [other for other in load_studies(home.studies) if other.path.resolve() != path.resolve()]
-    _check_conflicts(path, study, others)
-    _register(path, study, home.studies)
-    return study
+    _check_conflicts(loaded, others)
+    _register(loaded, home.studies)
+    return loaded.study
 
 
 def read_study(path: Path) -> Study:
     """One study file. Relative paths in it start from the directory of the file itself, links followed."""
+    return _read(path).study
+
+
+def _read(path: Path) -> LoadedStudy:
     real = path.resolve()
-    return Study(validated(read_yaml(real), StudySpec), str(real.parent))
+    if path.is_symlink() and not real.exists():
+        raise BadInput(f"{real}: there is no such file, but {path} points to it; restore the file or remove the link")
+    document = read_yaml(real)
+    return LoadedStudy(path, Study(validated(document, StudySpec), str(real.parent)), document=document)
 
 
 def load_studies(directory: Path) -> list[LoadedStudy]:
@@ -50,85 +60,121 @@ def load_studies(directory: Path) -> list[LoadedStudy]:
     loaded: list[LoadedStudy] = []
     for path in sorted([*directory.glob("*.yaml"), *directory.glob("*.yml")]):
         try:
-            study = read_study(path)
-            _check_conflicts(path, study, loaded)
-            loaded.append(LoadedStudy(path, study))
+            found = _read(path)
+            _check_conflicts(found, loaded)
+            loaded.append(found)
         except BadInput as error:
             loaded.append(LoadedStudy(path, error=str(error)))
     return loaded
 
 
-def _register(path: Path, study: Study, directory: Path) -> Path:
-    """Links a study file from elsewhere into the studies directory, under the study's name. Returns the link."""
-    if path.parent.resolve() == directory.resolve():
-        return path
+def declared_models(directory: Path) -> list[ModelSpec]:
+    """The models of all studies that can be read."""
+    studies = [loaded.study for loaded in load_studies(directory) if loaded.study]
+    return [part for study in studies for label, part in study_parts(study) if label in ("model", "query_model")]
+
+
+def _register(loaded: LoadedStudy, directory: Path) -> None:
+    """Links a study file from elsewhere into the studies directory, under the study's name."""
+    real, name = loaded.path.resolve(), loaded.study.name
+    if loaded.path.parent.resolve() == directory.resolve():
+        return
     directory.mkdir(parents=True, exist_ok=True)
-    link = directory / f"{study.name}.yaml"
+    link = directory / f"{name}.yaml"
     if link.is_symlink() and not link.exists():
         link.unlink(missing_ok=True)  # the file that it pointed to is gone
     try:
-        link.symlink_to(path.resolve())
+        link.symlink_to(real)
     except FileExistsError as error:
-        if link.resolve() != path.resolve():
-            raise BadInput(
-                f"{path}: study {study.name} is already declared by {link.resolve()}; give one of them another name"
-            ) from error
-    return link
+        if link.resolve() != real:
+            raise BadInput(_name_is_taken(loaded, str(link.resolve()))) from error
 
 
-def _check_conflicts(path: Path, study: Study, others: Iterable[LoadedStudy]) -> None:
+def _check_conflicts(loaded: LoadedStudy, others: Iterable[LoadedStudy]) -> None:
     for other in others:
         if other.study is None:
             continue
-        if other.study.name == study.name:
-            raise BadInput(
-                f"{path}: study {study.name} is already declared by {other.path.resolve()}; give it another name"
-            )
-        if conflict := _conflict(study, other.study):
-            declared = other.path.resolve()
-            raise BadInput(f"{path}: {conflict}, which {declared} declares differently; give one of them another name")
+        if other.study.name == loaded.study.name:
+            raise BadInput(_name_is_taken(loaded, _line(other, ("study",))))
+        if conflict := _conflict(loaded, other):
+            raise BadInput(conflict)
 
 
-def _conflict(study: Study, other: Study) -> str | None:
+def _name_is_taken(loaded: LoadedStudy, by: str) -> str:
+    place = loaded.document.place(("study",))
+    return f"{place}: {loaded.study.name} is already declared by {by}; give one of them another name"
+
+
+def _conflict(loaded: LoadedStudy, other: LoadedStudy) -> str | None:
     """The first part that both name alike but declare differently: it would be two things under one key."""
-    for label, mine in _parts(study):
-        for _, theirs in _parts(other):
+    for label, mine in study_parts(loaded.study):
+        for their_label, theirs in study_parts(other.study):
             if type(mine) is not type(theirs) or mine.name != theirs.name:
                 continue
-            if field := _difference(mine, study.base, theirs, other.base):
-                value = ", ".join(_paths(mine, study.base)) if field == "path" else repr(getattr(mine, field))
-                return f"{label}.{field} of {label} {mine.name} is {value}"
-    return _fit_conflict(study, other)
+            if inner := _difference(mine, loaded.study.base, theirs, other.study.base):
+                here, there = (label, *inner), (their_label, *inner)
+                is_so = _value(mine, inner, loaded.study.base)
+                otherwise = _value(theirs, inner, other.study.base)
+                return _told(loaded, here, f"{label} {mine.name}", is_so, other, there, otherwise)
+    return _fit_conflict(loaded, other)
 
 
-def _parts(study: Study) -> Iterator[tuple[str, BaseModel]]:
+def _told(
+    loaded: LoadedStudy, here: Location, part: str, is_so: str, other: LoadedStudy, there: Location, otherwise: str
+) -> str:
+    return (
+        f"{loaded.document.place(here)}: is {is_so} for {part}, and {otherwise} in {_line(other, there)}; "
+        "declare it alike, or give one of them another name"
+    )
+
+
+def _line(loaded: LoadedStudy, location: Location) -> str:
+    return f"{loaded.document.path}:{loaded.document.line(location)}"
+
+
+def study_parts(study: Study) -> Iterator[tuple[str, BaseModel]]:
     """What studies share by name; a query-side checkpoint is a model like any other."""
     for label in ("corpus", "model", "query_model", "curvature", "queries"):
         if part := getattr(study.spec, label):
             yield label, part
 
 
-def _difference(mine: BaseModel, base: str, theirs: BaseModel, their_base: str) -> str | None:
-    """The first field that differs; paths are compared as what they lead to."""
+def _difference(mine: BaseModel, base: str, theirs: BaseModel, their_base: str) -> Location:
+    """Where the first field is that differs; paths are compared as what they lead to. Empty where all are alike."""
     for field in type(mine).model_fields:
-        if field != "path" and getattr(mine, field) != getattr(theirs, field):
-            return field
-    return "path" if _paths(mine, base) != _paths(theirs, their_base) else None
+        one, another = getattr(mine, field), getattr(theirs, field)
+        if field != "path" and one != another:
+            both = isinstance(one, BaseModel) and isinstance(another, BaseModel)
+            return (field, *_difference(one, base, another, their_base)) if both else (field,)
+    return ("path",) if _paths(mine, base) != _paths(theirs, their_base) else ()
 
 
-def _fit_conflict(study: Study, other: Study) -> str | None:
+def _value(part: BaseModel, location: Location, base: str) -> str:
+    """A field's value in a sentence, a path as what it leads to."""
+    value: Any = part
+    for field in location:
+        value = getattr(value, str(field))
+    if location == ("path",) and value:
+        return ", ".join(_paths(part, base))
+    return "declared" if isinstance(value, BaseModel) else "left out" if value is None else shown_value(value)
+
+
+def _fit_conflict(loaded: LoadedStudy, other: LoadedStudy) -> str | None:
     """A fit belongs to one model and one corpus; a corpus cut by a model's tokenizer to that model."""
-    mine, theirs = study.spec, other.spec
-    if mine.curvature.name == theirs.curvature.name:
-        for part in ("model", "corpus"):
-            if getattr(mine, part).name != getattr(theirs, part).name:
-                return f"curvature {mine.curvature.name} is fitted on {part} {getattr(mine, part).name}"
-    trained_on_it = mine.model.train and mine.model.name == theirs.model.name
-    if trained_on_it and mine.corpus.name != theirs.corpus.name:
-        return f"model {mine.model.name} is trained on corpus {mine.corpus.name}"
-    takes_tokenizer = mine.corpus.tokenizer.checkpoint and mine.corpus.name == theirs.corpus.name
-    if takes_tokenizer and mine.model.name != theirs.model.name:
-        return f"corpus {mine.corpus.name} is cut with the tokenizer of model {mine.model.name}"
+    mine, theirs = loaded.study.spec, other.study.spec
+    for shared, part, bound, why in (
+        ("curvature", "model", True, "is fitted on one model"),
+        ("curvature", "corpus", True, "is fitted on one corpus"),
+        ("model", "corpus", bool(mine.model.train), "is trained on one corpus"),
+        ("corpus", "model", bool(mine.corpus.tokenizer.checkpoint), "is cut with the tokenizer of one model"),
+    ):
+        name, here, there = getattr(mine, shared).name, getattr(mine, part).name, getattr(theirs, part).name
+        if bound and name == getattr(theirs, shared).name and here != there:
+            place, other_place = loaded.document.place((part, "name")), _line(other, (part, "name"))
+            return (
+                f"{place}: is {here}, and {there} in {other_place}, but "
+                f"{shared} {name} {why}; give {shared} {name} another name in one of them"
+            )
     return None
 
 

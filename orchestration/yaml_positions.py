@@ -31,6 +31,11 @@ class Document:
             location = location[:-1]
         return self.lines[location]
 
+    def place(self, location: Location) -> str:
+        """A value's place as messages name it: file:line field."""
+        place = f"{self.path}:{self.line(location)}"
+        return f"{place} {dotted(location)}" if location else place
+
 
 def read_yaml(path: Path) -> Document:
     """Reads one YAML document of fields. Raises BadInput for a file that is missing, unreadable or not YAML."""

@@ -172,31 +172,56 @@ def test_one_bad_study_leaves_the_others_working(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "field"),
+    ("old", "new", "message"),
     [
-        ("max_tokens: 128", "max_tokens: 64", "corpus.max_tokens of corpus demo is 64"),
-        ("corpus/*.jsonl", "other/*.jsonl", "corpus.path of corpus demo"),
-        ("path: model", "path: elsewhere", "model.path of model small is {tmp}/elsewhere"),
-        ("{name: fit}", "{name: fit, seed: 1}", "curvature.seed of curvature fit is 1"),
-        ("path: queries.jsonl", "path: q2.jsonl", "queries.path of queries asked"),
-        ("name: small", "name: big", "curvature fit is fitted on model big"),
+        ("max_tokens: 128", "max_tokens: 64", "5 corpus.max_tokens: is 64 for corpus demo, and 128 in {a}:5; declare"),
+        ("max_tokens: 128", "format: parquet", "5 corpus.format: is 'parquet' for corpus demo, and left out in {a}:2;"),
+        (
+            "max_tokens: 128",
+            "fields: {text: body}",
+            "5 corpus.fields.text: is 'body' for corpus demo, and 'text' in {a}:2",
+        ),
+        (
+            "corpus/*.jsonl",
+            "other/*.jsonl",
+            "4 corpus.path: is {tmp}/other/*.jsonl for corpus demo, and {tmp}/corpus/*",
+        ),
+        (
+            "path: model",
+            "path: elsewhere",
+            "6 model.path: is {tmp}/elsewhere for model small, and {tmp}/model in {a}:6",
+        ),
+        ("{name: fit}", "{name: fit, seed: 1}", "7 curvature.seed: is 1 for curvature fit, and 0 in {a}:7"),
+        (
+            "path: queries.jsonl",
+            "path: q2.jsonl",
+            "8 queries.path: is {tmp}/q2.jsonl for queries asked, and {tmp}/quer",
+        ),
+        (
+            "name: small",
+            "name: big",
+            "6 model.name: is big, and small in {a}:6, but curvature fit is fitted on one model",
+        ),
+        (
+            "name: demo",
+            "name: rest",
+            "3 corpus.name: is rest, and demo in {a}:3, but curvature fit is fitted on one corp",
+        ),
         (
             "rank: 8",
             "rank: 8\nquery_model: {name: small, path: tuned}",
-            "query_model.path of query_model small is {tmp}/tuned",
+            "11 query_model.path: is {tmp}/tuned for query_model small, and {tmp}/model in {a}:6",
         ),
     ],
 )
-def test_what_two_studies_name_alike_must_be_declared_alike(tmp_path, old, new, field):
+def test_what_two_studies_name_alike_must_be_declared_alike(tmp_path, old, new, message):
     write(tmp_path, "a")
     write(tmp_path, "b", **{old: new})
     first, second = load_studies(tmp_path)
     assert first.error is None
-    assert (
-        field.replace("{tmp}", str(tmp_path)) in second.error
-        and f"{tmp_path}/b.yaml" in second.error
-        and f"{tmp_path}/a.yaml" in second.error
-    )
+    expected = message.replace("{tmp}", str(tmp_path)).replace("{a}", f"{tmp_path}/a.yaml")
+    assert second.error.startswith(f"{tmp_path}/b.yaml:{expected}")
+    assert "\n" not in second.error
 
 
 def test_studies_that_share_parts_or_differ_in_options_get_along(tmp_path):
@@ -219,13 +244,17 @@ def test_studies_that_share_parts_or_differ_in_options_get_along(tmp_path):
         path = write(tmp_path / each[0], each[-1])
         same_words.mkdir(exist_ok=True)
         (same_words / path.name).symlink_to(path)
-    assert "corpus.path of corpus demo" in load_studies(same_words)[1].error
+    assert load_studies(same_words)[1].error.startswith(f"{tmp_path}/z/c.yaml:4 corpus.path: is {tmp_path}/z/corpus")
 
 
 def test_two_files_of_one_study_name(tmp_path):
-    write(tmp_path, "a")
-    (tmp_path / "b.yaml").write_text(GOOD.format(name="a"))
-    assert "study a is already declared by" in load_studies(tmp_path)[1].error
+    directory = tmp_path / "my studies"
+    write(directory, "a")
+    (directory / "b.yaml").write_text("# a copy\n" + GOOD.format(name="a"))
+    expected = (
+        f"{directory}/b.yaml:2 study: a is already declared by {directory}/a.yaml:1; give one of them another name"
+    )
+    assert load_studies(directory)[1].error == expected
 
 
 # -- registration
@@ -258,10 +287,12 @@ def test_a_study_from_elsewhere_is_linked_into_the_directory(home, tmp_path):
 def test_another_file_of_the_same_study_is_refused_until_the_first_is_gone(home, tmp_path):
     first, second = write(tmp_path / "one", "demo"), write(tmp_path / "two", "demo")
     open_study(first, home)
-    with pytest.raises(BadInput, match=r"study demo is already declared by .*demo.yaml; give it another name"):
+    with pytest.raises(
+        BadInput, match=r"demo.yaml:1 study: demo is already declared by .*demo.yaml:1; give one of them"
+    ):
         open_study(second, home)
     first.write_text("broken: [")  # it may not be read at the moment, but it is still that study's file
-    with pytest.raises(BadInput, match=f"study demo is already declared by {first}"):
+    with pytest.raises(BadInput, match=f"study: demo is already declared by {first}"):
         open_study(second, home)
     first.unlink()
     open_study(second, home)

@@ -1,0 +1,159 @@
+"""`headwater studies`: each study file and how far its study has come, as the logs of its tables tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from assets.corpus.shard_list import shards_table
+from assets.lake_damage import first_line
+from assets.lake_log import TableLog
+from assets.lake_maintenance import table_paths
+from assets.study.behind import shards_behind
+from assets.study.candidates import candidates_table
+from assets.study.influence import influence_table
+from assets.study.query_gradients import query_gradients_table
+from assets.study.rankings import rankings_table
+from assets.tables import Table
+from compute.errors import BadInput
+from orchestration.studies import LoadedStudy
+
+if TYPE_CHECKING:
+    from assets.lake import Lake
+    from assets.study.spec import Study
+
+BROKEN = "broken"
+NOT_RUN = "not run"
+PARTLY = "partly scored"
+OLD_RANKINGS = "rankings older than scores"
+COMPLETE = "complete"
+
+
+@dataclass(frozen=True)
+class StudyState:
+    """One line of the list. `problem` says what is wrong with a study file, or with its tables."""
+
+    study: str
+    file: str
+    state: str
+    shards: int | None = None
+    scored_shards: int | None = None  # as the corpus, the model and the queries are now
+    outdated_shards: int | None = None  # scored, but before one of these changed
+    last_materialized: datetime | None = None
+    problem: str | None = None
+
+
+def study_states(lake: Lake, loaded: Sequence[LoadedStudy]) -> list[StudyState]:
+    """The state of every study file. A broken one, or one whose tables cannot be read, leaves the others."""
+    return [_state(lake, each) for each in loaded]
+
+
+def state_json(state: StudyState) -> dict[str, Any]:
+    at = state.last_materialized
+    return asdict(state) | {"last_materialized": at.isoformat() if at else None}
+
+
+def print_states(states: Sequence[StudyState], directory: Path) -> None:
+    """A table, and below it what is wrong with the studies that are broken."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table as Grid
+
+    console = Console(highlight=False, soft_wrap=True)
+    if not states:
+        console.print(f"No study files in {directory}; headwater run STUDY.yaml registers one", markup=False)
+        return
+    grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for heading in ("study", "state", "shards scored", "last materialized"):
+        grid.add_column(heading, no_wrap=True)
+    grid.add_column("file", overflow="fold")
+    for state in states:
+        at = f"{state.last_materialized.astimezone():%Y-%m-%d %H:%M}" if state.last_materialized else ""
+        style = "red" if state.problem else None
+        grid.add_row(escape(state.study), state.state, _counted(state), at, escape(_from_here(state.file)), style=style)
+    console.print(grid, soft_wrap=False, width=None if console.is_terminal else 500)
+    for state in states:
+        if state.problem:
+            console.print(f"\n{state.problem}", markup=False)
+
+
+def _counted(state: StudyState) -> str:
+    if state.shards is None:
+        return ""
+    outdated = f", {state.outdated_shards} outdated" if state.outdated_shards else ""
+    return f"{state.scored_shards} of {state.shards}{outdated}"
+
+
+def _from_here(file: str) -> str:
+    path = Path(file)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else file
+
+
+def _state(lake: Lake, loaded: LoadedStudy) -> StudyState:
+    from deltalake.exceptions import DeltaError
+
+    file = str(loaded.path.resolve())
+    if loaded.study is None:
+        return StudyState(loaded.path.stem, file, BROKEN, problem=loaded.error)
+    try:
+        return _state_in_lake(lake, loaded.study, file)
+    except (BadInput, DeltaError, OSError) as error:
+        sentence = str(error) if isinstance(error, BadInput) else f"study {loaded.study.name}: {first_line(error)}"
+        return StudyState(loaded.study.name, file, "its tables cannot be read", problem=sentence)
+
+
+def _state_in_lake(lake: Lake, study: Study, file: str) -> StudyState:
+    at = _last_materialized(lake, study.name)
+    if at is None:
+        return StudyState(study.name, file, NOT_RUN)
+    shards = _shards(lake, study)
+    scored = lake.fingerprints(influence_table(study.name)) if _has(lake, influence_table(study.name)) else {}
+    behind = shards_behind(lake, study) if _has(lake, query_gradients_table(study.name)) else shards
+    done, outdated = len(shards) - len(behind), len(set(behind) & set(scored))
+    return StudyState(study.name, file, _word(lake, study, len(shards), done), len(shards), done, outdated, at)
+
+
+def _word(lake: Lake, study: Study, shards: int, scored: int) -> str:
+    if scored < shards or not shards:
+        return PARTLY
+    if not _has(lake, rankings_table(study.name)):
+        return "no rankings"
+    return COMPLETE if _rankings_are_current(lake, study.name) else OLD_RANKINGS
+
+
+def _shards(lake: Lake, study: Study) -> list[str]:
+    table = shards_table(study.spec.corpus.name)
+    if not _has(lake, table):
+        return []
+    return lake.collect(table, lake.scan(table, allow_empty=True).select("shard").unique())["shard"].to_list()
+
+
+def _rankings_are_current(lake: Lake, study: str) -> bool:
+    """Whether the candidates that the rankings were merged from are those of now, by content."""
+    rankings, candidates = rankings_table(study), candidates_table(study)
+    newest = lake.version(rankings)
+    written = TableLog(lake.place, rankings.path).newest_write(newest) if newest is not None else None
+    read = written.inputs.get(candidates.path) if written else None
+    if read is None:
+        return False
+    try:
+        return lake.fingerprints(candidates, version=read) == lake.fingerprints(candidates)
+    except BadInput:
+        return False  # what they were merged from is no longer in the log
+
+
+def _has(lake: Lake, table: Table) -> bool:
+    return lake.version(table) is not None
+
+
+def _last_materialized(lake: Lake, study: str) -> datetime | None:
+    """The time of the newest write to one of the study's tables."""
+    times = []
+    for path in table_paths(lake, f"study/{study}"):
+        log = TableLog(lake.place, path)
+        written = log.newest_write(log.newest_version())
+        times += [written.time] if written else []
+    return max(times, default=None)
