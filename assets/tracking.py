@@ -3,16 +3,17 @@
 Runs are named by explicit ids on `MlflowClient`; MLflow's global state (an active run, a tracking URI) is not
 touched. A failure costs one warning and at most a few seconds; after it a step's run is a null run, whose
 methods do nothing.
+
+A parent is RUNNING while one of its steps is, and otherwise ends with the last of them: nobody knows in a step whether
+another will follow.
 """
 
 from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import logging
 import os
-import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-log = logging.getLogger("headwater.tracking")
+from assets.machine_metrics import MachineMetrics
+from assets.tracked_run import SECONDS_OF_SILENCE, StepRun, warn_unreachable
 
 #: Read by MLflow from the environment alone; a value that the user set stands.
 ENVIRONMENT = {
@@ -33,75 +35,19 @@ ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-#: For so long, a process does not try again what has failed: a run of twenty steps waits once, and warns
-#: once.
-SECONDS_OF_SILENCE = 60.0
 #: How long two first steps on two machines may differ in seeing each other's parent run.
 SECONDS_TO_SETTLE = 0.5
 DEFAULT_UI = "http://127.0.0.1:5000"
+DEFAULT_DAGSTER_UI = "http://127.0.0.1:3000"
 
-LONGEST_PARAMETER = 6000
-LONGEST_TAG = 8000
-PARAMETERS_PER_CALL = 100
-ENDED_BADLY = ("FAILED", "KILLED")
+BADLY = ("FAILED", "KILLED")
+PARENT_TAG = "mlflow.parentRunId"
+DESCRIPTION_TAG = "mlflow.note.content"
+#: As what MLflow's UI opens an experiment: training runs, and not an assistant's conversations.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+INHERITED_TAGS = ("dagster_run_id", "study")
 
 _silent_until: dict[str, float] = {}
-
-
-class StepRun:
-    """One step's run. Every method does nothing once tracking has failed, after one warning."""
-
-    def __init__(self, client: Any | None, experiment: str | None, run_id: str | None, ui: str) -> None:
-        self._client, self._experiment, self.run_id, self._ui = client, experiment, run_id, ui
-
-    @property
-    def url(self) -> str | None:
-        """The run's page in the MLflow UI."""
-        return f"{self._ui}/#/experiments/{self._experiment}/runs/{self.run_id}" if self.run_id else None
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Settings of the step; nested mappings become dotted names."""
-        pairs = [(_name(name), _text(value)[:LONGEST_PARAMETER]) for name, value in _flat(params)]
-        for start in range(0, len(pairs), PARAMETERS_PER_CALL):
-            self._try("log_batch", params=lambda part=pairs[start : start + PARAMETERS_PER_CALL]: _parameters(part))
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        now = int(time.time() * 1000)
-        self._try("log_batch", metrics=lambda: _metrics(metrics, now, step))
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        for name, value in tags.items():
-            self._try("set_tag", _name(name), str(value)[:LONGEST_TAG])
-
-    def log_input(self, table: str, version: int) -> None:
-        """Which version of a table the step read: as a data set, and as a tag, since Delta sources drop
-        version 0.
-        """
-        self._try("log_inputs", datasets=lambda: [_dataset(table, version)])
-        self.set_tags({f"input.{table}": str(version)})
-
-    def log_dict(self, content: Mapping[str, Any], file: str) -> None:
-        self._try("log_dict", dict(content), file)
-
-    def log_text(self, text: str, file: str) -> None:
-        self._try("log_text", text, file)
-
-    def log_artifact(self, path: str | Path, directory: str | None = None) -> None:
-        """Copies a local file among the run's artifacts."""
-        self._try("log_artifact", str(path), directory)
-
-    def end(self, status: str) -> None:
-        self._try("set_terminated", status)
-
-    def _try(self, method: str, *arguments: Any, **options: Any) -> None:
-        if self._client is None:
-            return
-        try:  # options that need MLflow's classes come as functions, so that a null run does not import it
-            made = {name: value() if callable(value) else value for name, value in options.items()}
-            getattr(self._client, method)(self.run_id, *arguments, **made)
-        except Exception as error:
-            self._client = None
-            _warn(error)
 
 
 class Tracking(dg.ConfigurableResource):
@@ -111,6 +57,7 @@ class Tracking(dg.ConfigurableResource):
     ui: str = Field(
         "", description="Address of the MLflow UI, for links; left out: the server's own, or the local one."
     )
+    dagster_ui: str = Field(DEFAULT_DAGSTER_UI, description="Address of the Dagster UI, for links from MLflow to it.")
     artifacts: str = Field("", description="Root of artifacts for a store without a server of its own.")
     experiments: str = Field("headwater", description="Prefix of experiments; each study has one.")
 
@@ -127,24 +74,53 @@ class Tracking(dg.ConfigurableResource):
 
     @contextmanager
     def step_run(self, parent: str | None, name: str, tags: Mapping[str, str]) -> Iterator[StepRun]:
-        """A child run that ends as the step ends: FINISHED, FAILED, or KILLED by an interrupt."""
+        """A child run that ends as the step ends: FINISHED, FAILED, or KILLED by an interrupt.
+
+        Meanwhile the machine's load is sampled into it.
+        """
         run = self._start(parent, name, tags)
         status = "KILLED"
         try:
-            yield run
+            if run.client is None:
+                yield run
+            else:
+                with MachineMetrics(run.log_metrics):
+                    yield run
             status = "FINISHED"
         except Exception:
             status = "FAILED"
             raise
         finally:
             run.end(status)
-            self._sum_up(parent, run)
+            if run.is_silent:  # it went down during the step; the next one is not to wait for it again
+                _silent_until[self.tracking_uri] = time.monotonic() + SECONDS_OF_SILENCE
+            else:
+                self._sum_up(parent, run)
+
+    def close(self, dagster_run_id: str, *, killed: bool) -> None:
+        """Ends what a Dagster run left RUNNING, for whoever learns of its end: a killed process could not say so."""
+        if time.monotonic() < _silent_until.get(self.tracking_uri, 0):
+            return
+        try:
+            client = self._client()
+            ours = client.search_experiments(filter_string=f"name LIKE '{self.experiments}/%'")
+            left = f"tags.dagster_run_id = '{dagster_run_id}' and attributes.status = 'RUNNING'"
+            for run in client.search_runs([experiment.experiment_id for experiment in ours], left):
+                client.set_terminated(run.info.run_id, "KILLED" if killed else "FAILED")
+        except Exception as error:
+            self._fall_silent(error)
 
     def _found_or_made(self, dagster_run_id: str, study: str) -> str:
         client, experiment = self._client(), self._experiment(study)
         if found := _parents(client, experiment, dagster_run_id):
             return found[0]
-        tags = {"dagster_run_id": dagster_run_id, "level": "run", "study": study}
+        link = f"{self.dagster_ui.rstrip('/')}/runs/{dagster_run_id}"
+        tags = {
+            "dagster_run_id": dagster_run_id,
+            "level": "run",
+            "study": study,
+            DESCRIPTION_TAG: f"[Dagster run {dagster_run_id[:8]}]({link}) of {study}: one child run per step.",
+        }
         made = client.create_run(experiment, tags=tags, run_name=f"{study} {dagster_run_id[:8]}").info.run_id
         if self._is_local:
             return made
@@ -155,30 +131,39 @@ class Tracking(dg.ConfigurableResource):
         return first
 
     def _start(self, parent: str | None, name: str, tags: Mapping[str, str]) -> StepRun:
-        page = self._page
+        null = StepRun(None, None, None, self._page)
         if parent is None:
-            return StepRun(None, None, None, page)
+            return null
         try:
             client = self._client()
-            experiment = client.get_run(parent).info.experiment_id
-            every = {**tags, "mlflow.parentRunId": parent, "level": "step"}
-            run = client.create_run(experiment, tags=every, run_name=name)
-            return StepRun(client, experiment, run.info.run_id, page)
+            whole = client.get_run(parent)
+            experiment = whole.info.experiment_id
+            _end_killed(client, experiment, parent, name)
+            client.update_run(parent, status="RUNNING")
+            own = {tag: whole.data.tags[tag] for tag in INHERITED_TAGS if tag in whole.data.tags}
+            own |= {**tags, PARENT_TAG: parent, "level": "step", DESCRIPTION_TAG: self._description(name, own)}
+            run = client.create_run(experiment, tags=own, run_name=name)
+            return StepRun(client, experiment, run.info.run_id, self._page)
         except Exception as error:
             self._fall_silent(error)
-            return StepRun(None, None, None, page)
+            return null
+
+    def _description(self, name: str, tags: Mapping[str, str]) -> str:
+        """Where the step stands in the Dagster UI."""
+        ui, run = self.dagster_ui.rstrip("/"), tags.get("dagster_run_id", "")
+        return f"[Asset {name}]({ui}/assets/{name}), [Dagster run {run[:8]}]({ui}/runs/{run})"
 
     def _sum_up(self, parent: str | None, run: StepRun) -> None:
         """Ends the parent with its steps: badly if the newest run of any step ended badly (a retry mends it)."""
-        if run._client is None or parent is None:
+        if run.client is None or parent is None:
             return
         try:
-            steps = f"tags.`mlflow.parentRunId` = '{parent}'"
             newest: dict[str, str] = {}
-            for child in run._client.search_runs([run._experiment], steps, order_by=["attributes.start_time DESC"]):
+            for child in _children(run.client, run.experiment, parent):
                 newest.setdefault(child.info.run_name, child.info.status)
-            bad = [status for status in newest.values() if status in ENDED_BADLY]
-            run._client.set_terminated(parent, bad[0] if bad else "FINISHED")
+            if "RUNNING" not in newest.values():
+                bad = [status for status in newest.values() if status in BADLY]
+                run.client.set_terminated(parent, bad[0] if bad else "FINISHED")
         except Exception as error:
             self._fall_silent(error)
 
@@ -188,7 +173,7 @@ class Tracking(dg.ConfigurableResource):
         logging.getLogger("alembic").setLevel(logging.WARNING)  # says a line for each table of a new store
         from mlflow import MlflowClient
 
-        return MlflowClient(self.tracking_uri)
+        return MlflowClient(self.tracking_uri, registry_uri=self.tracking_uri)
 
     def _experiment(self, study: str) -> str:
         from mlflow.exceptions import MlflowException
@@ -197,7 +182,8 @@ class Tracking(dg.ConfigurableResource):
         if found := client.get_experiment_by_name(name):
             return found.experiment_id
         try:
-            return client.create_experiment(name, artifact_location=(self._is_local and self.artifacts) or None)
+            artifacts = None if self._has_server else self.artifacts or None
+            return client.create_experiment(name, artifact_location=artifacts, tags=EXPERIMENT_TAGS)
         except MlflowException:  # another process was faster
             if found := client.get_experiment_by_name(name):
                 return found.experiment_id
@@ -205,9 +191,7 @@ class Tracking(dg.ConfigurableResource):
 
     @contextmanager
     def _one_at_a_time(self, dagster_run_id: str) -> Iterator[None]:
-        """Among the processes of this machine, the steps of one run look for their parent one after the
-        other.
-        """
+        """Among the processes of this machine, the steps of one run look for their parent one after the other."""
         digest = hashlib.sha256(f"{self.tracking_uri} {dagster_run_id}".encode()).hexdigest()[:16]
         path = Path(tempfile.gettempdir()) / f"headwater-parent-{os.getuid()}-{digest}.lock"
         with path.open("a") as file:
@@ -219,13 +203,33 @@ class Tracking(dg.ConfigurableResource):
         return self.tracking_uri.startswith("sqlite:")
 
     @property
+    def _has_server(self) -> bool:
+        return self.tracking_uri.startswith("http")
+
+    @property
     def _page(self) -> str:
-        own = self.tracking_uri if self.tracking_uri.startswith("http") else DEFAULT_UI
+        own = self.tracking_uri if self._has_server else DEFAULT_UI
         return (self.ui or own).rstrip("/")
 
     def _fall_silent(self, error: Exception) -> None:
         _silent_until[self.tracking_uri] = time.monotonic() + SECONDS_OF_SILENCE
-        _warn(error)
+        warn_unreachable(error)
+
+
+def study_of(run: dg.DagsterRun) -> str:
+    """What a Dagster run works on, which its experiment is named after: a study, or an asset's first two words.
+
+    Runs that the UI, a schedule or a condition starts on assets have no job of their own.
+    """
+    if run.job_name and not run.job_name.startswith("__"):
+        return run.job_name
+    kinds = sorted(
+        {tuple(key.path[:2]) for key in run.asset_selection or ()}, key=lambda kind: (kind[0] != "study", kind)
+    )
+    if not kinds:
+        return "assets"
+    name = kinds[0][-1] if kinds[0][0] == "study" else "/".join(kinds[0])
+    return name.replace("-", "_")  # as a job's name is written
 
 
 def _parents(client: Any, experiment: str, dagster_run_id: str) -> list[str]:
@@ -235,42 +239,14 @@ def _parents(client: Any, experiment: str, dagster_run_id: str) -> list[str]:
     return [run.info.run_id for run in sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))]
 
 
-def _parameters(pairs: list[tuple[str, str]]) -> list[Any]:
-    from mlflow.entities import Param
-
-    return [Param(name, value) for name, value in pairs]
-
-
-def _metrics(metrics: Mapping[str, float], now: int, step: int) -> list[Any]:
-    from mlflow.entities import Metric
-
-    return [Metric(_name(name), float(value), now, step) for name, value in metrics.items()]
+def _children(client: Any, experiment: str, parent: str) -> list[Any]:
+    """The runs of a parent's steps, newest first."""
+    wanted = f"tags.`{PARENT_TAG}` = '{parent}'"
+    return client.search_runs([experiment], wanted, order_by=["attributes.start_time DESC"])
 
 
-def _dataset(table: str, version: int) -> Any:
-    from mlflow.entities import Dataset, DatasetInput
-
-    source = json.dumps({"path": table, "delta_table_version": version})
-    return DatasetInput(Dataset(name=table, digest=str(version), source_type="delta_table", source=source), [])
-
-
-def _flat(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in params.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _name(name: str) -> str:
-    """MLflow refuses most other characters in names."""
-    return re.sub(r"[^\w\-. /:]", "_", str(name))
-
-
-def _warn(error: Exception) -> None:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    log.warning("MLflow cannot be reached (%s); the work goes on without tracking", reason)
+def _end_killed(client: Any, experiment: str, parent: str, name: str) -> None:
+    """Ends earlier runs of a step that begins again: a Dagster run never does a step twice at once."""
+    for child in _children(client, experiment, parent):
+        if child.info.run_name == name and child.info.status == "RUNNING":
+            client.set_terminated(child.info.run_id, "KILLED")

@@ -12,11 +12,13 @@ import threading
 import time
 from pathlib import Path
 
+import dagster as dg
 import pytest
 from mlflow import MlflowClient
 
+from assets import tracked_run
 from assets import tracking as module
-from assets.tracking import Tracking
+from assets.tracking import Tracking, study_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,12 +51,62 @@ def test_a_step_is_a_child_of_its_dagster_run(tracking):
     child = client(tracking).get_run(run.run_id)
     assert child.info.status == "FINISHED" and child.info.run_name == "study/demo/influence"
     assert child.data.tags["mlflow.parentRunId"] == parent and child.data.tags["shard"] == "0001"
-    assert run.url == f"http://127.0.0.1:5000/#/experiments/{child.info.experiment_id}/runs/{run.run_id}"
+    page = f"http://127.0.0.1:5000/#/experiments/{child.info.experiment_id}/runs/{run.run_id}"
+    assert run.url == f"{page}?workflowType=machine_learning"
     experiment = client(tracking).get_experiment(child.info.experiment_id)
     assert experiment.name == "headwater/demo"
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     whole = client(tracking).get_run(parent)
     assert whole.info.status == "FINISHED" and whole.info.end_time >= child.info.end_time
-    assert whole.data.tags["dagster_run_id"] == "run-a"
+    for tags in (whole.data.tags, child.data.tags):
+        assert tags["dagster_run_id"] == "run-a" and tags["study"] == "demo"
+        assert "](http://127.0.0.1:3000/runs/run-a)" in tags["mlflow.note.content"]
+    assert "](http://127.0.0.1:3000/assets/study/demo/influence)" in child.data.tags["mlflow.note.content"]
+    by_tag = client(tracking).search_runs([child.info.experiment_id], "tags.dagster_run_id = 'run-a'")
+    assert {found.info.run_id for found in by_tag} == {parent, run.run_id}
+
+
+def test_a_parent_runs_while_one_of_its_steps_does(tracking):
+    parent = tracking.parent_run("run-g", "demo")
+    status = lambda: client(tracking).get_run(parent).info.status  # noqa: E731
+    with tracking.step_run(parent, "first", {}):
+        assert status() == "RUNNING"
+        with tracking.step_run(parent, "second", {}):
+            assert status() == "RUNNING"
+        assert status() == "RUNNING"
+    assert status() == "FINISHED"
+    with tracking.step_run(parent, "third", {}):
+        assert status() == "RUNNING"
+    assert status() == "FINISHED"
+
+
+def test_a_step_that_begins_again_ends_the_one_that_was_killed(tracking):
+    """A killed process cannot say so."""
+    parent = tracking.parent_run("run-h", "demo")
+    killed = tracking._start(parent, "step", {}).run_id
+    with tracking.step_run(parent, "step", {}):
+        assert client(tracking).get_run(killed).info.status == "KILLED"
+    assert client(tracking).get_run(parent).info.status == "FINISHED"
+
+
+def test_what_a_killed_dagster_run_left_running_is_ended(tracking):
+    parents = {run: tracking.parent_run(run, study) for run, study in (("run-i", "demo"), ("run-j", "other"))}
+    children = {run: tracking._start(parent, "step", {}).run_id for run, parent in parents.items()}
+    tracking.close("run-j", killed=True)
+    status = {run: client(tracking).get_run(run).info.status for run in [*parents.values(), *children.values()]}
+    assert [status[parents["run-j"]], status[children["run-j"]]] == ["KILLED"] * 2
+    assert [status[parents["run-i"]], status[children["run-i"]]] == ["RUNNING"] * 2
+
+
+def test_an_experiment_is_named_after_what_a_run_works_on():
+    def study(job: str, *keys: str) -> str:
+        assets = frozenset(dg.AssetKey(key.split("/")) for key in keys) or None
+        return study_of(dg.DagsterRun(job_name=job, asset_selection=assets))
+
+    assert study("my_study", "corpus/demo/records") == "my_study"
+    assert study("__ASSET_JOB", "study/my-study/influence", "corpus/demo/records") == "my_study"
+    assert study("__ASSET_JOB", "corpus/demo/records", "corpus/demo/documents") == "corpus/demo"
+    assert study("__ASSET_JOB") == "assets"
 
 
 def test_what_a_step_logs_is_kept(tracking, store, tmp_path):
@@ -69,6 +121,7 @@ def test_what_a_step_logs_is_kept(tracking, store, tmp_path):
         run.log_text("hello", "notes/a.txt")
         run.log_dict({"a": 1}, "b.json")
         run.log_artifact(tmp_path / "figure.svg", "figures")
+        run.log_figure(b"\x89PNG", "<svg>Λ</svg>", "spectrum")
     kept = client(tracking).get_run(run.run_id)
     assert kept.data.params["fit.labels"] == "sampled" and kept.data.params["rank"] == "32"
     assert kept.data.params["fit.modules"] == '["mlp"]' and len(kept.data.params["odd _name_"]) == 6000
@@ -85,7 +138,10 @@ def test_what_a_step_logs_is_kept(tracking, store, tmp_path):
         "notes/a.txt",
         "b.json",
         "figures/figure.svg",
+        "figures/spectrum.png",
+        "figures/spectrum.svg",
     }
+    assert (directory / "figures" / "spectrum.svg").read_text(encoding="utf-8") == "<svg>Λ</svg>"
 
 
 @pytest.mark.parametrize(
@@ -143,13 +199,64 @@ def test_with_tracking_down_the_work_is_done_soon_after_one_warning(uri, caplog)
     assert len(ours) == 1 and "the work goes on without tracking" in ours[0]
 
 
-def test_tracking_that_breaks_in_the_middle_is_a_null_run_from_then_on(tracking, caplog, monkeypatch):
+def broken_then_mended(tracking: Tracking, caplog, monkeypatch, error: Exception):
+    """A run of which one call fails, and the warnings that it left."""
     parent = tracking.parent_run("run-e", "demo")
     with caplog.at_level(logging.WARNING, "headwater.tracking"), tracking.step_run(parent, "step", {}) as run:
-        run.log_artifact("/no/such/file")
+        real = run.client.log_batch
+
+        def fails(*_, **__):
+            raise error
+
+        monkeypatch.setattr(run.client, "log_batch", fails)
+        run.log_metrics({"lost": 1.0}, 0)
+        monkeypatch.setattr(run.client, "log_batch", real)
+        run.log_metrics({"soon": 1.0}, 0)
+        monkeypatch.setattr(run, "_silent_until", 0.0)  # a minute later
+        run.log_metrics({"later": 1.0}, 0)
+    ours = [record.message for record in caplog.records if record.name == "headwater.tracking"]
+    return client(tracking).get_run(run.run_id), ours
+
+
+def test_tracking_that_breaks_in_the_middle_is_silent_for_a_minute(tracking, caplog, monkeypatch):
+    kept, warnings = broken_then_mended(tracking, caplog, monkeypatch, ConnectionError("gone"))
+    assert kept.data.metrics.keys() == {"later"} and kept.info.status == "FINISHED"
+    assert warnings == ["MLflow cannot be reached (gone); the work goes on without tracking"]
+
+
+def test_what_mlflow_refuses_does_not_silence_the_rest(tracking, caplog, monkeypatch):
+    from mlflow.exceptions import INVALID_PARAMETER_VALUE, MlflowException
+
+    error = MlflowException("no such metric", error_code=INVALID_PARAMETER_VALUE)
+    kept, warnings = broken_then_mended(tracking, caplog, monkeypatch, error)
+    assert kept.data.metrics.keys() == {"soon", "later"}
+    assert len(warnings) == 1 and "log_batch" in warnings[0] and "no such metric" in warnings[0]
+
+
+def refuse_to_connect(*_, **__):
+    raise ConnectionError("gone")
+
+
+def test_a_step_after_one_that_lost_its_server_does_not_wait_for_it(tracking, caplog, monkeypatch):
+    parent = tracking.parent_run("run-k", "demo")
+    with caplog.at_level(logging.WARNING, "headwater.tracking"), tracking.step_run(parent, "step", {}) as run:
+        for method in ("log_batch", "set_terminated"):
+            monkeypatch.setattr(run.client, method, refuse_to_connect)
         run.log_metrics({"a": 1.0}, 0)
+    with tracking.step_run(tracking.parent_run("run-k", "demo"), "next", {}) as after:
+        assert after.run_id is None
     assert len([record for record in caplog.records if record.name == "headwater.tracking"]) == 1
-    assert "a" not in client(tracking).get_run(run.run_id).data.metrics
+
+
+def test_the_warning_is_in_the_dagster_runs_log_too(tmp_path):
+    @dg.asset
+    def work() -> None:
+        tracked_run.warn_unreachable(ConnectionError("gone"))
+
+    with dg.instance_for_test(temp_dir=str(tmp_path)) as instance:
+        result = dg.materialize([work], instance=instance)
+        messages = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert result.success and any("MLflow cannot be reached (gone)" in message for message in messages)
 
 
 def test_links_go_to_the_server_that_is_tracked_to():
