@@ -20,7 +20,7 @@ from assets.fingerprints import fingerprint as digest
 from assets.lake import Commit, Lake
 from assets.progress import Progress, announce, note
 from assets.tables import Table
-from assets.tracking import Tracking
+from assets.tracking import Tracking, study_of
 from compute.errors import BadInput
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ REUSE_TAG = "headwater/reuse"
 """Run tag: "true" keeps outputs whose fingerprint says that recomputing them would give the same rows."""
 REFIT_TAG = "headwater/refit"
 """Run tag: "true" draws pinned samples again, which otherwise stay as they are when the corpus grows."""
+KEPT_SHARDS_TOLD = 20
 RETRY_TAGS = ("dagster/retry_number", "dagster/is_resume_retry")
 """Dagster's own tags of a run that takes up a failed one."""
 
@@ -123,8 +124,19 @@ class Step:
         self.kept += 1
         rows = self._rows(table).get(shard, 0) if shard else self.lake.count(table)
         facts = {"kept": True, "dagster/row_count": rows, "Delta version": version}
-        self._report(table, shard, fingerprint, facts)
+        self._report(table, shard, fingerprint, self._told_before(table, shard) | facts)
         self.context.log.info(f"{table.path}{f'[{shard}]' if shard else ''}: nothing changed, kept as it is")
+
+    def _told_before(self, table: Table, shard: str | None) -> dict:
+        """What Dagster was told when the rows were written: the newest materialization shows it again.
+
+        Of many shards it is not looked up, which would cost a query for each.
+        """
+        if shard and len(self.context.partition_keys) > KEPT_SHARDS_TOLD:
+            return {}
+        where = dg.AssetRecordsFilter(table.asset_key, asset_partitions=[shard] if shard else None)
+        found = self.context.instance.fetch_materializations(where, limit=1).records
+        return dict(found[0].asset_materialization.metadata) if found and found[0].asset_materialization else {}
 
     def _rows(self, table: Table) -> dict[str, int]:
         """Rows by shard, read once per step."""
@@ -158,7 +170,7 @@ class Step:
             raise (RuntimeError if crashed else BadInput)(sentence) from first
 
     def progress(self, label: str, total: int, unit: str) -> Progress:
-        return Progress(label, total, unit, log=self.context.log.info)
+        return Progress(label, total, unit, log=self.context.log.info, measure=self.tracking.log_metrics)
 
     def check(
         self, check: Check, problem: str | None, *, shard: str | None = None, metadata: dict | None = None
@@ -220,7 +232,7 @@ class Step:
     def _report(self, table: Table, shard: str | None, fingerprint: str, metadata: dict) -> None:
         if table.asset_key not in self.context.selected_asset_keys:
             return  # a table that belongs to another asset's story (rejected records)
-        if self.tracking.url:
+        if self.tracking.url and not metadata.get("kept"):
             metadata["MLflow run"] = dg.MetadataValue.url(self.tracking.url)
         metadata["fingerprint"] = fingerprint
         self._stamps.setdefault(table.path, {})[shard or ""] = fingerprint
@@ -274,13 +286,14 @@ def run_step(
     A user's mistake and a failed check become a Failure that is not retried. Of a step that fails, the shards that were
     done are reported all the same, so that only the others are missing.
     """
-    name = next(iter(context.assets_def.specs)).key.to_user_string()
+    spec = next(iter(context.assets_def.specs))
+    name = spec.key.to_user_string()
     announce(name)
+    tags = {"asset": name, "code_version": spec.code_version or ""}
     step = None
     try:
-        with tracking.step_run(
-            tracking.parent_run(context.run.run_id, context.run.job_name), name, {"asset": name}
-        ) as run:
+        parent = tracking.parent_run(context.run.run_id, study_of(context.run))
+        with tracking.step_run(parent, name, tags) as run:
             step = Step(context, lake, run)
             with lake.reading(step.tables_read):
                 work(step)

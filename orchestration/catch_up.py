@@ -19,6 +19,11 @@ CATCH_UP_TAG = "headwater/catch_up"
 DEFAULT_CATCH_UP = "0 2 * * *"
 
 
+def catch_up(study: Study, job) -> tuple[dg.ScheduleDefinition, dg.SensorDefinition]:
+    """The schedule, and the sensor that follows it; `job` is the study's."""
+    return catch_up_schedule(study, job), catch_up_sensor(study, job)
+
+
 def catch_up_schedule(study: Study, job) -> dg.ScheduleDefinition:
     """Lists the shards; what is behind is computed by the sensor that waits for the list."""
     automation = study.spec.automation
@@ -31,11 +36,11 @@ def catch_up_schedule(study: Study, job) -> dg.ScheduleDefinition:
         default_status=(dg.DefaultScheduleStatus.RUNNING if automation.catch_up else dg.DefaultScheduleStatus.STOPPED),
         description=f"Computes the shards that study {study.name} lacks: new, changed and failed ones.",
     )
-    def catch_up(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    def list_shards(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         listing = shards_table(study.spec.corpus.name).asset_key
         return dg.RunRequest(asset_selection=[listing], tags=KEEP_CURRENT | {CATCH_UP_TAG: study.name})
 
-    return catch_up
+    return list_shards
 
 
 def catch_up_sensor(study: Study, job) -> dg.SensorDefinition:

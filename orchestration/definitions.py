@@ -10,12 +10,12 @@ import warnings
 
 import dagster as dg
 
-from orchestration.catch_up import catch_up_schedule, catch_up_sensor
+from orchestration.catch_up import catch_up
 from orchestration.graph import study_assets_once, study_job
 from orchestration.home import Home
 from orchestration.maintenance import lake_maintenance, maintenance_schedule
 from orchestration.resources import resources_of
-from orchestration.sensors import sensors
+from orchestration.sensors import lab_book_sensors, sensors
 from orchestration.studies import LoadedStudy, load_studies
 
 
@@ -27,11 +27,16 @@ def headwater() -> dg.Definitions:
     loaded = load_studies(home.studies)
     studies = [each.study for each in loaded if each.study]
     jobs = {study.name: study_job(study) for study in studies}
+    catch_ups = [catch_up(study, jobs[study.name]) for study in studies]
     return dg.Definitions(
         assets=[*study_assets_once(studies), *(_left_out(each) for each in loaded if each.error)],
         jobs=[*jobs.values(), lake_maintenance],
-        sensors=[*sensors(studies), *(catch_up_sensor(study, jobs[study.name]) for study in studies)],
-        schedules=[*(catch_up_schedule(study, jobs[study.name]) for study in studies), maintenance_schedule(home)],
+        sensors=[
+            *sensors(studies),
+            *lab_book_sensors(),
+            *(catch_up_sensor(study, jobs[study.name]) for study in studies),
+        ],
+        schedules=[*(schedule for schedule, _ in catch_ups), maintenance_schedule(home)],
         resources=resources_of(home),
         executor=_executor(),
     )
@@ -53,7 +58,8 @@ def _left_out(loaded: LoadedStudy) -> dg.AssetSpec:
 def _executor() -> dg.ExecutorDefinition:
     # One step at a time: each uses every core. A forkserver that has imported the heavy libraries starts a step in
     # under a second.
-    preload = ["torch", "transformers", "polars", "deltalake", "orchestration.definitions"]
+    preload = ["torch", "transformers", "polars", "deltalake", "altair", "mlflow"]
+    preload += ["mlflow.store.tracking.sqlalchemy_store", "orchestration.definitions"]
     return dg.multiprocess_executor.configured(
         {"max_concurrent": 1, "start_method": {"forkserver": {"preload_modules": preload}}}
     )

@@ -15,6 +15,7 @@ from dagster import BetaWarning
 
 from assets.step import REFIT_TAG, REUSE_TAG
 from assets.study.spec import Study
+from assets.tracking import Tracking
 from orchestration.graph import job_name, shard_keys, shards_key, study_assets_once, study_job
 
 PROCESS_TAG = "headwater/process"
@@ -46,7 +47,7 @@ def run_study(
     before it stays.
     """
     _hush_libraries()
-    clear_after_killed_runs(instance)
+    clear_after_killed_runs(instance, resources["tracking"])
     definitions = dg.Definitions(assets=study_assets_once([study]), jobs=[study_job(study)], resources=resources)
     job = definitions.resolve_job_def(job_name(study))
     tags = {
@@ -61,7 +62,7 @@ def run_study(
     return [listing, _execute(job, instance, tags, rest)]
 
 
-def clear_after_killed_runs(instance: dg.DagsterInstance) -> None:
+def clear_after_killed_runs(instance: dg.DagsterInstance, tracking: Tracking) -> None:
     """Ends runs of this command whose process is gone, and frees their places in pools.
 
     A process that is killed cannot say so: its run would stay "started", and its place in the pool taken, for ever.
@@ -72,6 +73,7 @@ def clear_after_killed_runs(instance: dg.DagsterInstance) -> None:
         if process and process.startswith(f"{socket.gethostname()}:") and not _is_alive(process):
             instance.report_run_failed(run, message="The process of `headwater run` ended without a word.")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            tracking.close(run.run_id, killed=True)
 
 
 def _process(pid: int) -> str:

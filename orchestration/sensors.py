@@ -7,8 +7,10 @@ import dagster as dg
 from assets.corpus.shard_list import shards_table
 from assets.corpus.source_state import source_state
 from assets.declaring import dagster_name
+from assets.lake import Lake
 from assets.step import REUSE_TAG
 from assets.study.spec import Study
+from assets.tracking import Tracking
 from orchestration.automation import corpus_keys, study_keys
 
 KEEP_CURRENT = {REUSE_TAG: "true"}
@@ -43,9 +45,10 @@ def _files_sensor(study: Study) -> dg.SensorDefinition:
         default_status=_status(study),
         description=f"Looks at the source files of corpus {corpus.name}, and lists its shards when they have changed.",
     )
-    def files(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    def files(context: dg.SensorEvaluationContext, lake: Lake) -> dg.RunRequest | dg.SkipReason:
         state = source_state(corpus, study.base)
-        if state.digest == context.cursor:
+        listed = lake.version(shards_table(corpus.name)) is not None  # or the corpus was deleted meanwhile
+        if listed and state.digest == context.cursor:
             return dg.SkipReason(f"{state.files} source files, all as they were when the shards were last listed.")
         if state.seconds_since_change < automation.settle_seconds:
             return dg.SkipReason(f"{state.newest} changed a moment ago; waiting until it is left alone.")
@@ -78,3 +81,22 @@ def _score_sensor(study: Study) -> dg.AutomationConditionSensorDefinition:
         run_tags=KEEP_CURRENT,
         description=f"Scores shards for study {study.name} when their documents are new, then ranks.",
     )
+
+
+def lab_book_sensors() -> Iterator[dg.SensorDefinition]:
+    """Ends the MLflow runs of Dagster runs that failed or were cancelled: a process that is killed cannot."""
+    for status, killed in ((dg.DagsterRunStatus.FAILURE, False), (dg.DagsterRunStatus.CANCELED, True)):
+        yield _lab_book_sensor(status, killed)
+
+
+def _lab_book_sensor(status: dg.DagsterRunStatus, killed: bool) -> dg.SensorDefinition:
+    @dg.run_status_sensor(
+        run_status=status,
+        name=f"lab_book_after_{status.value.lower()}",
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Ends what a failed or cancelled run left running in MLflow.",
+    )
+    def lab_book(context: dg.RunStatusSensorContext, tracking: Tracking) -> None:
+        tracking.close(context.dagster_run.run_id, killed=killed)
+
+    return lab_book

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import dagster as dg
+import polars as pl
 import pyarrow as pa
 
 from assets.checks import Check
@@ -13,8 +14,10 @@ from assets.corpus.records import records_table, rejected_rows, rejected_table
 from assets.corpus.spec import CorpusSpec
 from assets.corpus.tokenizer import foreign_tokenizer, stored_tokenizer, tokenizer_table
 from assets.declaring import asset_arguments
+from assets.figures import document_lengths
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
+from assets.previews import kept_figure, table_of
 from assets.step import Step, run_step
 from assets.study.spec import Study
 from assets.tables import Column, Table
@@ -142,8 +145,16 @@ def _cut_shard(step: Step, study: Study, shard: str, tokenizer, tokenizer_stamp:
     )
     for position, row in enumerate(rows):
         row |= {"shard": shard, "position": position, "tokenizer_fingerprint": tokenizer_stamp, "fingerprint": stamp}
-    metadata = {"tokens": sum(row["tokens"] for row in rows), "rejected windows": len(rejected)}
-    step.write(table, pa.Table.from_pylist(rows, schema=table.schema), stamp, shard=shard, metadata=metadata)
+    data = pa.Table.from_pylist(rows, schema=table.schema)
+    frame = pl.from_arrow(data.select(["document_id", "source", "tokens", "text"]))
+    metadata = {
+        "tokens": sum(row["tokens"] for row in rows),
+        "rejected windows": len(rejected),
+        "first documents": table_of(frame),
+    }
+    if not step.done:  # one picture a run: it costs more than cutting a shard
+        metadata |= kept_figure(step.tracking, "document_lengths", lambda: document_lengths(frame))
+    step.write(table, data, stamp, shard=shard, metadata=metadata)
 
 
 def _lost_or_doubled(step: Step, study: Study, shard: str, rows: list[dict], rejected: list[Rejected]) -> str | None:

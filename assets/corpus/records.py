@@ -18,6 +18,7 @@ from assets.corpus.tombstones import TOMBSTONES_STORY, bury, tombstones_table
 from assets.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
+from assets.previews import table_of
 from assets.progress import note
 from assets.step import Step, run_step
 from assets.study.spec import Study
@@ -151,20 +152,14 @@ def _read_shard(step: Step, study: Study, shard: Shard) -> list[Rejected]:
     texts = {record.record_id: record.text for record in parsed.records}
     bury(step, corpus.name, table, shard.key, texts)
     # The rejected first: a record is never in neither table, whenever the step is killed.
-    step.write(
-        rejected,
-        rejected_rows(corpus.name, shard.key, "records", parsed.rejected, stamp),
-        stamp,
-        shard=shard.key,
-        where={"shard": shard.key, "stage": "records"},
-    )
-    step.write(
-        table,
-        _record_rows(table, shard.key, parsed, stamp),
-        stamp,
-        shard=shard.key,
-        metadata={"source": shard.state, "rejected": len(parsed.rejected)},
-    )
+    bad = rejected_rows(corpus.name, shard.key, "records", parsed.rejected, stamp)
+    preview = {"set aside": table_of(pl.from_arrow(bad), columns=["location", "reason", "excerpt"])}
+    of_stage = {"shard": shard.key, "stage": "records"}
+    step.write(rejected, bad, stamp, shard=shard.key, where=of_stage, metadata=preview)
+    rows = _record_rows(table, shard.key, parsed, stamp)
+    first = table_of(pl.from_arrow(rows), columns=["record_id", "source", "text"])
+    facts = {"source files": shard.state, "rejected": len(parsed.rejected), "first records": first}
+    step.write(table, rows, stamp, shard=shard.key, metadata=facts)
     return parsed.rejected
 
 

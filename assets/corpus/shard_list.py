@@ -8,6 +8,7 @@ own rows are made anew.
 from collections.abc import Iterator
 
 import dagster as dg
+import polars as pl
 import pyarrow as pa
 
 from assets.columns import SHARD, STAMP
@@ -16,6 +17,7 @@ from assets.corpus.shards import Shard, plan_shards, shard_rows, shards_from_row
 from assets.declaring import asset_arguments, dagster_name
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
+from assets.previews import table_of
 from assets.step import Step, run_step
 from assets.study.spec import Study
 from assets.tables import Column, Table
@@ -95,7 +97,9 @@ def _list_shards(step: Step, study: Study, table: Table) -> None:
     if not step.is_current(table, stamp):
         rows = [row | {"fingerprint": stamp} for row in shard_rows(planned)]
         data = pa.Table.from_pylist(rows, schema=table.schema)
-        step.write(table, data, stamp, metadata=_counts(planned) | {"changes": _told(changes)})
+        preview = table_of(pl.from_arrow(data), columns=["shard", "file", "start", "stop", "records", "state"])
+        facts = _counts(planned) | {"changes": _told(changes), "first slices": preview}
+        step.write(table, data, stamp, metadata=facts)
     instance, name = step.context.instance, partitions_name(corpus.name)
     before = set(instance.get_dynamic_partitions(name))
     _register(instance, name, [shard.key for shard in planned])

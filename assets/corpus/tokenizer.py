@@ -7,6 +7,7 @@ document would have to be cut anew. Materialize it by hand to train it again.
 from collections.abc import Iterator
 
 import dagster as dg
+import polars as pl
 import pyarrow as pa
 
 from assets.columns import STAMP, TOKENIZER
@@ -16,6 +17,7 @@ from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.model.checkpoint import checkpoint_table
 from assets.model.spec import ModelSpec
+from assets.previews import table_of
 from assets.sampling import drawn
 from assets.step import Step, run_step
 from assets.study.spec import Study
@@ -65,7 +67,13 @@ def _train_or_take(step: Step, study: Study, table: Table, upstream: Table) -> N
         return
     trained_or_taken = _tokenizer(step, study)
     stamp, rows = _tokenizer_rows(trained_or_taken, table)
-    step.write(table, rows, stamp, settings=settings, metadata={"vocabulary": len(trained_or_taken)})
+    facts = {"vocabulary": len(trained_or_taken), "tokens": _first_tokens(trained_or_taken)}
+    step.write(table, rows, stamp, settings=settings, metadata=facts)
+
+
+def _first_tokens(tokenizer) -> dg.MarkdownMetadataValue:
+    by_id = sorted(tokenizer.get_vocab().items(), key=lambda pair: pair[1])[:12]
+    return table_of(pl.DataFrame(by_id, schema=["token", "id"], orient="row"), limit=12)
 
 
 def stored_tokenizer(step: Step, corpus: str):

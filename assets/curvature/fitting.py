@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import dagster as dg
+import polars as pl
 import pyarrow as pa
 
 from assets.checks import Check
@@ -22,6 +23,8 @@ from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.model.checkpoint import checkpoint_table
 from assets.model.opening import open_traced_model
+from assets.previews import kept_figure, table_of
+from assets.spectrum import eigenvalue_spectrum, spectrum_rows
 from assets.step import Step, run_step
 from assets.study.spec import Study
 from assets.tables import Table
@@ -99,13 +102,21 @@ def _fit_covariances(step: Step, study: Study, table: Table, upstream: tuple[Tab
     for name, module in fitted.items():
         step.check(check, covariance_defect(name, module))
     batches = (b for name, each in fitted.items() for b in covariance_batches(table, name, each, stamp))
-    step.write(table, batches, stamp, metadata={"modules": len(fitted)})
+    sizes = [
+        {"module": name, "inputs": len(each.activation_II), "outputs": len(each.gradient_OO), "tokens": each.tokens}
+        for name, each in fitted.items()
+    ]
+    preview = {"modules": len(fitted), "matrices": table_of(pl.DataFrame(sizes), limit=12)}
+    step.write(table, batches, stamp, metadata=preview)
 
 
 def _decompose(step: Step, study: Study, table: Table, upstream: tuple[Table, ...], check: Check) -> None:
     stamp = fingerprint("eigenbasis", CODE_VERSION, step.fingerprint(upstream[0]))
     if not step.is_current(table, stamp):
-        step.write(table, _decomposed(step, study.spec.curvature.name, stamp, check), stamp)
+        largest: list[dict] = []
+        preview: dict = {}  # filled while the rows are made, before they are written
+        batches = _decomposed(step, study.spec.curvature.name, stamp, check, largest)
+        step.write(table, _then(batches, lambda: preview.update(_largest(largest))), stamp, metadata=preview)
 
 
 def _fit_eigenvalues(step: Step, study: Study, table: Table, upstream: tuple[Table, ...], check: Check) -> None:
@@ -122,7 +133,12 @@ def _fit_eigenvalues(step: Step, study: Study, table: Table, upstream: tuple[Tab
     for name, eigenvalues in fitted.items():
         step.check(check, eigenvalue_defect(name, eigenvalues))
     batches = (b for name, each in fitted.items() for b in eigenvalue_batches(table, name, each, stamp))
-    step.write(table, batches, stamp, metadata={"modules": len(fitted)})
+    figure = kept_figure(step.tracking, "spectrum", lambda: eigenvalue_spectrum(_spectra(fitted)))
+    step.write(table, batches, stamp, metadata={"modules": len(fitted), **figure})
+
+
+def _spectra(fitted: dict) -> pl.DataFrame:
+    return pl.concat([spectrum_rows(name, each.cpu().numpy()) for name, each in fitted.items()])
 
 
 def _documents_and_model(study: Study) -> tuple[Table, ...]:
@@ -157,7 +173,16 @@ def _pass_over_sample(step: Step, study: Study, stage: str, fit_on: Callable) ->
     return fitted
 
 
-def _decomposed(step: Step, fit: str, stamp: str, check: Check) -> Iterator[pa.RecordBatch]:
+def _largest(found: list[dict]) -> dict:
+    return {"largest eigenvalues": table_of(pl.DataFrame(found), limit=12)}
+
+
+def _then(batches: Iterator[pa.RecordBatch], finish: Callable[[], None]) -> Iterator[pa.RecordBatch]:
+    yield from batches
+    finish()
+
+
+def _decomposed(step: Step, fit: str, stamp: str, check: Check, largest: list[dict]) -> Iterator[pa.RecordBatch]:
     from compute.eigenbasis import basis_defect, decompose_module
 
     names = step.scan(covariances_table(fit)).select("module").unique().sort("module").collect()["module"]
@@ -165,5 +190,7 @@ def _decomposed(step: Step, fit: str, stamp: str, check: Check) -> Iterator[pa.R
         for name in names:
             basis = decompose_module(stored_covariances(step, fit, name))
             step.check(check, basis_defect(name, basis))
+            values = (basis.activation_values_A[-1], basis.gradient_values_S[-1])
+            largest.append({"module": name, **dict(zip("AS", map(float, values), strict=True))})
             yield from eigenbasis_batches(eigenbasis_table(fit), name, basis, stamp)
             progress.advance(1)

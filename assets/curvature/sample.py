@@ -8,16 +8,19 @@ import hashlib
 from collections.abc import Iterator
 
 import dagster as dg
+import polars as pl
 import pyarrow as pa
 
 from assets.columns import DOCUMENT_ID, POSITION, SHARD, STAMP, TOKEN_IDS
 from assets.corpus.documents import document_identity, documents_table
 from assets.corpus.tokenizer import tokenizer_table
 from assets.declaring import asset_arguments
+from assets.figures import document_lengths
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.model.checkpoint import checkpoint_table
 from assets.model.opening import open_traced_model
+from assets.previews import kept_figure, table_of
 from assets.sampling import drawn
 from assets.step import Step, run_step
 from assets.study.spec import Study
@@ -81,13 +84,14 @@ def _draw(step: Step, study: Study, table: Table) -> None:
         "position": pa.array(range(len(rows)), pa.int64()),
     }
     data = {name: rows[name].to_arrow() for name in ("document_id", "shard", "token_ids")} | columns
-    step.write(table, pa.table(data), stamp, settings=settings)
+    lengths = rows.select("document_id", "shard", tokens=pl.col("token_ids").list.len())
+    figure = kept_figure(step.tracking, "document_lengths", lambda: document_lengths(lengths))
+    preview = {"documents": table_of(lengths), **figure}
+    step.write(table, pa.table(data), stamp, settings=settings, metadata=preview)
 
 
 def typical_tokens(step: Step, fit: str) -> int:
     """The mean length of a document, told by the pinned sample: the same whatever shards a step is given."""
-    import polars as pl
-
     mean = step.scan(sample_table(fit)).select(pl.col("token_ids").list.len().mean()).collect().item()
     return int(mean or 1)
 

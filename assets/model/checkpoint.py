@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 import pyarrow as pa
 
 from assets.columns import STAMP
@@ -17,6 +18,7 @@ from assets.declaring import asset_arguments
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.model.spec import ModelSpec
+from assets.previews import table_of
 from assets.step import Step, run_step
 from assets.tables import Column, Table
 from assets.tracking import Tracking
@@ -67,7 +69,12 @@ def _list_files(step: Step, model: ModelSpec, base: str, table: Table) -> None:
     if step.is_current(table, stamp):
         return
     loaded = load_checkpoint(model, base)
-    metadata = {"parameters": _parameters(loaded), "architecture": type(loaded).__name__}
+    listed = pl.DataFrame([{"file": name, **digest} for name, digest in files.items()])
+    metadata = {
+        "parameters": _parameters(loaded),
+        "architecture": type(loaded).__name__,
+        "files": table_of(listed, limit=12, columns=["file", "bytes", "sha256"]),
+    }
     step.write(table, _listed(table, model, files, stamp), stamp, metadata=metadata)
 
 

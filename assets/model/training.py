@@ -5,19 +5,23 @@ it stale. Materialize the sample by hand to train on what the corpus holds then.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dagster as dg
+import polars as pl
 import pyarrow as pa
 
 from assets.columns import DOCUMENT_ID, POSITION, SHARD, STAMP
 from assets.corpus.documents import document_identity, documents_table
 from assets.corpus.tokenizer import stored_tokenizer, tokenizer_table
 from assets.declaring import asset_arguments
+from assets.figures import training_loss
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
-from assets.model.checkpoint import checkpoint_blocks, checkpoint_table
+from assets.model.checkpoint import checkpoint_blocks, checkpoint_table, unpacked
+from assets.model.registry import register_checkpoint
+from assets.previews import kept_figure, table_of
 from assets.step import Step, run_step
 from assets.study.spec import Study
 from assets.tables import Column, Table
@@ -78,7 +82,7 @@ def _pin_documents(step: Step, study: Study, table: Table) -> None:
         "documents_version": pa.array([version] * count, pa.int64()),
         "fingerprint": [stamp] * count,
     }
-    step.write(table, pa.table(data), stamp, settings=settings)
+    step.write(table, pa.table(data), stamp, settings=settings, metadata={"documents": table_of(rows)})
 
 
 def trained_checkpoint_asset(study: Study) -> dg.AssetsDefinition:
@@ -105,10 +109,23 @@ def _train_and_keep(step: Step, study: Study, table: Table) -> None:
     sample = training_sample_table(model.name)
     stamp = fingerprint("training", CODE_VERSION, model.train, step.fingerprint(sample))
     if step.is_current(table, stamp):
+        _register(step, study, stamp, lambda: unpacked(step, model))  # MLflow may have been down when it was trained
         return
     with tempfile.TemporaryDirectory() as directory:
         summary = _train(step, study, directory)
         step.write(table, checkpoint_blocks(table, Path(directory), stamp), stamp, metadata=summary)
+        _register(step, study, stamp, lambda: Path(directory))
+
+
+def _register(step: Step, study: Study, stamp: str, directory: Callable[[], Path]) -> None:
+    """Makes the checkpoint a version of a registered model of MLflow, once per set of weights."""
+    name = study.spec.model.name
+    tags = {
+        "fingerprint": stamp,
+        "delta_version": step.lake.version(checkpoint_table(name)),
+        "dagster_run_id": step.context.run.run_id,
+    }
+    register_checkpoint(step.tracking, name, directory, tags)
 
 
 def _train(step: Step, study: Study, directory: str) -> dict:
@@ -123,6 +140,13 @@ def _train(step: Step, study: Study, directory: str) -> dict:
             f"({corpus.max_tokens}); raise the one or lower the other"
         )
     step.tracking.log_params(settings)
+    losses: list[dict] = []
+
+    def on_log(metrics: dict, number: int) -> None:
+        step.tracking.log_metrics(metrics, number)
+        if "loss" in metrics:
+            losses.append({"step": number, "loss": metrics["loss"]})
+
     with step.progress(f"{model.name}: training", 1, "steps") as progress:
 
         def on_progress(done: int, total: int) -> None:
@@ -134,7 +158,7 @@ def _train(step: Step, study: Study, directory: str) -> dict:
             tokenizer,
             TrainSettings(**settings),
             directory=directory,
-            on_log=step.tracking.log_metrics,
+            on_log=on_log,
             on_progress=on_progress,
         )
     return {
@@ -143,6 +167,7 @@ def _train(step: Step, study: Study, directory: str) -> dict:
         "optimizer steps": summary.steps,
         "trained tokens": summary.tokens,
         "training seconds": round(summary.seconds, 1),
+        **kept_figure(step.tracking, "training_loss", lambda: training_loss(pl.DataFrame(losses))),
     }
 
 

@@ -4,12 +4,14 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 import dagster as dg
+import polars as pl
 import pyarrow as pa
 
 from assets.columns import POSITION, QUERY_ID, STAMP
 from assets.declaring import asset_arguments
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
+from assets.previews import table_of
 from assets.queries.reading import read_queries
 from assets.step import Step, run_step
 from assets.study.spec import Study
@@ -67,4 +69,6 @@ def _read_set(step: Step, study: Study, table: Table) -> None:
         return
     rows = [row | {"position": position, "fingerprint": stamp} for position, row in enumerate(read)]
     kinds = {kind: sum(row["kind"] == kind for row in read) for kind in sorted({r["kind"] or "" for r in read})}
-    step.write(table, pa.Table.from_pylist(rows, schema=table.schema), stamp, metadata={"kinds": kinds})
+    data = pa.Table.from_pylist(rows, schema=table.schema)
+    first = table_of(pl.from_arrow(data), limit=4, columns=["query_id", "kind", "task", "prompt", "answer"])
+    step.write(table, data, stamp, metadata={"kinds": kinds, "first queries": first})

@@ -5,16 +5,16 @@ The top k of a corpus are among the top k of its shards, so one more shard never
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import dagster as dg
+import numpy as np
+import polars as pl
 import pyarrow as pa
 
 from assets.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, STAMP
+from assets.previews import table_of
 from assets.tables import Column, Table
 
-if TYPE_CHECKING:
-    import numpy as np
-
+PICTURED = 200_000
 RANKING = Column("ranking", pa.string(), "raw: by score; normed: by score divided by the document's gradient norm.")
 END = Column("end", pa.string(), "top: the most positive first; bottom: the most negative first.")
 SCORE = Column("score", pa.float32(), "Low-rank score of the pass; positive: more of the document lowers the loss.")
@@ -51,8 +51,6 @@ def candidate_rows(
     stamp: str,
 ) -> pa.Table:
     """The `top_k` documents at each end of both rankings, per method and query; ties go by document id."""
-    import numpy as np
-
     table = candidates_table("any")
     parts: list[dict] = []
     by_id = np.argsort(np.argsort(np.array(ids)))  # place of each document in the order of ids
@@ -79,10 +77,24 @@ def candidate_rows(
     return pa.Table.from_pylist(parts, schema=table.schema)
 
 
+def best_of(candidates: pa.Table) -> dg.MarkdownMetadataValue:
+    """The first document of some queries, to be shown in the Dagster UI."""
+    first = pl.from_arrow(candidates).filter(ranking="normed", end="top", rank=1)
+    return table_of(first, columns=["method", "query_id", "document_id", "score", "norm"], limit=5)
+
+
+def score_sample(keys: list[tuple[str, str]], scores_qd: np.ndarray, kinds: dict[str, str | None]) -> pl.DataFrame:
+    """Scores of one method (ekfac, where it is there) with the kind of their query: at most `PICTURED` of a shard."""
+    main = max(method for method, _ in keys)
+    rows = [index for index, (method, _) in enumerate(keys) if method == main]
+    every = max(1, len(rows) * scores_qd.shape[1] // PICTURED)
+    picked = scores_qd[rows][:, ::every]
+    names = [kinds.get(keys[index][1]) or "no kind" for index in rows]
+    return pl.DataFrame({"kind": np.repeat(names, picked.shape[1]), "score": picked.ravel()})
+
+
 def _smallest(values: np.ndarray, by_id: np.ndarray, count: int) -> np.ndarray:
     """Indices of the `count` smallest values in order, ties by id, without sorting the whole shard."""
-    import numpy as np
-
     if len(values) > count:
         # All that are as small as the count-th one, so that ties at the edge go by id too.
         edge = np.partition(values, count - 1)[count - 1]

@@ -4,16 +4,19 @@ import math
 from collections.abc import Iterator
 
 import dagster as dg
+import polars as pl
 import pyarrow as pa
 
 from assets.checks import Check
 from assets.columns import POSITION, QUERY_ID, STAMP
 from assets.corpus.tokenizer import stored_tokenizer, tokenizer_table
 from assets.declaring import asset_arguments
+from assets.figures import completion_nats
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.model.checkpoint import checkpoint_table
 from assets.model.opening import open_traced_model
+from assets.previews import kept_figure, table_of
 from assets.queries.queries import ANSWER, KIND, PROMPT, TASK, queries_table
 from assets.step import Step, run_step
 from assets.study.answers import is_right
@@ -112,7 +115,11 @@ def _complete_set(step: Step, study: Study, upstream: tuple[Table, ...]) -> None
     }
     step.tracking.log_metrics({**metadata, "mean_nats": sum(row["nats"] for row in rows) / len(rows)}, 0)
     data = [{name: row.get(name) for name in table.schema.names} | {"fingerprint": stamp} for row in rows]
-    step.write(table, pa.Table.from_pylist(data, schema=table.schema), stamp, metadata=metadata)
+    written = pa.Table.from_pylist(data, schema=table.schema)
+    frame = pl.from_arrow(written)
+    metadata["some of them"] = table_of(frame, limit=4, columns=["query_id", "completion", "nats", "is_right"])
+    metadata |= kept_figure(step.tracking, "nats", lambda: completion_nats(frame))
+    step.write(table, written, stamp, metadata=metadata)
 
 
 def _lossless(study: str, rows: list[dict]) -> str | None:

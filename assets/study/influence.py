@@ -14,13 +14,16 @@ from assets.corpus.documents import document_rows, documents_table
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
 from assets.curvature.sample import typical_tokens
 from assets.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
+from assets.figures import influence_distribution
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.model.checkpoint import checkpoint_table
 from assets.model.opening import open_traced_model
+from assets.previews import kept_figure
 from assets.step import Step, run_step
 from assets.stored_now import StoredNow
-from assets.study.candidates import candidate_rows, candidates_table
+from assets.study.candidates import best_of, candidate_rows, candidates_table, score_sample
+from assets.study.completions import completions_table
 from assets.study.query_gradients import query_gradients_table, stored_gradients
 from assets.study.spec import Study
 from assets.tables import Column, Table
@@ -168,12 +171,29 @@ def _score_shard(step: Step, study: Study, influence_pass, keys, shard: str, sta
     top_k = study.spec.options.top_k
     influence, norms = influence_table(study.name), document_norms_table(study.name)
     tokens = sum(row["tokens"] for row in documents)
-    step.write(norms, _norm_rows(norms, shard, documents, scores, stamp), stamp, shard=shard)
     candidates = candidate_rows(shard, keys, ids, scores.scores_QD, scores.norms_D, top_k, stamp)
-    step.write(candidates_table(study.name), candidates, stamp, shard=shard)
+    norm_rows = _norm_rows(norms, shard, documents, scores, stamp)
+    step.write(norms, norm_rows, stamp, shard=shard, metadata=_norm_facts(scores, tokens))
+    step.write(candidates_table(study.name), candidates, stamp, shard=shard, metadata={"best": best_of(candidates)})
+    facts = {"documents": len(ids), "tokens": tokens, "best of the shard": best_of(candidates)}
+    if not step.done and ids:  # one picture a run: it costs more than scoring a small shard
+        kinds = step.scan(completions_table(study.name)).select("query_id", "kind").collect()
+        sampled = score_sample(keys, scores.scores_QD, dict(kinds.iter_rows()))
+        facts |= kept_figure(step.tracking, "scores", lambda: influence_distribution(sampled))
     rows = _influence_rows(influence, shard, keys, ids, scores.scores_QD, stamp)
-    step.write(influence, rows, stamp, shard=shard, metadata={"documents": len(ids), "tokens": tokens})
+    step.write(influence, rows, stamp, shard=shard, metadata=facts)
     return tokens
+
+
+def _norm_facts(scores, tokens: int) -> dict:
+    import numpy as np
+
+    if not tokens:
+        return {}
+    return {
+        "median norm": float(np.median(scores.norms_D)),
+        "loss (nats per token)": float(scores.loss_D.sum() / tokens),
+    }
 
 
 def _check_scores(step: Step, study: Study, shard: str, keys, ids: list[str], scores) -> None:

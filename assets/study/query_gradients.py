@@ -89,7 +89,8 @@ def _take_gradients(step: Step, study: Study, upstream: tuple[Table, ...]) -> No
     if step.is_current(table, stamp):
         return
     step.tracking.log_params(settings)
-    step.write(table, _batches(step, study, table, stamp), stamp)
+    facts = {"methods": list(settings["methods"]), "rank": settings["rank"], "damping": settings["damping"]}
+    step.write(table, _batches(step, study, table, stamp), stamp, metadata=facts)
     step.check(_finite_check(study.name), None)
 
 

@@ -14,8 +14,10 @@ from assets.checks import Check
 from assets.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, SOURCE, STAMP, TOKEN_IDS
 from assets.corpus.documents import documents_table
 from assets.declaring import asset_arguments
+from assets.figures import source_shares
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
+from assets.previews import bounded, kept_figure, top_documents
 from assets.step import Step, run_step
 from assets.study.candidates import END, NORM, RANKING, SCORE, candidates_table
 from assets.study.completions import completions_table
@@ -113,8 +115,8 @@ def _rank(step: Step, study: Study, table: Table, check: Check) -> None:
         check, None if agreement >= study.spec.options.min_agreement else low, metadata={"Pearson, median": agreement}
     )
     frame = rows.with_columns(fingerprint=pl.lit(stamp)).select(table.schema.names)
-    preview = {"top documents": dg.MetadataValue.md(_preview(rows)), "low-rank agreement (Pearson)": agreement}
-    step.write(table, frame.to_arrow(), stamp, metadata=preview)
+    facts = {"low-rank agreement (Pearson, median)": agreement, **_previews(step, study, rows)}
+    step.write(table, frame.to_arrow(), stamp, metadata=facts)
 
 
 def _stamp(step: Step, study: Study) -> str:
@@ -158,13 +160,12 @@ def _listed_documents(step: Step, study: Study, candidates: pl.DataFrame) -> pl.
     )
 
 
-def _preview(rows: pl.DataFrame) -> str:
-    """The first three documents of the first queries, as a table for the Dagster UI."""
-    method = rows["method"].max()  # ekfac, where it is there
-    best = rows.filter(method=method, ranking="normed", end="top").filter(pl.col("rank") <= 3).sort("query_id", "rank")
-    lines = ["| query | rank | document | source | score |", "|---|---|---|---|---|"]
-    for row in best.head(15).iter_rows(named=True):
-        lines.append(
-            f"| {row['query_id']} | {row['rank']} | {row['document_id']} | {row['source']} | {row['score']:.3g} |"
-        )
-    return "\n".join(lines)
+def _previews(step: Step, study: Study, rows: pl.DataFrame) -> dict:
+    """The top documents of some queries, and which sources they are from."""
+    queries = step.scan(completions_table(study.name)).collect()
+    main = pl.col("method") == pl.col("method").max()  # ekfac, where it is there
+    top = rows.filter(main, ranking="normed", end="top").group_by("source").agg(top=pl.len())
+    documents = step.scan(documents_table(study.spec.corpus.name))
+    shares = documents.group_by("source").agg(corpus=pl.len()).collect().join(top, on="source", how="left").fill_null(0)
+    figure = kept_figure(step.tracking, "sources", lambda: source_shares(shares))
+    return bounded({"top documents": top_documents(rows, queries), **figure})

@@ -12,7 +12,7 @@ LOAD = """
 import sys
 from orchestration.definitions import headwater
 definitions = headwater()
-heavy = [name for name in ("torch", "transformers", "mlflow", "datasets") if name in sys.modules]
+heavy = [name for name in ("torch", "transformers", "mlflow", "altair", "datasets") if name in sys.modules]
 assert not heavy, heavy
 graph = definitions.resolve_asset_graph()
 print(*sorted(key.to_user_string() for key in graph.get_all_asset_keys()))
