@@ -31,11 +31,7 @@ def headwater() -> dg.Definitions:
     return dg.Definitions(
         assets=[*study_assets_once(studies), *(_left_out(each) for each in loaded if each.error)],
         jobs=[*jobs.values(), lake_maintenance],
-        sensors=[
-            *sensors(studies),
-            *lab_book_sensors(),
-            *(catch_up_sensor(study, jobs[study.name]) for study in studies),
-        ],
+        sensors=[*sensors(studies), *lab_book_sensors(), *(sensor for _, sensor in catch_ups)],
         schedules=[*(schedule for schedule, _ in catch_ups), maintenance_schedule(home)],
         resources=resources_of(home),
         executor=_executor(),

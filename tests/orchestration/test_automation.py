@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 
 import dagster as dg
 import pytest
 
+from assets.corpus.shard_list import shards_table
 from assets.lake import Lake
 from assets.study.behind import shards_behind
 from assets.study.influence import influence_table
@@ -137,7 +139,8 @@ def files_sensor(study) -> dg.SensorDefinition:
 
 
 def look(study, cursor: str | None):
-    with dg.build_sensor_context(cursor=cursor) as context:
+    lake = Lake(uri=f"{study.base}/lake")
+    with dg.build_sensor_context(cursor=cursor, resources={"lake": lake}) as context:
         return files_sensor(study)(context), context.cursor
 
 
@@ -147,6 +150,7 @@ def files(tmp_path):
     study = read_study(write_study(tmp_path))
     for path in (tmp_path / "corpus").iterdir():
         os.utime(path, (path.stat().st_mtime - 3600,) * 2)
+    Lake(uri=f"{study.base}/lake").ensure(shards_table("tiny"))
     return study, tmp_path / "corpus"
 
 
@@ -160,6 +164,13 @@ def test_the_files_sensor_lists_shards_once_per_change(files):
     request, cursor = look(study, cursor)
     assert isinstance(request, dg.RunRequest)
     assert "2 source files" in look(study, cursor)[0].skip_message
+
+
+def test_a_corpus_that_was_deleted_is_listed_again(files):
+    study, _ = files
+    _, cursor = look(study, None)
+    shutil.rmtree(f"{study.base}/lake")
+    assert isinstance(look(study, cursor)[0], dg.RunRequest)
 
 
 def test_a_file_that_is_still_being_written_is_waited_for(files):
