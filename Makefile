@@ -1,10 +1,10 @@
-# Both commands set up what they need in .venv; nothing but Python 3.11+ and make has to be there.
+# Every command sets up what it needs in .venv; nothing but Python 3.11+ and make has to be there.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint setup clean help
+.PHONY: demo ui test test-ui lint setup clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -13,9 +13,17 @@ help:  ## this list
 demo: setup  ## train the demo's model, trace it, and print what was found
 	@$(BIN)/python -m examples.demo.run
 
-test: $(VENV)/.dev lint  ## all tests
+ui: setup  ## Dagster's and MLflow's interfaces on what was run; PORT=… and MLFLOW_PORT=… choose other ports
+	@$(BIN)/headwater ui $(if $(PORT),--port $(PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT))
+
+test: $(VENV)/.dev lint  ## all tests but those of the interfaces
 	@echo "== tests"
 	@$(BIN)/python -m pytest
+
+test-ui: $(VENV)/.ui-tests  ## the interfaces, driven in a headless Chromium, which is installed where it can be
+	@$(BIN)/python -m tests.ui.browser
+	@echo "== tests of the interfaces"
+	@$(BIN)/python -m pytest tests/ui
 
 lint: $(VENV)/.dev  ## formatting, lint and the import rule of the three floors
 	@echo "== lint"
@@ -37,4 +45,9 @@ $(VENV)/.dev: $(VENV)/.core
 	@echo "== setting up what the tests need"
 	@$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	@$(BIN)/pip install -q --no-deps kronfluence==1.0.1
+	@touch $@
+
+$(VENV)/.ui-tests: $(VENV)/.dev
+	@echo "== setting up what the tests of the interfaces need"
+	@$(BIN)/pip install -q -c constraints.txt -e '.[ui-tests]'
 	@touch $@

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from compute.errors import BadInput
+
+if TYPE_CHECKING:
+    from orchestration.home import Home
 
 app = typer.Typer(
     name="headwater",
@@ -59,14 +63,101 @@ def run(
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option(help="Port of the Dagster UI on 127.0.0.1.")] = 3000,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Dagster's UI on 127.0.0.1.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow's UI on 127.0.0.1.")] = 5000,
 ) -> None:
-    """Start the Dagster UI and its daemon on the same instance as `headwater run`; stop them with Ctrl-C."""
+    """Start Dagster's UI with its daemon, and MLflow's UI, on what `headwater run` works on; Ctrl-C stops them.
+
+    Where HEADWATER_TRACKING_URI names a server, its UI is the one to look at, and none is started here.
+    """
     from orchestration.home import Home
-    from orchestration.servers import serve
+    from orchestration.servers import ServerEnded, serve
 
     try:
-        serve(Home.from_environment().prepare(), port=port)
+        serve(Home.from_environment().prepare(), port=port, mlflow_port=mlflow_port)
+    except (BadInput, ServerEnded) as error:
+        _exit(str(error))
+
+
+@app.command(epilog="Example: headwater lineage demo arithmetic-00 'arithmetic-0000#0'")
+def lineage(
+    study: Annotated[str, typer.Argument(help="Name of the study.")],
+    query: Annotated[str, typer.Argument(help="Id of the query.")],
+    document: Annotated[str, typer.Argument(help="Id of the document, as it stands in rankings and influence.")],
+    method: Annotated[str, typer.Option(help="How it was scored.")] = "ekfac",
+    as_json: Annotated[bool, typer.Option("--json", help="Everything in full, as JSON.")] = False,
+) -> None:
+    """Show what one influence row came from: versions, runs, code, model, curvature fit and source file."""
+    from orchestration.home import Home
+    from orchestration.lineage import trace
+    from orchestration.lineage_facts import add_facts
+    from orchestration.lineage_page import lineage_json, print_lineage
+    from orchestration.resources import resources_of
+    from orchestration.run_pages import mlflow_pages
+    from orchestration.studies import declared_models
+
+    try:
+        home = Home.from_environment()
+        resources = resources_of(home)
+        lake, dagster_ui = resources["lake"], resources["tracking"].dagster_ui
+        found = trace(lake, study, query, document, method)
+        add_facts(lake, found, declared_models(home.studies))
+        pages = mlflow_pages(home, found)
+    except BadInput as error:
+        _exit(str(error))
+    if as_json:
+        _print_json(lineage_json(found, lake.place.root, dagster_ui, pages))
+    else:
+        print_lineage(found, lake.place.root, dagster_ui, pages)
+
+
+@app.command(epilog="Example: headwater studies --json")
+def studies(as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False) -> None:
+    """List the registered studies: which are broken, not run, partly scored or complete."""
+    from orchestration.home import Home
+    from orchestration.resources import resources_of
+    from orchestration.studies import load_studies
+    from orchestration.study_states import print_states, state_json, study_states
+
+    try:
+        home = Home.from_environment()
+        states = study_states(resources_of(home)["lake"], load_studies(home.studies))
+    except BadInput as error:
+        _exit(str(error))
+    if as_json:
+        _print_json([state_json(state) for state in states])
+    else:
+        print_states(states, home.studies)
+
+
+@app.command(epilog="Example: headwater delete demo")
+def delete(
+    study: Annotated[str | None, typer.Argument(help="Name of a study; left out: what no study refers to.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking, after showing what.")] = False,
+) -> None:
+    """Remove a study with all that it alone refers to, or what no study refers to any more. Shows first what that is.
+
+    MLflow's runs and Dagster's run history stay.
+    """
+    from orchestration.home import Home
+    from orchestration.removal import plan_removal, remove
+    from orchestration.removal_page import confirmed, print_removal, print_removed
+    from orchestration.resources import resources_of
+
+    try:
+        home = Home.from_environment()
+        lake = resources_of(home)["lake"]
+        with _existing(home).instance() as instance:
+            planned = plan_removal(home, lake, instance, study)
+            print_removal(planned)
+            if planned.is_empty:
+                return
+            if not yes and not confirmed(planned):
+                _exit("nothing was removed")
+            if plan_removal(home, lake, instance, study).parts != planned.parts:
+                _exit("nothing was removed, since studies or tables changed meanwhile; look again")
+            remove(home, lake, instance, planned, on_part=lambda part: print(f"removed {part}", file=sys.stderr))
+            print_removed(planned)
     except BadInput as error:
         _exit(str(error))
 
@@ -74,6 +165,19 @@ def ui(
 def main() -> None:
     """Entry point of the `headwater` command."""
     app()
+
+
+def _existing(home: Home) -> Home:
+    """Commands that only look, or remove, do not make a new installation by the way."""
+    if not (home.dagster / "dagster.yaml").exists():
+        raise BadInput(
+            f"{home.root}: nothing has been run here; name the directory that results are in (HEADWATER_HOME)"
+        )
+    return home
+
+
+def _print_json(content: object) -> None:
+    print(json.dumps(content, indent=2, ensure_ascii=False, default=str))
 
 
 def _exit(sentence: str) -> NoReturn:

@@ -33,6 +33,7 @@ OVERRIDES = (
     "HEADWATER_STUDIES",
     "HEADWATER_CACHE",
     "HEADWATER_TRACKING_UI",
+    "HEADWATER_DAGSTER_UI",
 )
 
 
@@ -40,7 +41,8 @@ OVERRIDES = (
 class Home:
     """`root` holds everything unless a variable says otherwise: HEADWATER_LAKE (a URI),
     HEADWATER_TRACKING_URI, HEADWATER_STUDIES (a directory), HEADWATER_CACHE (unpacked checkpoints).
-    HEADWATER_TRACKING_UI is the address at which MLflow's UI is seen, for links; `headwater ui` sets it.
+    HEADWATER_TRACKING_UI and HEADWATER_DAGSTER_UI are the addresses at which MLflow's and Dagster's UI are seen, for
+    links; `headwater ui` sets them.
     HEADWATER_MAINTENANCE (a cron schedule) switches the lake's maintenance on, and HEADWATER_RETENTION_HOURS says for
     how long earlier versions of its tables stay readable.
     """
@@ -51,6 +53,7 @@ class Home:
     studies: Path
     cache: Path
     tracking_ui: str = ""
+    dagster_ui: str = ""
     maintenance: str = ""
     retention_hours: int = 720
 
@@ -65,6 +68,7 @@ class Home:
             studies=_directory(os.environ.get("HEADWATER_STUDIES") or root / "studies"),
             cache=_directory(os.environ.get("HEADWATER_CACHE") or root / "cache"),
             tracking_ui=os.environ.get("HEADWATER_TRACKING_UI", ""),
+            dagster_ui=os.environ.get("HEADWATER_DAGSTER_UI", ""),
             maintenance=os.environ.get("HEADWATER_MAINTENANCE", ""),
             retention_hours=_hours(os.environ.get("HEADWATER_RETENTION_HOURS") or "720"),
         )
@@ -94,7 +98,7 @@ class Home:
 
     def environment(self) -> dict[str, str]:
         """What child processes need to find the same place, wherever they are started."""
-        places = (self.lake, self.tracking, str(self.studies), str(self.cache), self.tracking_ui)
+        places = (self.lake, self.tracking, str(self.studies), str(self.cache), self.tracking_ui, self.dagster_ui)
         values = dict(zip(OVERRIDES, places, strict=True))
         given = {name: value for name, value in values.items() if os.environ.get(name)}
         return {"HEADWATER_HOME": str(self.root), "DAGSTER_HOME": str(self.dagster), **given}
