@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, PrivateAttr
 
 from assets.lake_damage import damage_as_bad_input, damage_sentence, first_line
@@ -278,12 +279,21 @@ class Lake(dg.ConfigurableResource):
         """Rows of the newest version, from the log alone."""
         return sum(pa.table(self._existing(table, None).get_add_actions(flatten=True))["num_records"].to_pylist())
 
-    def partition_rows(self, table: Table, column: str | None = None, *, version: int | None = None) -> dict[str, int]:
+    def partition_rows(
+        self,
+        table: Table,
+        column: str | None = None,
+        *,
+        version: int | None = None,
+        where: Mapping[str, str] | None = None,
+    ) -> dict[str, int]:
         """Value of a partition column (the table's first, unless named) -> its rows, from the log alone."""
         column = column or table.partition_by[0]
         actions = pa.table(self._existing(table, version).get_add_actions(flatten=True))
         rows: dict[str, int] = {}
         if actions.num_rows:
+            for name, wanted in _partition(table, where).items():
+                actions = actions.filter(pc.equal(actions[f"partition.{name}"], wanted))
             values = actions[f"partition.{column}"].to_pylist()
             for value, count in zip(values, actions["num_records"].to_pylist(), strict=True):
                 rows[value] = rows.get(value, 0) + count

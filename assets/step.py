@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.checks import Check, CheckFailedError, Verdict
-from assets.fingerprints import fingerprint as digest
 from assets.lake import Commit, Lake
 from assets.progress import Progress, announce, note
 from assets.tables import Table
@@ -32,6 +31,7 @@ REUSE_TAG = "headwater/reuse"
 REFIT_TAG = "headwater/refit"
 """Run tag: "true" draws pinned samples again, which otherwise stay as they are when the corpus grows."""
 KEPT_SHARDS_TOLD = 20
+RECENT_COMMITS = 500
 RETRY_TAGS = ("dagster/retry_number", "dagster/is_resume_retry")
 """Dagster's own tags of a run that takes up a failed one."""
 
@@ -103,14 +103,23 @@ class Step:
     def is_current(self, table: Table, fingerprint: str | None, shard: str | None = None) -> bool:
         """Whether `table` already holds what would be computed, and the run asked to keep such results.
 
-        A retry after a crash always keeps them: what was finished before the crash is not computed again. No
+        A retry after a crash keeps what the same run finished before it. No
         `fingerprint` stands for no rows: what is computed from a shard without documents has none either.
         """
         version = self.lake.version(table) if self.reuse or self.takes_up else None
         if version is None or self._fingerprints(table, version).get(shard or "") != fingerprint:
             return False
+        if not self.reuse and (shard or "") not in self._finished_before_crash(table):
+            return False
         self._report_kept(table, shard, version, fingerprint or "")
         return True
+
+    def _finished_before_crash(self, table: Table) -> set[str]:
+        """The shards ("" for a table in one piece) that this run, or the one that it takes up, has written."""
+        run = self.context.run
+        own = {run.run_id, run.parent_run_id, run.root_run_id}
+        commits = [entry for entry in self.lake.history(table, RECENT_COMMITS) if entry.get("dagster_run_id") in own]
+        return {json.loads(entry.get("partition") or "{}").get("shard", "") for entry in commits}
 
     def is_pinned(self, table: Table, settings: str) -> bool:
         """Whether a pinned sample was drawn under these settings: kept though its corpus grew, unless a run refits."""
@@ -267,10 +276,9 @@ class Step:
         return [self._verdicts.get(check.key) or Verdict(check) for check in checks if check.key in selected]
 
     def _data_version(self, path: str) -> dg.DataVersion | None:
-        """The fingerprint of what was written; of several shards together, the digest of theirs."""
+        """The fingerprint of what was written. Dagster takes one for all shards of a run, so several get its own."""
         stamps = self._stamps.get(path, {})
-        version = next(iter(stamps.values())) if len(stamps) == 1 else digest(sorted(stamps.items())) if stamps else ""
-        return dg.DataVersion(version) if version else None
+        return dg.DataVersion(next(iter(stamps.values()))) if len(stamps) == 1 and any(stamps.values()) else None
 
 
 def run_step(
@@ -306,6 +314,10 @@ def run_step(
         raise dg.Failure(description=str(error), allow_retries=False) from error
     except Exception:
         yield from step.results_of_failure(checks) if step else ()
+        raise
+    except BaseException:  # cancelled: nothing can be yielded any more, but what was done is told
+        for event in step.results_of_failure(()) if step else ():
+            context.instance.report_runless_asset_event(event)
         raise
     yield from step.results(checks)
 

@@ -115,7 +115,7 @@ class Table:
             )
             for column in self.columns
         ]
-        return dg.TableSchema(columns=columns, constraints=dg.TableConstraints(other=[self.grain]))
+        return dg.TableSchema(columns=columns)
 
 
 def conform(table: Table, batch: pa.RecordBatch | pa.Table, where: Mapping[str, str]) -> pa.RecordBatch | pa.Table:

@@ -6,10 +6,14 @@ starts the rest.
 
 import dagster as dg
 
+from assets.corpus.partitions import partitions_name
 from assets.corpus.shard_list import shards_table
 from assets.declaring import dagster_name
 from assets.lake import Lake
 from assets.study.behind import shards_behind
+from assets.study.coverage import coverage_table
+from assets.study.influence import influence_table
+from assets.study.rankings import rankings_table
 from assets.study.spec import Study
 from orchestration.automation import corpus_keys, study_keys
 from orchestration.sensors import KEEP_CURRENT
@@ -46,6 +50,7 @@ def catch_up_schedule(study: Study, job) -> dg.ScheduleDefinition:
 def catch_up_sensor(study: Study, job) -> dg.SensorDefinition:
     """Computes what is behind, once the listing of a catch-up is there."""
     name, keys = study.name, [*corpus_keys(study), *study_keys(study)]
+    over_all = [coverage_table(name).asset_key, rankings_table(name).asset_key]
 
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,
@@ -59,10 +64,16 @@ def catch_up_sensor(study: Study, job) -> dg.SensorDefinition:
         if context.dagster_run.tags.get(CATCH_UP_TAG) != name:
             return dg.SkipReason("Not the listing of a catch-up.")
         behind = shards_behind(lake, study)
-        if not behind:
-            return dg.SkipReason("Every shard is scored.")
+        if behind is None:
+            return dg.SkipReason(f"Study {name} has never been run: materialize it once, up to its query gradients.")
+        told = context.instance.get_materialized_partitions(influence_table(name).asset_key)
+        listed = list(context.instance.get_dynamic_partitions(partitions_name(study.spec.corpus.name)))
+        due = [shard for shard in listed if shard in behind or shard not in told]  # in the order of Dagster's ranges
+        if not due:
+            ranked = lake.version(rankings_table(name)) is not None
+            return dg.SkipReason("Every shard is scored.") if ranked else dg.RunRequest(asset_selection=over_all)
         # One range from the first to the last: what lies between and is current is kept.
-        bounds = {"dagster/asset_partition_range_start": behind[0], "dagster/asset_partition_range_end": behind[-1]}
+        bounds = {"dagster/asset_partition_range_start": due[0], "dagster/asset_partition_range_end": due[-1]}
         return dg.RunRequest(asset_selection=keys, tags=KEEP_CURRENT | bounds)
 
     return catch_up_shards

@@ -42,10 +42,11 @@ def _left_out(loaded: LoadedStudy) -> dg.AssetSpec:
     """A study file with a mistake, shown among the assets with what is wrong; the other studies work."""
     dg.get_dagster_logger("headwater").error(f"This study is left out: {loaded.error}")
     name = re.sub(r"[^A-Za-z0-9_-]", "_", loaded.path.stem)
+    mistakes = "\n".join(f"- {line}" for line in loaded.error.splitlines())
     return dg.AssetSpec(
         ["study", name],
         group_name="studies_left_out",
-        description=f"**This study is left out.** {loaded.error}\n\nMend the file, then reload the definitions.",
+        description=f"**This study is left out.**\n\n{mistakes}\n\nMend the file, then reload the definitions.",
         kinds={"yaml"},
         metadata={"file": dg.MetadataValue.path(str(loaded.path))},
     )

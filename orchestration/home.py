@@ -20,7 +20,7 @@ concurrency:
 run_monitoring:
   enabled: true
   max_resume_run_attempts: 0
-  free_slots_after_run_end_seconds: 300
+  free_slots_after_run_end_seconds: 30
 run_retries:
   enabled: true
   max_retries: 1

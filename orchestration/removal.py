@@ -22,6 +22,7 @@ from assets.lake_maintenance import table_paths
 from assets.study.spec import Study
 from compute.errors import BadInput
 from orchestration.mistakes import near_matches
+from orchestration.resources import resources_of
 from orchestration.run import clear_after_killed_runs
 from orchestration.studies import LoadedStudy, load_studies, study_parts
 
@@ -110,7 +111,7 @@ def plan_removal(home: Home, lake: Lake, instance: dg.DagsterInstance, study: st
     removal.caches = {path: sum(file.stat().st_size for file in path.rglob("*")) for path in caches}
     _look_up_sizes(lake, removal)
     if doomed:
-        _refuse_while_in_use(instance, doomed)
+        _refuse_while_in_use(home, instance, doomed)
     return removal
 
 
@@ -204,9 +205,9 @@ def _rows_and_versions(lake: Lake, path: str, size: int) -> tuple[int | None, in
         return None, size, None  # a removal that was killed has been here
 
 
-def _refuse_while_in_use(instance: dg.DagsterInstance, parts: set[str]) -> None:
+def _refuse_while_in_use(home: Home, instance: dg.DagsterInstance, parts: set[str]) -> None:
     """A run without a selection of assets (a job of operations, such as maintenance) may work on anything."""
-    clear_after_killed_runs(instance)
+    clear_after_killed_runs(instance, resources_of(home)["tracking"])
     for name, selection in _in_progress(instance):
         touched = {"/".join(key.path[:2]) for key in selection or ()} & parts
         if touched or selection is None:

@@ -52,7 +52,7 @@ def run_study(
     job = definitions.resolve_job_def(job_name(study))
     tags = {
         REUSE_TAG: str(not recompute).lower(),
-        REFIT_TAG: str(refit).lower(),
+        **({REFIT_TAG: "true"} if refit else {}),
         PROCESS_TAG: _process(os.getpid()),
     }
     listing = _execute(job, instance, tags, [shards_key(study)])

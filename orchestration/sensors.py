@@ -1,5 +1,6 @@
 """Sensors: one that looks at a corpus's files, and those that evaluate the conditions of `automation.py`."""
 
+import time
 from collections.abc import Iterable, Iterator
 
 import dagster as dg
@@ -15,6 +16,9 @@ from orchestration.automation import corpus_keys, study_keys
 
 KEEP_CURRENT = {REUSE_TAG: "true"}
 """Runs that nobody started by hand keep what is current."""
+SOURCE_TAG = "headwater/source"
+"""Run tag of a listing that the files sensor asked for: the digest of the files as it saw them."""
+SECONDS_BEFORE_ANOTHER_TRY = 600
 
 
 def sensors(studies: Iterable[Study]) -> Iterator[dg.SensorDefinition]:
@@ -48,14 +52,22 @@ def _files_sensor(study: Study) -> dg.SensorDefinition:
     def files(context: dg.SensorEvaluationContext, lake: Lake) -> dg.RunRequest | dg.SkipReason:
         state = source_state(corpus, study.base)
         listed = lake.version(shards_table(corpus.name)) is not None  # or the corpus was deleted meanwhile
-        if listed and state.digest == context.cursor:
+        if listed and state.digest == context.cursor and not _has_failed(context.instance, state.digest):
             return dg.SkipReason(f"{state.files} source files, all as they were when the shards were last listed.")
-        if state.seconds_since_change < automation.settle_seconds:
+        if 0 <= state.seconds_since_change < automation.settle_seconds:
             return dg.SkipReason(f"{state.newest} changed a moment ago; waiting until it is left alone.")
         context.update_cursor(state.digest)
-        return dg.RunRequest(tags=KEEP_CURRENT)
+        return dg.RunRequest(tags=KEEP_CURRENT | {SOURCE_TAG: state.digest})
 
     return files
+
+
+def _has_failed(instance: dg.DagsterInstance, source: str) -> bool:
+    """Whether the newest listing of these very files failed, a while ago: it is then tried again."""
+    found = instance.get_run_records(dg.RunsFilter(tags={SOURCE_TAG: source}), limit=1)
+    if not found or found[0].dagster_run.status != dg.DagsterRunStatus.FAILURE:
+        return False
+    return time.time() - found[0].create_timestamp.timestamp() > SECONDS_BEFORE_ANOTHER_TRY
 
 
 def _ingest_sensor(study: Study) -> dg.AutomationConditionSensorDefinition:
@@ -65,7 +77,6 @@ def _ingest_sensor(study: Study) -> dg.AutomationConditionSensorDefinition:
         target=dg.AssetSelection.assets(*corpus_keys(study)),
         default_status=_status(study),
         minimum_interval_seconds=study.spec.automation.every_seconds,
-        emit_backfills=False,  # a backfill's own ticks cost a minute; runs take ranges of shards all the same
         run_tags=KEEP_CURRENT,
         description=f"Reads and cuts shards of corpus {corpus} whose source files are new, changed or gone.",
     )
@@ -77,7 +88,6 @@ def _score_sensor(study: Study) -> dg.AutomationConditionSensorDefinition:
         target=dg.AssetSelection.assets(*study_keys(study)),
         default_status=_status(study),
         minimum_interval_seconds=study.spec.automation.every_seconds,
-        emit_backfills=False,  # a backfill's own ticks cost a minute; runs take ranges of shards all the same
         run_tags=KEEP_CURRENT,
         description=f"Scores shards for study {study.name} when their documents are new, then ranks.",
     )

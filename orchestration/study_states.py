@@ -15,7 +15,6 @@ from assets.lake_maintenance import table_paths
 from assets.study.behind import shards_behind
 from assets.study.candidates import candidates_table
 from assets.study.influence import influence_table
-from assets.study.query_gradients import query_gradients_table
 from assets.study.rankings import rankings_table
 from assets.tables import Table
 from compute.errors import BadInput
@@ -111,7 +110,8 @@ def _state_in_lake(lake: Lake, study: Study, file: str) -> StudyState:
         return StudyState(study.name, file, NOT_RUN)
     shards = _shards(lake, study)
     scored = lake.fingerprints(influence_table(study.name)) if _has(lake, influence_table(study.name)) else {}
-    behind = shards_behind(lake, study) if _has(lake, query_gradients_table(study.name)) else shards
+    behind = shards_behind(lake, study)
+    behind = shards if behind is None else behind
     done, outdated = len(shards) - len(behind), len(set(behind) & set(scored))
     return StudyState(study.name, file, _word(lake, study, len(shards), done), len(shards), done, outdated, at)
 

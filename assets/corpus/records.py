@@ -24,6 +24,7 @@ from assets.step import Step, run_step
 from assets.study.spec import Study
 from assets.tables import Column, Table
 from assets.tracking import Tracking
+from compute.errors import BadInput
 
 CODE_VERSION = "1"
 STORY = "As read from the source files; what could not be read is in rejected, what is gone in tombstones."
@@ -132,6 +133,10 @@ def _read_shards(step: Step, study: Study) -> None:
     with step.progress(f"{corpus.name}: records", len(keys), "shards") as progress:
 
         def read(key: str) -> None:
+            if key not in shards:
+                raise BadInput(
+                    f"corpus {corpus.name}: has no shard {key}; materialize its asset shards, which lists them"
+                )
             rejected.extend(_read_shard(step, study, shards[key]))
             progress.advance(1)
 
@@ -146,7 +151,7 @@ def _read_shard(step: Step, study: Study, shard: Shard) -> list[Rejected]:
     corpus = study.spec.corpus
     table, rejected = records_table(corpus.name), rejected_table(corpus.name)
     stamp = records_stamp(corpus, shard)
-    if step.is_current(table, stamp, shard.key):
+    if step.is_current(table, stamp if shard.records else None, shard.key):
         return []
     parsed = parse_shard(corpus, study.base, shard)
     texts = {record.record_id: record.text for record in parsed.records}

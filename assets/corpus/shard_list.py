@@ -94,18 +94,24 @@ def _list_shards(step: Step, study: Study, table: Table) -> None:
     # for ever.
     stamp = fingerprint("shards", CODE_VERSION, shard_rows(planned))
     changes = _changes(known, planned)
+    _report(step, corpus.name, planned, changes)
     if not step.is_current(table, stamp):
         rows = [row | {"fingerprint": stamp} for row in shard_rows(planned)]
         data = pa.Table.from_pylist(rows, schema=table.schema)
         preview = table_of(pl.from_arrow(data), columns=["shard", "file", "start", "stop", "records", "state"])
         facts = _counts(planned) | {"changes": _told(changes), "first slices": preview}
         step.write(table, data, stamp, metadata=facts)
-    instance, name = step.context.instance, partitions_name(corpus.name)
+
+
+def _report(step: Step, corpus: str, planned: list[Shard], changes: dict[str, str]) -> None:
+    """Registers the partitions and reports what changed, at once and before the list is written: a step that is killed
+    in between finds the same changes again. Whoever follows the report waits until this run has ended."""
+    instance, name = step.context.instance, partitions_name(corpus)
     before = set(instance.get_dynamic_partitions(name))
     _register(instance, name, [shard.key for shard in planned])
     for shard in planned:
         if shard.key in changes or shard.key not in before:
-            step.context.log_event(_source_event(corpus.name, shard, changes.get(shard.key, "new")))
+            instance.report_runless_asset_event(_source_event(corpus, shard, changes.get(shard.key, "new")))
 
 
 def _planned(step: Step, study: Study, known: list[Shard]) -> list[Shard]:

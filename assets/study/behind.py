@@ -10,34 +10,59 @@ from typing import TYPE_CHECKING
 
 from assets.columns import TOKENIZER
 from assets.corpus.documents import documents_stamp, documents_table
-from assets.corpus.records import records_stamp, records_table
+from assets.corpus.records import records_stamp, records_table, rejected_table
 from assets.corpus.shard_list import shards_table
 from assets.corpus.shards import shards_from_rows
 from assets.corpus.tokenizer import tokenizer_table
 from assets.stored_now import StoredNow
-from assets.study.influence import expected_stamps, influence_table, origins
+from assets.study.influence import expected_stamps, origins, scores_tables
 
 if TYPE_CHECKING:
     from assets.lake import Lake
     from assets.study.spec import Study
 
+BEHIND = ("stale", "missing")
 
-def shards_behind(lake: Lake, study: Study) -> list[str]:
-    """The shards to compute, in order; none where the study has never been run up to its query gradients."""
+
+def shards_behind(lake: Lake, study: Study) -> list[str] | None:
+    """The shards to compute, in order; None where the study has never been run up to its query gradients."""
     corpus = study.spec.corpus
     needed = (shards_table(corpus.name), tokenizer_table(corpus.name), *origins(study))
     if any(lake.version(table) is None for table in needed):
-        return []
-    now = StoredNow(lake)
+        return None
+    return [shard for shard, state in shard_states(lake, study).items() if state in BEHIND]
+
+
+def shard_states(lake: Lake, study: Study) -> dict[str, str]:
+    """Shard -> scored, empty (no documents), stale or missing, from its source files to its scores."""
+    corpus, now = study.spec.corpus, StoredNow(lake)
     rows = lake.scan(shards_table(corpus.name)).drop("fingerprint").collect().to_dicts()
-    tokenizer = lake.scan(tokenizer_table(corpus.name)).select(TOKENIZER.name).first().collect().item()
     shards = {shard.key: shard for shard in shards_from_rows(rows)}
+    tokenizer = lake.scan(tokenizer_table(corpus.name)).select(TOKENIZER.name).first().collect().item()
     read, cut = now.shard_fingerprints(records_table(corpus.name)), now.shard_fingerprints(documents_table(corpus.name))
-    scored, expected = now.shard_fingerprints(influence_table(study.name)), expected_stamps(now, study, shards)
-    return [
-        key
-        for key, shard in shards.items()
-        if read.get(key) != (records_stamp(corpus, shard) if shard.records else None)
-        or cut.get(key) != documents_stamp(corpus, tokenizer, read.get(key))
-        or scored.get(key) != expected[key]
-    ]
+    unread, uncut = (_set_aside(lake, corpus.name, stage) for stage in ("records", "documents"))
+    expected = expected_stamps(now, study, shards)
+    scored = [now.shard_fingerprints(table) for table in scores_tables(study.name)]
+    states = {}
+    for key, shard in shards.items():
+        is_read = _as_expected(
+            read.get(key), records_stamp(corpus, shard) if shard.records else None, unread.get(key, 0)
+        )
+        documents = documents_stamp(corpus, tokenizer, read.get(key))
+        is_cut = _as_expected(cut.get(key), documents, uncut.get(key, 0))
+        found = {stamps.get(key) for stamps in scored}
+        if is_read and is_cut and found == {expected[key]}:
+            states[key] = "scored" if expected[key] else "empty"
+        else:
+            states[key] = "missing" if None in found else "stale"
+    return states
+
+
+def _as_expected(stored: str | None, expected: str | None, set_aside: int) -> bool:
+    """Also where nothing is stored because all that was there has been set aside."""
+    return stored == expected or (stored is None and set_aside > 0)
+
+
+def _set_aside(lake: Lake, corpus: str, stage: str) -> dict[str, int]:
+    table = rejected_table(corpus)
+    return {} if lake.version(table) is None else lake.partition_rows(table, where={"stage": stage})

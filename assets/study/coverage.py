@@ -14,18 +14,19 @@ from assets.checks import Check
 from assets.columns import SHARD, STAMP
 from assets.corpus.documents import documents_table
 from assets.corpus.records import records_table, twice_sentence
-from assets.corpus.shard_list import shards_table, stored_shards
 from assets.declaring import asset_arguments
 from assets.fingerprints import fingerprint
 from assets.lake import Lake
 from assets.step import Step, run_step
+from assets.study.behind import BEHIND, shard_states
 from assets.study.candidates import candidates_table
 from assets.study.completions import completions_table
-from assets.study.influence import document_norms_table, expected_stamps, influence_table
+from assets.study.influence import document_norms_table, influence_table
 from assets.study.query_gradients import query_gradients_table
 from assets.study.spec import Study
 from assets.tables import Column, Table
 from assets.tracking import Tracking
+from compute.errors import BadInput
 
 CODE_VERSION = "1"
 STORY = "Whether each shard is scored, for the queries and documents as they are now; rankings wait for it."
@@ -38,7 +39,7 @@ def coverage_table(study: str) -> Table:
         columns=(
             SHARD,
             Column(
-                "state", pa.string(), "scored; stale: by other queries, model or text; missing; empty: no documents."
+                "state", pa.string(), "scored; stale: from other text, queries or model; missing; empty: no documents."
             ),
             Column("documents", pa.int64(), "Documents of the shard."),
             Column("scores", pa.int64(), "Rows of influence."),
@@ -84,56 +85,53 @@ def coverage_checks(study: Study) -> tuple[Check, Check, Check]:
 
 
 def _cover(step: Step, study: Study, table: Table) -> None:
-    rows = _shard_states(step, study)
+    rows = _shard_rows(step, study)
     counts = {state: sum(row["state"] == state for row in rows) for state in ("scored", "empty", "stale", "missing")}
     complete, once, unique = coverage_checks(study)
     stamp = fingerprint("coverage", CODE_VERSION, rows)
     if not step.is_current(table, stamp):
         data = pa.Table.from_pylist([row | {"fingerprint": stamp} for row in rows], schema=table.schema)
         step.write(table, data, stamp, metadata={f"{state} shards": count for state, count in counts.items()})
-    step.check(complete, _incomplete(study, rows), metadata=counts)
+    step.check(complete, _incomplete(study, {row["shard"]: row["state"] for row in rows}), metadata=counts)
     step.check(once, _not_once(study, rows), metadata={"scores": sum(row["scores"] for row in rows)})
     step.check(unique, _twice(step, study))
 
 
-def _shard_states(step: Step, study: Study) -> list[dict]:
+def _shard_rows(step: Step, study: Study) -> list[dict]:
     corpus, name = study.spec.corpus.name, study.name
-    shards = [shard.key for shard in stored_shards(step, shards_table(corpus))]
-    documents = step.lake.partition_rows(documents_table(corpus), version=step.version(documents_table(corpus)))
-    scores, norms = (
+    documents, scores, norms = (
         step.lake.partition_rows(table, version=step.version(table))
-        for table in (influence_table(name), document_norms_table(name))
+        for table in (documents_table(corpus), influence_table(name), document_norms_table(name))
     )
-    stored, expected = step.shard_fingerprints(influence_table(name)), expected_stamps(step, study, shards)
-    queries = step.scan(completions_table(name)).select(pl.len()).collect().item()
-    pairs = queries * len(study.spec.options.methods)
+    pairs = step.scan(completions_table(name)).select(pl.len()).collect().item() * len(study.spec.options.methods)
     return [
         {
             "shard": shard,
-            "state": _state(stored.get(shard), expected[shard]),
+            "state": state,
             "documents": documents.get(shard, 0),
             "scores": scores.get(shard, 0),
             "expected_scores": documents.get(shard, 0) * pairs,
             "norms": norms.get(shard, 0),
         }
-        for shard in shards
+        for shard, state in shard_states(step.lake, study).items()
     ]
 
 
-def _state(stored: str | None, expected: str | None) -> str:
-    if stored == expected:
-        return "scored" if stored else "empty"
-    return "stale" if stored else "missing"
+def refuse_incomplete(step: Step, study: Study) -> None:
+    """Raises BadInput where a shard is not scored as it should be, or a record id stands twice: what is computed over
+    all shards looks for itself, since the checks of coverage stop only what runs with it."""
+    states = shard_states(step.lake, study)
+    if problem := _incomplete(study, states) or _twice(step, study):
+        raise BadInput(problem)
 
 
-def _incomplete(study: Study, rows: list[dict]) -> str | None:
-    behind = [row for row in rows if row["state"] in ("stale", "missing")]
+def _incomplete(study: Study, states: dict[str, str]) -> str | None:
+    behind = [shard for shard, state in states.items() if state in BEHIND]
     if not behind:
         return None
-    first = behind[0]
     return (
-        f"study {study.name}: {len(behind)} of {len(rows)} shards are not scored as they should be (shard "
-        f"{first['shard']}: {first['state']}); materialize study/{study.name}/influence for them"
+        f"study {study.name}: {len(behind)} of {len(states)} shards are not scored as they should be (shard "
+        f"{behind[0]}: {states[behind[0]]}); materialize their records, documents and influence"
     )
 
 

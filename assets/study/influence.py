@@ -111,6 +111,11 @@ def influence_checks(study: str) -> tuple[Check, Check]:
     )
 
 
+def scores_tables(study: str) -> tuple[Table, Table, Table]:
+    """The tables that come out of the one pass over a shard."""
+    return (influence_table(study), document_norms_table(study), candidates_table(study))
+
+
 def expected_stamps(stored: Step | StoredNow, study: Study, shards: Iterable[str]) -> dict[str, str | None]:
     """The fingerprint that each shard's scores have when they are up to date; None for a shard without documents.
 
@@ -129,7 +134,7 @@ def origins(study: Study) -> tuple[Table, ...]:
 
 def _score_shards(step: Step, study: Study) -> None:
     """Scores the shards that are not current; the model and the queries' gradients are loaded once for all of them."""
-    tables = (influence_table(study.name), document_norms_table(study.name), candidates_table(study.name))
+    tables = scores_tables(study.name)
     stamps = expected_stamps(step, study, step.context.partition_keys)
     due = [shard for shard in stamps if not all([step.is_current(table, stamps[shard], shard) for table in tables])]
     if not due:

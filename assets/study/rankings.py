@@ -21,7 +21,7 @@ from assets.previews import bounded, kept_figure, top_documents
 from assets.step import Step, run_step
 from assets.study.candidates import END, NORM, RANKING, SCORE, candidates_table
 from assets.study.completions import completions_table
-from assets.study.coverage import coverage_table
+from assets.study.coverage import coverage_table, refuse_incomplete
 from assets.study.exact import add_exact_scores
 from assets.study.influence import document_norms_table, influence_table
 from assets.study.query_gradients import query_gradients_table
@@ -106,6 +106,7 @@ def _agreement_check(study: Study) -> Check:
 
 
 def _rank(step: Step, study: Study, table: Table, check: Check) -> None:
+    refuse_incomplete(step, study)
     stamp = _stamp(step, study)
     if step.is_current(table, stamp):
         return

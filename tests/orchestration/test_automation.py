@@ -140,7 +140,8 @@ def files_sensor(study) -> dg.SensorDefinition:
 
 def look(study, cursor: str | None):
     lake = Lake(uri=f"{study.base}/lake")
-    with dg.build_sensor_context(cursor=cursor, resources={"lake": lake}) as context:
+    instance = dg.DagsterInstance.ephemeral()
+    with instance, dg.build_sensor_context(instance=instance, cursor=cursor, resources={"lake": lake}) as context:
         return files_sensor(study)(context), context.cursor
 
 
