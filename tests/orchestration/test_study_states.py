@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from assets.lake import Lake
 from assets.study.candidates import candidates_table
 from assets.study.influence import influence_table
+from assets.study.rankings import rankings_table
 from orchestration.cli import app
 from orchestration.home import OVERRIDES
 
@@ -88,7 +89,14 @@ def test_rankings_that_are_older_than_scores_or_missing_are_told(installed):
     candidates = candidates_table("tiny")
     installed.overwrite(candidates, "00001", lambda rows: rows)  # computed again, and the same
     assert installed.tiny()[0] == "complete"
+    kept = installed.lake.scan(candidates, where={"shard": "00001"}).collect()
     installed.overwrite(candidates, "00001", lambda rows: rows.with_columns(fingerprint=pl.lit("0" * 16)))
+    assert installed.tiny()[0] == "partly scored"
+    other = installed.lake.version(candidates)
+    installed.overwrite(candidates, "00001", lambda rows: kept)
+    rankings = installed.lake.scan(rankings_table("tiny")).collect().to_arrow()
+    inputs = json.dumps({candidates.path: other})  # merged from the other candidates
+    installed.lake.overwrite(rankings_table("tiny"), rankings, commit={"inputs": inputs})
     assert installed.tiny()[0] == "rankings older than scores"
     shutil.rmtree(installed.home / "lake/study/tiny/rankings")
     assert installed.tiny()[0] == "no rankings"
