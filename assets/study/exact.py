@@ -20,7 +20,7 @@ DENSE_BUDGET_BYTES = 2**30  # full-rank query gradients held at once
 
 
 def add_exact_scores(step: Step, study: Study, ranked: pl.DataFrame) -> tuple[pl.DataFrame, float]:
-    """`ranked` with exact, token and module scores, and how well its low-rank scores agree (`_agreement`)."""
+    """`ranked` with exact, token and module scores, and how well its low-rank scores agree (`agreement_of`)."""
     model, modules = open_traced_model(step, study)
     names = [module.name for module in modules]
     pairs = _scored_pairs(step, study, ranked, model, modules)
@@ -36,7 +36,7 @@ def add_exact_scores(step: Step, study: Study, ranked: pl.DataFrame) -> tuple[pl
         pl.Series("concentration", [pair.concentration for pair in scored], pl.Float32),
         pl.Series("likely_spurious", [pair.likely_spurious for pair in scored], pl.Boolean),
     )
-    return rows, _agreement(rows)
+    return rows, agreement_of(rows)
 
 
 def _scored_pairs(step: Step, study: Study, ranked: pl.DataFrame, model, modules) -> dict:
@@ -98,7 +98,7 @@ def _score_group(study: Study, part: pl.DataFrame, model, modules, directions: d
     return {(*keys[number], score.key): score for of_document in scored for number, score in of_document.items()}
 
 
-def _agreement(rows: pl.DataFrame) -> float:
+def agreement_of(rows: pl.DataFrame) -> float:
     """Median over methods and queries of the correlation of low-rank with exact scores, over the listed documents."""
     unique = rows.unique(["method", "query_id", "document_id"])
     by_query = unique.group_by("method", "query_id").agg(pl.corr("score", "exact_score"))

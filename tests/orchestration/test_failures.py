@@ -97,3 +97,15 @@ def test_all_checks_pass_on_the_finished_study(copied):
     result = copied.materialize("study/tiny/coverage", "study/tiny/rankings")
     evaluations = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
     assert result.success and evaluations["shards_complete"] and evaluations["keys_unique"]
+
+
+def test_the_agreement_of_kept_rankings_is_judged_too(copied):
+    """By the option as it is now."""
+    from dataclasses import replace
+
+    options = copied.study.spec.options.model_copy(update={"min_agreement": 1.0})
+    strict = replace(copied.study, spec=copied.study.spec.model_copy(update={"options": options}))
+    for study, passes in ((copied.study, True), (strict, False)):
+        result = replace(copied, study=study).materialize("study/tiny/rankings", reuse=True)
+        (evaluation,) = result.get_asset_check_evaluations()
+        assert result.success and evaluation.passed is passes, evaluation.description
