@@ -21,6 +21,7 @@ from assets.lake_damage import first_line
 from assets.lake_maintenance import table_paths
 from assets.study.spec import Study
 from compute.errors import BadInput
+from orchestration.maintenance import UNFINISHED
 from orchestration.mistakes import near_matches
 from orchestration.resources import resources_of
 from orchestration.run import clear_after_killed_runs
@@ -32,13 +33,6 @@ if TYPE_CHECKING:
 
 #: In the order in which they are removed: what was computed before what it was computed from.
 FAMILIES = ("study", "queries", "curvature", "model", "corpus")
-UNFINISHED = [
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 #: The newest backfills, among which unfinished ones are looked for.
 BACKFILLS = 100
 UNFINISHED_BACKFILL = ("REQUESTED", "CANCELING")
@@ -216,7 +210,7 @@ def _refuse_while_in_use(home: Home, instance: dg.DagsterInstance, parts: set[st
 
 
 def _in_progress(instance: dg.DagsterInstance) -> Iterator[tuple[str, frozenset[dg.AssetKey] | None]]:
-    for record in instance.get_run_records(dg.RunsFilter(statuses=UNFINISHED)):
+    for record in instance.get_run_records(dg.RunsFilter(statuses=list(UNFINISHED))):
         run = record.dagster_run
         yield f"Dagster run {run.run_id[:8]} ({run.job_name})", run.asset_selection
     for backfill in instance.get_backfills(limit=BACKFILLS):
