@@ -20,7 +20,7 @@ from pathlib import Path
 import dagster as dg
 import yaml
 
-from assets.step import REUSE_TAG
+from assets.step.step import REUSE_TAG
 from orchestration.automation import corpus_keys
 from orchestration.graph import job_name, shard_keys, shards_key, study_assets_once, study_job
 from orchestration.home import Home

@@ -24,11 +24,11 @@ from assets.corpus.documents import documents_table
 from assets.corpus.records import records_table, rejected_table
 from assets.corpus.shard_list import shards_table, source_key
 from assets.corpus.tombstones import tombstones_table
+from assets.specs.study import Study
 from assets.study.candidates import candidates_table
 from assets.study.coverage import coverage_table
 from assets.study.influence import document_norms_table, influence_table
 from assets.study.rankings import rankings_table
-from assets.study.spec import Study
 
 
 def corpus_keys(study: Study) -> list[dg.AssetKey]:

@@ -8,13 +8,13 @@ import dagster as dg
 
 from assets.corpus.partitions import partitions_name
 from assets.corpus.shard_list import shards_table
-from assets.declaring import dagster_name
-from assets.lake import Lake
+from assets.lake.lake import Lake
+from assets.specs.study import Study
+from assets.step.declaring import dagster_name
 from assets.study.behind import shards_behind
 from assets.study.coverage import coverage_table
 from assets.study.influence import influence_table
 from assets.study.rankings import rankings_table
-from assets.study.spec import Study
 from orchestration.automation import corpus_keys, study_keys
 from orchestration.sensors import KEEP_CURRENT
 

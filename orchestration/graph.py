@@ -15,18 +15,18 @@ from assets.corpus.tombstones import tombstones_table
 from assets.curvature.factors import covariances_table, eigenbasis_table, eigenvalues_table
 from assets.curvature.fitting import covariances_asset, eigenbasis_asset, eigenvalues_asset
 from assets.curvature.sample import sample_asset, sample_table
-from assets.declaring import dagster_name
+from assets.lake.tables import Table
 from assets.model.checkpoint import checkpoint_table, named_checkpoint_asset
 from assets.model.training import trained_checkpoint_asset, training_sample_asset, training_sample_table
 from assets.queries.queries import queries_asset, queries_table
+from assets.specs.study import Study
+from assets.step.declaring import dagster_name
 from assets.study.candidates import candidates_table
 from assets.study.completions import completions_asset, completions_table
 from assets.study.coverage import coverage_asset, coverage_table
 from assets.study.influence import document_norms_table, influence_asset, influence_table
 from assets.study.query_gradients import query_gradients_asset, query_gradients_table
 from assets.study.rankings import rankings_asset, rankings_table
-from assets.study.spec import Study
-from assets.tables import Table
 from orchestration.automation import with_conditions
 
 

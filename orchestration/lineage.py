@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from assets.corpus.documents import documents_table
-from assets.lake_log import Entry, TableLog
+from assets.lake.log import Entry, TableLog
 from assets.study.completions import completions_table
 from assets.study.influence import influence_table
 from compute.errors import BadInput
 from orchestration.mistakes import near_matches
 
 if TYPE_CHECKING:
-    from assets.lake import Lake
+    from assets.lake.lake import Lake
 
 ALL_SHARDS = "all"
 CLOSE_IDS = 1000

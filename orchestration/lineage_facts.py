@@ -13,20 +13,20 @@ from assets.corpus.documents import documents_table
 from assets.corpus.records import records_table
 from assets.corpus.shard_list import shards_table
 from assets.curvature.sample import sample_table
-from assets.fingerprints import fingerprint
-from assets.lake_log import TableLog
+from assets.lake.log import TableLog
 from assets.model.checkpoint import checkpoint_table
 from assets.model.training import training_sample_table
 from assets.queries.queries import queries_table
+from assets.step.fingerprints import fingerprint
 from assets.study.completions import completions_table
 from compute.errors import BadInput
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from assets.lake import Lake
-    from assets.model.spec import ModelSpec
-    from assets.tables import Table
+    from assets.lake.lake import Lake
+    from assets.lake.tables import Table
+    from assets.specs.model import ModelSpec
     from orchestration.lineage import Lineage, Origin
 
 WEIGHTS = ".safetensors"

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 
 import dagster as dg
 
-from assets.lake import Lake
-from assets.lake_maintenance import Report, maintain_lake
+from assets.lake.lake import Lake
+from assets.lake.maintenance import Report, maintain_lake
 from compute.errors import BadInput
 from orchestration.home import Home
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from assets.corpus.partitions import partitions_name
-from assets.lake_damage import first_line
-from assets.lake_maintenance import table_paths
-from assets.study.spec import Study
+from assets.lake.damage import first_line
+from assets.lake.maintenance import table_paths
+from assets.specs.study import Study
 from compute.errors import BadInput
 from orchestration.maintenance import UNFINISHED
 from orchestration.mistakes import near_matches
@@ -28,7 +28,7 @@ from orchestration.run import clear_after_killed_runs
 from orchestration.studies import LoadedStudy, load_studies, study_parts
 
 if TYPE_CHECKING:
-    from assets.lake import Lake
+    from assets.lake.lake import Lake
     from orchestration.home import Home
 
 #: In the order in which they are removed: what was computed before what it was computed from.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from assets.lake import Lake
-from assets.tracking import DEFAULT_DAGSTER_UI, Tracking
+from assets.lake.lake import Lake
+from assets.tracking.tracking import DEFAULT_DAGSTER_UI, Tracking
 from orchestration.home import Home
 
 

@@ -13,9 +13,9 @@ import dagster as dg
 import psutil
 from dagster import BetaWarning
 
-from assets.step import REFIT_TAG, REUSE_TAG
-from assets.study.spec import Study
-from assets.tracking import Tracking
+from assets.specs.study import Study
+from assets.step.step import REFIT_TAG, REUSE_TAG
+from assets.tracking.tracking import Tracking
 from orchestration.graph import job_name, shard_keys, shards_key, study_assets_once, study_job
 
 PROCESS_TAG = "headwater/process"

@@ -7,11 +7,11 @@ import dagster as dg
 
 from assets.corpus.shard_list import shards_table
 from assets.corpus.source_state import source_state
-from assets.declaring import dagster_name
-from assets.lake import Lake
-from assets.step import REUSE_TAG
-from assets.study.spec import Study
-from assets.tracking import Tracking
+from assets.lake.lake import Lake
+from assets.specs.study import Study
+from assets.step.declaring import dagster_name
+from assets.step.step import REUSE_TAG
+from assets.tracking.tracking import Tracking
 from orchestration.automation import corpus_keys, study_keys
 
 KEEP_CURRENT = {REUSE_TAG: "true"}

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from assets.model.spec import ModelSpec
-from assets.study.spec import Study, StudySpec
+from assets.specs.model import ModelSpec
+from assets.specs.study import Study, StudySpec
 from compute.errors import BadInput
 from orchestration.home import Home
 from orchestration.mistakes import shown_value, validated

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assets.corpus.shard_list import shards_table
-from assets.lake_damage import first_line
-from assets.lake_log import TableLog
-from assets.lake_maintenance import table_paths
+from assets.lake.damage import first_line
+from assets.lake.log import TableLog
+from assets.lake.maintenance import table_paths
+from assets.lake.tables import Table
 from assets.study.behind import shards_behind
 from assets.study.candidates import candidates_table
 from assets.study.influence import influence_table
 from assets.study.rankings import rankings_table
-from assets.tables import Table
 from compute.errors import BadInput
 from orchestration.studies import LoadedStudy
 
 if TYPE_CHECKING:
-    from assets.lake import Lake
-    from assets.study.spec import Study
+    from assets.lake.lake import Lake
+    from assets.specs.study import Study
 
 BROKEN = "broken"
 NOT_RUN = "not run"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table as Grid
 
-from assets.lake import Lake
-from assets.study.spec import Study
+from assets.lake.lake import Lake
+from assets.specs.study import Study
 from orchestration.graph import study_tables
 
 

@@ -6,22 +6,22 @@ import dagster as dg
 import polars as pl
 import pyarrow as pa
 
-from assets.checks import Check
-from assets.columns import DOCUMENT_ID, POSITION, RECORD_ID, SHARD, SOURCE, STAMP, TOKEN_IDS, TOKENIZER
 from assets.corpus.parsing import Rejected
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
 from assets.corpus.records import records_table, rejected_rows, rejected_table
-from assets.corpus.spec import CorpusSpec
 from assets.corpus.tokenizer import foreign_tokenizer, stored_tokenizer, tokenizer_table
-from assets.declaring import asset_arguments
-from assets.figures import document_lengths
-from assets.fingerprints import fingerprint
-from assets.lake import Lake
-from assets.previews import kept_figure, table_of
-from assets.step import Step, run_step
-from assets.study.spec import Study
-from assets.tables import Column, Table
-from assets.tracking import Tracking
+from assets.figures.charts import document_lengths
+from assets.figures.previews import kept_figure, table_of
+from assets.lake.columns import DOCUMENT_ID, POSITION, RECORD_ID, SHARD, SOURCE, STAMP, TOKEN_IDS, TOKENIZER
+from assets.lake.lake import Lake
+from assets.lake.tables import Column, Table
+from assets.specs.corpus import CorpusSpec
+from assets.specs.study import Study
+from assets.step.checks import Check
+from assets.step.declaring import asset_arguments
+from assets.step.fingerprints import fingerprint
+from assets.step.step import Step, run_step
+from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
 
 CODE_VERSION = "1"

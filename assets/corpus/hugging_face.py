@@ -16,7 +16,7 @@ from compute.errors import BadInput
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
 
-    from assets.corpus.spec import CorpusSpec
+    from assets.specs.corpus import CorpusSpec
 
 
 @dataclass(frozen=True)

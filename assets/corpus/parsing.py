@@ -17,7 +17,7 @@ from typing import Any
 from assets.corpus.reader import RawRecord
 from assets.corpus.shards import Shard
 from assets.corpus.sources import read_slices
-from assets.corpus.spec import CorpusSpec
+from assets.specs.corpus import CorpusSpec
 
 EXCERPT_CHARACTERS = 200
 

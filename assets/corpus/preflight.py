@@ -8,7 +8,7 @@ from itertools import islice
 from assets.corpus.parsing import field_value
 from assets.corpus.reader import RawRecord
 from assets.corpus.sources import Source, open_corpus
-from assets.corpus.spec import CorpusSpec
+from assets.specs.corpus import CorpusSpec
 from compute.errors import BadInput
 
 FIRST_RECORDS = 100

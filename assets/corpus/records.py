@@ -7,23 +7,23 @@ import dagster as dg
 import polars as pl
 import pyarrow as pa
 
-from assets.checks import Check, check_specs
-from assets.columns import POSITION, RECORD_ID, SHARD, SOURCE, STAMP
 from assets.corpus.parsing import ParsedShard, Rejected, parse_shard, rejected_share_problem
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
 from assets.corpus.shard_list import shards_table, source_key, stored_shards
 from assets.corpus.shards import Shard
-from assets.corpus.spec import CorpusSpec
 from assets.corpus.tombstones import TOMBSTONES_STORY, bury, tombstones_table
-from assets.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
-from assets.fingerprints import fingerprint
-from assets.lake import Lake
-from assets.previews import table_of
-from assets.progress import note
-from assets.step import Step, run_step
-from assets.study.spec import Study
-from assets.tables import Column, Table
-from assets.tracking import Tracking
+from assets.figures.previews import table_of
+from assets.lake.columns import POSITION, RECORD_ID, SHARD, SOURCE, STAMP
+from assets.lake.lake import Lake
+from assets.lake.tables import Column, Table
+from assets.specs.corpus import CorpusSpec
+from assets.specs.study import Study
+from assets.step.checks import Check, check_specs
+from assets.step.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
+from assets.step.fingerprints import fingerprint
+from assets.step.step import Step, run_step
+from assets.tracking.progress import note
+from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
 
 CODE_VERSION = "1"

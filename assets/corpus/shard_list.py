@@ -11,17 +11,17 @@ import dagster as dg
 import polars as pl
 import pyarrow as pa
 
-from assets.columns import SHARD, STAMP
 from assets.corpus.partitions import partitions_name, shard_partitions
 from assets.corpus.shards import Shard, plan_shards, shard_rows, shards_from_rows
-from assets.declaring import asset_arguments, dagster_name
-from assets.fingerprints import fingerprint
-from assets.lake import Lake
-from assets.previews import table_of
-from assets.step import Step, run_step
-from assets.study.spec import Study
-from assets.tables import Column, Table
-from assets.tracking import Tracking
+from assets.figures.previews import table_of
+from assets.lake.columns import SHARD, STAMP
+from assets.lake.lake import Lake
+from assets.lake.tables import Column, Table
+from assets.specs.study import Study
+from assets.step.declaring import asset_arguments, dagster_name
+from assets.step.fingerprints import fingerprint
+from assets.step.step import Step, run_step
+from assets.tracking.tracking import Tracking
 
 CODE_VERSION = "1"
 STORY = "Where each shard's records stand in the source files; shards are Dagster's partitions of the corpus."

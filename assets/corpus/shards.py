@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 from assets.corpus.reader import Extent, Reader, SourceFile
 from assets.corpus.sources import open_corpus
-from assets.corpus.spec import CorpusSpec
+from assets.specs.corpus import CorpusSpec
 from compute.errors import BadInput
 
 

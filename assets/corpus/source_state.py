@@ -7,8 +7,8 @@ import time
 from dataclasses import dataclass
 
 from assets.corpus.sources import open_corpus
-from assets.corpus.spec import CorpusSpec
-from assets.fingerprints import fingerprint
+from assets.specs.corpus import CorpusSpec
+from assets.step.fingerprints import fingerprint
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ from assets.corpus.hugging_face import HubDataset, SavedDataset, saved_split
 from assets.corpus.json_lines import JsonLines
 from assets.corpus.parquet import Parquet
 from assets.corpus.reader import RawRecord, Reader, SourceFile
-from assets.corpus.spec import CorpusSpec, Format
 from assets.corpus.text_files import TextFiles
+from assets.specs.corpus import CorpusSpec, Format
 from compute.errors import BadInput
 
 if TYPE_CHECKING:

@@ -10,19 +10,19 @@ import dagster as dg
 import polars as pl
 import pyarrow as pa
 
-from assets.columns import STAMP, TOKENIZER
 from assets.corpus.records import records_table
-from assets.declaring import asset_arguments
-from assets.fingerprints import fingerprint
-from assets.lake import Lake
+from assets.corpus.sampling import drawn
+from assets.figures.previews import table_of
+from assets.lake.columns import STAMP, TOKENIZER
+from assets.lake.lake import Lake
+from assets.lake.tables import Column, Table
 from assets.model.checkpoint import checkpoint_table
-from assets.model.spec import ModelSpec
-from assets.previews import table_of
-from assets.sampling import drawn
-from assets.step import Step, run_step
-from assets.study.spec import Study
-from assets.tables import Column, Table
-from assets.tracking import Tracking
+from assets.specs.model import ModelSpec
+from assets.specs.study import Study
+from assets.step.declaring import asset_arguments
+from assets.step.fingerprints import fingerprint
+from assets.step.step import Step, run_step
+from assets.tracking.tracking import Tracking
 
 CODE_VERSION = "1"
 STORY = "The model's own, or trained on a pinned sample of the records; what arrives later does not change it."

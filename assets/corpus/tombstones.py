@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from assets.columns import RECORD_ID, SHARD, SOURCE
-from assets.tables import Column, Table
+from assets.lake.columns import RECORD_ID, SHARD, SOURCE
+from assets.lake.tables import Column, Table
 
 if TYPE_CHECKING:
-    from assets.step import Step
+    from assets.step.step import Step
 
 TOMBSTONES_STORY = "What a changed or removed source file took away; its rows are in earlier versions of records."
 EXCERPT_CHARACTERS = 200

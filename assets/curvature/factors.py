@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from assets.columns import MODULE, STAMP
-from assets.matrices import VECTOR, matrix_batches, stacked
-from assets.tables import Column, Table
+from assets.lake.columns import MODULE, STAMP
+from assets.lake.matrices import VECTOR, matrix_batches, stacked
+from assets.lake.tables import Column, Table
 
 if TYPE_CHECKING:
-    from assets.step import Step
+    from assets.step.step import Step
 
 SIDE = Column("side", pa.string(), "activation (A, the module's inputs) or gradient (S, its outputs' gradients).")
 ROWS_PER_GROUP = 256

@@ -6,7 +6,6 @@ import dagster as dg
 import polars as pl
 import pyarrow as pa
 
-from assets.checks import Check
 from assets.curvature.factors import (
     covariance_batches,
     covariances_table,
@@ -18,17 +17,18 @@ from assets.curvature.factors import (
     stored_covariances,
 )
 from assets.curvature.sample import sample_sequences, sample_table
-from assets.declaring import asset_arguments
-from assets.fingerprints import fingerprint
-from assets.lake import Lake
+from assets.figures.previews import kept_figure, table_of
+from assets.figures.spectrum import eigenvalue_spectrum, spectrum_rows
+from assets.lake.lake import Lake
+from assets.lake.tables import Table
 from assets.model.checkpoint import checkpoint_table
 from assets.model.opening import open_traced_model
-from assets.previews import kept_figure, table_of
-from assets.spectrum import eigenvalue_spectrum, spectrum_rows
-from assets.step import Step, run_step
-from assets.study.spec import Study
-from assets.tables import Table
-from assets.tracking import Tracking
+from assets.specs.study import Study
+from assets.step.checks import Check
+from assets.step.declaring import asset_arguments
+from assets.step.fingerprints import fingerprint
+from assets.step.step import Step, run_step
+from assets.tracking.tracking import Tracking
 
 CODE_VERSION = "1"
 

@@ -11,21 +11,21 @@ import dagster as dg
 import polars as pl
 import pyarrow as pa
 
-from assets.columns import DOCUMENT_ID, POSITION, SHARD, STAMP, TOKEN_IDS
 from assets.corpus.documents import document_identity, documents_table
+from assets.corpus.sampling import drawn
 from assets.corpus.tokenizer import tokenizer_table
-from assets.declaring import asset_arguments
-from assets.figures import document_lengths
-from assets.fingerprints import fingerprint
-from assets.lake import Lake
+from assets.figures.charts import document_lengths
+from assets.figures.previews import kept_figure, table_of
+from assets.lake.columns import DOCUMENT_ID, POSITION, SHARD, STAMP, TOKEN_IDS
+from assets.lake.lake import Lake
+from assets.lake.tables import Column, Table
 from assets.model.checkpoint import checkpoint_table
 from assets.model.opening import open_traced_model
-from assets.previews import kept_figure, table_of
-from assets.sampling import drawn
-from assets.step import Step, run_step
-from assets.study.spec import Study
-from assets.tables import Column, Table
-from assets.tracking import Tracking
+from assets.specs.study import Study
+from assets.step.declaring import asset_arguments
+from assets.step.fingerprints import fingerprint
+from assets.step.step import Step, run_step
+from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
 
 CODE_VERSION = "1"

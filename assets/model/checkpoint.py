@@ -13,15 +13,15 @@ import dagster as dg
 import polars as pl
 import pyarrow as pa
 
-from assets.columns import STAMP
-from assets.declaring import asset_arguments
-from assets.fingerprints import fingerprint
-from assets.lake import Lake
-from assets.model.spec import ModelSpec
-from assets.previews import table_of
-from assets.step import Step, run_step
-from assets.tables import Column, Table
-from assets.tracking import Tracking
+from assets.figures.previews import table_of
+from assets.lake.columns import STAMP
+from assets.lake.lake import Lake
+from assets.lake.tables import Column, Table
+from assets.specs.model import ModelSpec
+from assets.step.declaring import asset_arguments
+from assets.step.fingerprints import fingerprint
+from assets.step.step import Step, run_step
+from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
 
 CODE_VERSION = "1"

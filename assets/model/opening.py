@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from assets.corpus.tokenizer import foreign_tokenizer, stored_tokenizer
 from assets.model.checkpoint import load_checkpoint
-from assets.model.spec import ModelSpec
-from assets.step import Step
-from assets.study.preflight import check_architecture, check_context
-from assets.study.spec import Study
+from assets.model.fit import check_architecture, check_context
+from assets.specs.model import ModelSpec
+from assets.specs.study import Study
+from assets.step.step import Step
 from compute.errors import BadInput
 
 

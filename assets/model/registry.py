@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from assets.tracked_run import StepRun, mlflow_name
+from assets.tracking.tracked_run import StepRun, mlflow_name
 
 WEIGHTS_TAG = "weights"
 """Version tag: digest of the weights' files, by which the same weights are found again."""

@@ -7,16 +7,16 @@ import dagster as dg
 import polars as pl
 import pyarrow as pa
 
-from assets.columns import POSITION, QUERY_ID, STAMP
-from assets.declaring import asset_arguments
-from assets.fingerprints import fingerprint
-from assets.lake import Lake
-from assets.previews import table_of
+from assets.figures.previews import table_of
+from assets.lake.columns import POSITION, QUERY_ID, STAMP
+from assets.lake.lake import Lake
+from assets.lake.tables import Column, Table
 from assets.queries.reading import read_queries
-from assets.step import Step, run_step
-from assets.study.spec import Study
-from assets.tables import Column, Table
-from assets.tracking import Tracking
+from assets.specs.study import Study
+from assets.step.declaring import asset_arguments
+from assets.step.fingerprints import fingerprint
+from assets.step.step import Step, run_step
+from assets.tracking.tracking import Tracking
 
 CODE_VERSION = "1"
 STORY = "The query set as its author wrote it; no model is involved."

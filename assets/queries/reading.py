@@ -12,7 +12,7 @@ from assets.corpus.parsing import field_value, scalar_text
 from assets.corpus.preflight import check_fields
 from assets.corpus.reader import RawRecord
 from assets.corpus.sources import Source, open_files
-from assets.queries.spec import QueriesSpec, QueryFields
+from assets.specs.queries import QueriesSpec, QueryFields
 from compute.errors import BadInput
 
 WORDS = ("task", "kind", "answer", "match")

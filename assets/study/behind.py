@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from assets.columns import TOKENIZER
 from assets.corpus.documents import documents_stamp, documents_table
 from assets.corpus.records import records_stamp, records_table, rejected_table
 from assets.corpus.shard_list import shards_table
 from assets.corpus.shards import shards_from_rows
 from assets.corpus.tokenizer import tokenizer_table
-from assets.stored_now import StoredNow
+from assets.lake.columns import TOKENIZER
+from assets.step.stored_now import StoredNow
 from assets.study.influence import expected_stamps, origins, scores_tables
 
 if TYPE_CHECKING:
-    from assets.lake import Lake
-    from assets.study.spec import Study
+    from assets.lake.lake import Lake
+    from assets.specs.study import Study
 
 BEHIND = ("stale", "missing")
 

@@ -10,9 +10,9 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from assets.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, STAMP
-from assets.previews import table_of
-from assets.tables import Column, Table
+from assets.figures.previews import table_of
+from assets.lake.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, STAMP
+from assets.lake.tables import Column, Table
 
 PICTURED = 200_000
 RANKING = Column("ranking", pa.string(), "raw: by score; normed: by score divided by the document's gradient norm.")

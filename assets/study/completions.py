@@ -7,23 +7,23 @@ import dagster as dg
 import polars as pl
 import pyarrow as pa
 
-from assets.checks import Check
-from assets.columns import POSITION, QUERY_ID, STAMP
 from assets.corpus.tokenizer import stored_tokenizer, tokenizer_table
-from assets.declaring import asset_arguments
-from assets.figures import completion_nats
-from assets.fingerprints import fingerprint
-from assets.lake import Lake
+from assets.figures.charts import completion_nats
+from assets.figures.previews import kept_figure, table_of
+from assets.lake.columns import POSITION, QUERY_ID, STAMP
+from assets.lake.lake import Lake
+from assets.lake.tables import Column, Table
 from assets.model.checkpoint import checkpoint_table
+from assets.model.fit import check_query_length
 from assets.model.opening import open_traced_model
-from assets.previews import kept_figure, table_of
 from assets.queries.queries import ANSWER, KIND, PROMPT, TASK, queries_table
-from assets.step import Step, run_step
+from assets.specs.study import Study
+from assets.step.checks import Check
+from assets.step.declaring import asset_arguments
+from assets.step.fingerprints import fingerprint
+from assets.step.step import Step, run_step
 from assets.study.answers import is_right
-from assets.study.preflight import check_query_length
-from assets.study.spec import Study
-from assets.tables import Column, Table
-from assets.tracking import Tracking
+from assets.tracking.tracking import Tracking
 
 CODE_VERSION = "1"
 STORY = "What is explained: a given completion or the model's own greedy one, with its loss and whether it is right."

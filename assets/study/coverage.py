@@ -10,22 +10,22 @@ import dagster as dg
 import polars as pl
 import pyarrow as pa
 
-from assets.checks import Check
-from assets.columns import SHARD, STAMP
 from assets.corpus.documents import documents_table
 from assets.corpus.records import records_table, twice_sentence
-from assets.declaring import asset_arguments
-from assets.fingerprints import fingerprint
-from assets.lake import Lake
-from assets.step import Step, run_step
+from assets.lake.columns import SHARD, STAMP
+from assets.lake.lake import Lake
+from assets.lake.tables import Column, Table
+from assets.specs.study import Study
+from assets.step.checks import Check
+from assets.step.declaring import asset_arguments
+from assets.step.fingerprints import fingerprint
+from assets.step.step import Step, run_step
 from assets.study.behind import BEHIND, shard_states
 from assets.study.candidates import candidates_table
 from assets.study.completions import completions_table
 from assets.study.influence import document_norms_table, influence_table
 from assets.study.query_gradients import query_gradients_table
-from assets.study.spec import Study
-from assets.tables import Column, Table
-from assets.tracking import Tracking
+from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
 
 CODE_VERSION = "1"

@@ -13,8 +13,8 @@ from assets.model.opening import open_traced_model
 from assets.study.completions import completions_table, query_sequences
 
 if TYPE_CHECKING:
-    from assets.step import Step
-    from assets.study.spec import Study
+    from assets.specs.study import Study
+    from assets.step.step import Step
 
 DENSE_BUDGET_BYTES = 2**30  # full-rank query gradients held at once
 

@@ -8,26 +8,26 @@ from collections.abc import Iterable, Iterator
 import dagster as dg
 import pyarrow as pa
 
-from assets.checks import Check, check_specs
-from assets.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, STAMP
 from assets.corpus.documents import document_rows, documents_table
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
 from assets.curvature.sample import typical_tokens
-from assets.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
-from assets.figures import influence_distribution
-from assets.fingerprints import fingerprint
-from assets.lake import Lake
+from assets.figures.charts import influence_distribution
+from assets.figures.previews import kept_figure
+from assets.lake.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, STAMP
+from assets.lake.lake import Lake
+from assets.lake.tables import Column, Table
 from assets.model.checkpoint import checkpoint_table
 from assets.model.opening import open_traced_model
-from assets.previews import kept_figure
-from assets.step import Step, run_step
-from assets.stored_now import StoredNow
+from assets.specs.study import Study
+from assets.step.checks import Check, check_specs
+from assets.step.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
+from assets.step.fingerprints import fingerprint
+from assets.step.step import Step, run_step
+from assets.step.stored_now import StoredNow
 from assets.study.candidates import best_of, candidate_rows, candidates_table, score_sample
 from assets.study.completions import completions_table
 from assets.study.query_gradients import query_gradients_table, stored_gradients
-from assets.study.spec import Study
-from assets.tables import Column, Table
-from assets.tracking import Tracking
+from assets.tracking.tracking import Tracking
 
 CODE_VERSION = "1"
 STORY = "All documents for all queries, by one pass over the corpus; positive: more of it would lower the loss."

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from assets.corpus.preflight import preflight_corpus
-from assets.model.spec import ModelSpec
+from assets.model.fit import check_architecture, check_context, check_query_length
 from assets.queries.reading import Query, read_queries
-from assets.study.spec import Study
+from assets.specs.model import ModelSpec
+from assets.specs.study import Study
 from compute.errors import BadInput
 
 
@@ -52,37 +53,6 @@ def _check_modules(study: Study, skeleton) -> None:
         )
 
 
-def check_context(study: Study, skeleton) -> None:
-    """Raises BadInput where documents are longer than the model's context or a batch's budget."""
-    from compute.checkpoint import context_length
-
-    corpus, name, context = study.spec.corpus, study.spec.model.name, context_length(skeleton)
-    if context and corpus.max_tokens > context:
-        raise BadInput(
-            f"corpus {corpus.name}: max_tokens is {corpus.max_tokens}, but model {name} has a context of {context} "
-            "tokens; lower max_tokens"
-        )
-    for owner, budget in (
-        ("options", study.spec.options.token_budget),
-        ("curvature", study.spec.curvature.token_budget),
-    ):
-        if budget < corpus.max_tokens:
-            raise BadInput(
-                f"{owner}.token_budget: {budget} is less than one document of {corpus.max_tokens} tokens; raise it"
-            )
-
-
-def check_architecture(study: Study, query_model, model) -> None:
-    """Raises BadInput where the query-side model's weights are not named and shaped as the model's are."""
-    from compute.checkpoint import same_architecture
-
-    if not same_architecture(query_model, model):
-        raise BadInput(
-            f"query_model {study.spec.query_model.name}: its weights have other names or shapes than those of model "
-            f"{study.spec.model.name}; give a checkpoint of the same architecture"
-        )
-
-
 def _check_same_tokenizer(study: Study) -> None:
     from compute.checkpoint import load_tokenizer
     from compute.tokenizer import tokenizer_fingerprint
@@ -111,16 +81,3 @@ def _check_tokenizer(study: Study, skeleton, queries: list[Query]) -> None:
     for query in queries if context else ():
         tokens = tokenize_query(query.prompt, query.completion, tokenizer)
         check_query_length(query.location, query.query_id, tokens, context, model.name)
-
-
-def check_query_length(
-    location: str, query_id: str, tokens: tuple[list[int], list[int]], context: int, model: str
-) -> None:
-    """Raises BadInput where prompt and completion (at least one token) do not fit into the model's context."""
-    prompt_ids, completion_ids = tokens
-    if len(prompt_ids) + max(1, len(completion_ids)) > context:
-        what = "prompt and completion have" if completion_ids else "prompt has"
-        raise BadInput(
-            f"{location}: query {query_id}'s {what} {len(prompt_ids) + len(completion_ids)} tokens, too many for the "
-            f"context of {context} tokens of model {model}; shorten it"
-        )

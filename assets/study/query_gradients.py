@@ -5,19 +5,19 @@ from collections.abc import Iterator
 import dagster as dg
 import pyarrow as pa
 
-from assets.checks import Check
-from assets.columns import METHOD, MODULE, QUERY_ID, STAMP
 from assets.curvature.factors import eigenbasis_table, eigenvalues_table, stored_curvature
-from assets.declaring import asset_arguments
-from assets.fingerprints import fingerprint
-from assets.lake import Lake
-from assets.matrices import VECTOR, vectors
+from assets.lake.columns import METHOD, MODULE, QUERY_ID, STAMP
+from assets.lake.lake import Lake
+from assets.lake.matrices import VECTOR, vectors
+from assets.lake.tables import Column, Table
 from assets.model.opening import open_traced_model
-from assets.step import Step, run_step
+from assets.specs.study import Study
+from assets.step.checks import Check
+from assets.step.declaring import asset_arguments
+from assets.step.fingerprints import fingerprint
+from assets.step.step import Step, run_step
 from assets.study.completions import completions_table, query_sequences, query_side_dtypes, query_side_tables
-from assets.study.spec import Study
-from assets.tables import Column, Table
-from assets.tracking import Tracking
+from assets.tracking.tracking import Tracking
 
 CODE_VERSION = "1"
 STORY = "The gradient of each completion's loss, preconditioned by the curvature and cut to a low rank."

@@ -10,24 +10,24 @@ import dagster as dg
 import polars as pl
 import pyarrow as pa
 
-from assets.checks import Check
-from assets.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, SOURCE, STAMP, TOKEN_IDS
 from assets.corpus.documents import documents_table
-from assets.declaring import asset_arguments
-from assets.figures import source_shares
-from assets.fingerprints import fingerprint
-from assets.lake import Lake
-from assets.previews import bounded, kept_figure, top_documents
-from assets.step import Step, run_step
+from assets.figures.charts import source_shares
+from assets.figures.previews import bounded, kept_figure, top_documents
+from assets.lake.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, SOURCE, STAMP, TOKEN_IDS
+from assets.lake.lake import Lake
+from assets.lake.tables import Column, Table
+from assets.specs.study import Study
+from assets.step.checks import Check
+from assets.step.declaring import asset_arguments
+from assets.step.fingerprints import fingerprint
+from assets.step.step import Step, run_step
 from assets.study.candidates import END, NORM, RANKING, SCORE, candidates_table
 from assets.study.completions import completions_table
 from assets.study.coverage import coverage_table, refuse_incomplete
 from assets.study.exact import add_exact_scores, agreement_of
 from assets.study.influence import document_norms_table, influence_table
 from assets.study.query_gradients import query_gradients_table
-from assets.study.spec import Study
-from assets.tables import Column, Table
-from assets.tracking import Tracking
+from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
 
 CODE_VERSION = "1"

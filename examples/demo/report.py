@@ -11,11 +11,11 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from assets.corpus.documents import documents_table
-from assets.lake import Lake
+from assets.lake.lake import Lake
 from assets.queries.queries import queries_table
+from assets.specs.study import Study
 from assets.study.completions import completions_table
 from assets.study.rankings import rankings_table
-from assets.study.spec import Study
 from examples.demo.findings import (
     fact_recall,
     same_procedure_documents,

@@ -11,7 +11,7 @@ import pytest
 from assets.corpus.parsing import Rejected, parse_shard, rejected_share_problem
 from assets.corpus.preflight import preflight_corpus
 from assets.corpus.shards import plan_shards
-from assets.corpus.spec import CorpusSpec
+from assets.specs.corpus import CorpusSpec
 from compute.errors import BadInput
 from tests.assets.corpus_files import (
     RECORDS,

@@ -9,7 +9,7 @@ import pytest
 
 from assets.corpus.parsing import parse_shard
 from assets.corpus.shards import plan_shards, shard_rows, shards_from_rows
-from assets.corpus.spec import CorpusSpec, FieldMapping
+from assets.specs.corpus import CorpusSpec, FieldMapping
 from compute.errors import BadInput
 from tests.assets.corpus_files import RECORDS, lines, write_dataset, write_gzip, write_jsonl, write_parquet
 

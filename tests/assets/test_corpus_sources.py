@@ -16,7 +16,7 @@ import pyarrow.parquet
 import pytest
 
 from assets.corpus.sources import open_corpus
-from assets.corpus.spec import CorpusSpec
+from assets.specs.corpus import CorpusSpec
 from compute.errors import BadInput
 from tests.assets.corpus_files import (
     RECORDS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from assets.corpus.spec import CorpusSpec
+from assets.specs.corpus import CorpusSpec
 
 
 def corpus(**options):

@@ -13,9 +13,15 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from assets.drawing import Figure, short_names, spread
-from assets.figures import completion_nats, document_lengths, influence_distribution, source_shares, training_loss
-from assets.spectrum import eigenvalue_spectrum, spectrum_rows
+from assets.figures.charts import (
+    completion_nats,
+    document_lengths,
+    influence_distribution,
+    source_shares,
+    training_loss,
+)
+from assets.figures.drawing import Figure, short_names, spread
+from assets.figures.spectrum import eigenvalue_spectrum, spectrum_rows
 
 LARGEST_PNG = 30_000
 ODD = 'a|b <b>"&\n' + "x" * 60

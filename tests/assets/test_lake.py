@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import PrivateAttr
 
-from assets.lake import CONFLICT_ATTEMPTS, Lake, WriteConflict
-from assets.tables import Column, Table, WrongRows
+from assets.lake.lake import CONFLICT_ATTEMPTS, Lake, WriteConflict
+from assets.lake.tables import Column, Table, WrongRows
 from compute.errors import BadInput
 
 TABLE = Table(
@@ -142,7 +142,7 @@ def test_names_that_delta_reads_back_as_null_are_refused(lake, shard):
 
 
 def test_a_stream_that_spills_to_disk_keeps_every_row(lake, monkeypatch):
-    monkeypatch.setattr("assets.lake_writing.MEMORY_BYTES", 50_000)
+    monkeypatch.setattr("assets.lake.writing.MEMORY_BYTES", 50_000)
     for _ in range(2):
         commit = lake.overwrite(
             TABLE, iter(rows("a", 9500).to_batches(max_chunksize=300)), where={"shard": "a"}, commit={}
@@ -314,7 +314,7 @@ class Overtaken(Lake):
 @pytest.mark.parametrize("rows_come", ["as a table", "as a stream", "as a stream that spills"])
 def test_a_write_that_is_overtaken_is_done_again_or_raises(lake, rows_come, monkeypatch):
     if rows_come == "as a stream that spills":
-        monkeypatch.setattr("assets.lake_writing.MEMORY_BYTES", 10)
+        monkeypatch.setattr("assets.lake.writing.MEMORY_BYTES", 10)
     write(lake, "a")
     other = Overtaken(uri=lake.uri)
     for left, expected in ((1, 5), (CONFLICT_ATTEMPTS, 7)):

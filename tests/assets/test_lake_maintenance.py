@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, WriterProperties, write_deltalake
 
-from assets.lake import Lake
-from assets.lake_log import TableLog
-from assets.lake_maintenance import maintain, maintain_lake, table_paths
-from assets.tables import Column, Table
+from assets.lake.lake import Lake
+from assets.lake.log import TableLog
+from assets.lake.maintenance import maintain, maintain_lake, table_paths
+from assets.lake.tables import Column, Table
 from compute.errors import BadInput
 
 DOCUMENTS = Table(

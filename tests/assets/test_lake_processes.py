@@ -15,8 +15,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from assets.lake import Lake
-from assets.tables import Column, Table
+from assets.lake.lake import Lake
+from assets.lake.tables import Column, Table
 
 ROOT = Path(__file__).parents[2]
 TABLE = Table(
@@ -35,7 +35,7 @@ TABLE = Table(
 PRELUDE = """
     import resource, sys, threading, time
     import numpy as np, pyarrow as pa
-    from assets.lake import Lake
+    from assets.lake.lake import Lake
     from tests.assets.test_lake_processes import TABLE, blocks
     lake = Lake(uri=sys.argv[1])
 """
@@ -99,7 +99,7 @@ def test_concurrent_writers_of_different_partitions_lose_nothing(tmp_path):
 
 def test_processes_that_write_one_partition_at_once_never_duplicate(tmp_path):
     script = """
-        from assets.lake import WriteConflict
+        from assets.lake.lake import WriteConflict
         rows = pa.Table.from_batches(blocks("same", int(sys.argv[2])))
         for _ in range(6):
             try:
@@ -125,7 +125,7 @@ def test_a_writer_killed_halfway_leaves_the_table_and_a_rerun_completes_it(tmp_p
         lake.overwrite(TABLE, halfway(), where={"shard": "a"}, commit={})
     """
     while_written = """
-        import assets.lake, contextlib
+        import assets.lake.lake, contextlib
         def stalling():
             yield from blocks("a", 128, width=1024)  # more than one file
             print("ready", flush=True)
@@ -133,7 +133,7 @@ def test_a_writer_killed_halfway_leaves_the_table_and_a_rerun_completes_it(tmp_p
         @contextlib.contextmanager
         def set_aside(table, data, where):
             yield lambda: pa.RecordBatchReader.from_batches(TABLE.schema, stalling())
-        assets.lake.set_aside = set_aside
+        assets.lake.lake.set_aside = set_aside
         lake.overwrite(TABLE, blocks("a", 1), where={"shard": "a"}, commit={})
     """
     for script in (while_made, while_written):

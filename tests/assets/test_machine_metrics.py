@@ -13,9 +13,9 @@ from types import SimpleNamespace
 import pytest
 from mlflow import MlflowClient
 
-from assets import machine_metrics as module
-from assets.machine_metrics import Machine, MachineMetrics
-from assets.tracking import Tracking
+from assets.tracking import machine_metrics as module
+from assets.tracking.machine_metrics import Machine, MachineMetrics
+from assets.tracking.tracking import Tracking
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,7 +96,7 @@ def test_a_report_that_hangs_delays_the_end_by_a_second_at_most(fast):
 def test_a_sampler_keeps_no_process_alive():
     script = """
         import time
-        from assets import machine_metrics as module
+        from assets.tracking import machine_metrics as module
         module.SECONDS_BEFORE_FIRST = module.SECONDS_OF_FIRST = 0.01
         began = []
         sampler = module.MachineMetrics(lambda *_: (began.append(1), time.sleep(60)))

@@ -11,8 +11,16 @@ import polars as pl
 import pytest
 from markdown_it import MarkdownIt
 
-from assets.drawing import Figure
-from assets.previews import LARGEST_EVENT, LARGEST_TABLE, bounded, figure_md, kept_figure, table_of, top_documents
+from assets.figures.drawing import Figure
+from assets.figures.previews import (
+    LARGEST_EVENT,
+    LARGEST_TABLE,
+    bounded,
+    figure_md,
+    kept_figure,
+    table_of,
+    top_documents,
+)
 
 HOSTILE = {
     "a | b\n| --- |\n\n# <script>1</script> [x](javascript:1) ![p](http://evil/p) www.evil.com": (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from assets import progress as module
-from assets.progress import Progress, seconds_to_next
+from assets.tracking import progress as module
+from assets.tracking.progress import Progress, seconds_to_next
 
 
 class Clock:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from assets.queries.reading import Query, read_queries
-from assets.queries.spec import QueriesSpec
+from assets.specs.queries import QueriesSpec
 from compute.errors import BadInput
 from tests.assets.corpus_files import truncate, write_gzip, write_jsonl, write_parquet, write_zstd
 

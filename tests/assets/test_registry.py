@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from assets import tracked_run
-from assets import tracking as module
 from assets.model.registry import register_checkpoint, registered_name
-from assets.tracking import Tracking
+from assets.tracking import tracked_run
+from assets.tracking import tracking as module
+from assets.tracking.tracking import Tracking
 from tests.orchestration.tiny_study import write_checkpoint
 
 SECONDS_TO_START = 60

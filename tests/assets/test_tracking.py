@@ -16,9 +16,9 @@ import dagster as dg
 import pytest
 from mlflow import MlflowClient
 
-from assets import tracked_run
-from assets import tracking as module
-from assets.tracking import Tracking, study_of
+from assets.tracking import tracked_run
+from assets.tracking import tracking as module
+from assets.tracking.tracking import Tracking, study_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -269,7 +269,7 @@ def test_processes_that_begin_at_once_share_one_parent(tracking, tmp_path):
     uri = f"sqlite:///{tmp_path}/new.db"
     script = """
         import sys
-        from assets.tracking import Tracking
+        from assets.tracking.tracking import Tracking
         tracking = Tracking(tracking_uri=sys.argv[1], artifacts=sys.argv[2])
         parent = tracking.parent_run("run", "demo")
         with tracking.step_run(parent, "step", {}) as run:

@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 import yaml
 
-from assets.study.spec import StudySpec
+from assets.specs.study import StudySpec
 from examples.demo import generate, problems, solutions, standard_library, world
 
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}

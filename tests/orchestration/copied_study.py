@@ -11,9 +11,9 @@ from pathlib import Path
 import dagster as dg
 import polars as pl
 
-from assets.lake import Lake
-from assets.step import REUSE_TAG
-from assets.study.spec import Study
+from assets.lake.lake import Lake
+from assets.specs.study import Study
+from assets.step.step import REUSE_TAG
 from orchestration.graph import job_name, study_assets_once, study_job
 from orchestration.home import Home
 from orchestration.resources import resources_of

@@ -13,10 +13,10 @@ import dagster as dg
 import pytest
 
 from assets.corpus.shard_list import shards_table
-from assets.lake import Lake
+from assets.lake.lake import Lake
 from assets.study.behind import shards_behind
 from assets.study.influence import influence_table
-from assets.tracking import Tracking
+from assets.tracking.tracking import Tracking
 from orchestration.automation import corpus_keys, study_keys
 from orchestration.catch_up import CATCH_UP_TAG, catch_up_schedule, catch_up_sensor
 from orchestration.graph import study_assets_once, study_job, study_tables

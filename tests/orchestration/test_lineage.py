@@ -16,15 +16,15 @@ import pytest
 from deltalake import DeltaTable
 from typer.testing import CliRunner
 
-from assets.columns import STAMP
 from assets.corpus.documents import documents_table
 from assets.corpus.records import records_table
-from assets.fingerprints import fingerprint
-from assets.lake import Lake
-from assets.lake_log import TableLog
-from assets.lake_maintenance import maintain_lake, table_paths
+from assets.lake.columns import STAMP
+from assets.lake.lake import Lake
+from assets.lake.log import TableLog
+from assets.lake.maintenance import maintain_lake, table_paths
 from assets.model.checkpoint import checkpoint_table
-from assets.model.spec import ModelSpec
+from assets.specs.model import ModelSpec
+from assets.step.fingerprints import fingerprint
 from assets.study.influence import influence_table
 from orchestration.cli import app
 from orchestration.home import OVERRIDES

@@ -15,10 +15,10 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
-from assets.lake import Lake
-from assets.lake_maintenance import table_paths
-from assets.lake_place import Place
-from assets.tables import Column, Table
+from assets.lake.lake import Lake
+from assets.lake.maintenance import table_paths
+from assets.lake.place import Place
+from assets.lake.tables import Column, Table
 from orchestration.cli import app
 from orchestration.home import OVERRIDES, Home
 from tests.orchestration.test_studies import write
@@ -34,7 +34,7 @@ CORPUS = "corpus/demo"
 KEPT_RUNS = "MLflow's runs and models and Dagster's run history stay."
 KILLED = """
 import os, signal, sys
-from assets.lake_place import Place
+from assets.lake.place import Place
 from orchestration.cli import main
 
 done, delete_table, after = [], Place.delete_table, int(sys.argv.pop(1))

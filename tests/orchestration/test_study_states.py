@@ -12,7 +12,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from assets.lake import Lake
+from assets.lake.lake import Lake
 from assets.study.candidates import candidates_table
 from assets.study.influence import influence_table
 from assets.study.rankings import rankings_table

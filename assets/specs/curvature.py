@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from assets.model.spec import NAME
+from assets.specs.model import NAME
 
 
 class CurvatureSpec(BaseModel):

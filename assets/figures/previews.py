@@ -16,8 +16,8 @@ import dagster as dg
 import polars as pl
 
 if TYPE_CHECKING:
-    from assets.drawing import Figure
-    from assets.tracked_run import StepRun
+    from assets.figures.drawing import Figure
+    from assets.tracking.tracked_run import StepRun
 
 LARGEST_TABLE = 12_000
 LARGEST_EVENT = 60_000

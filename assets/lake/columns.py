@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-from assets.tables import FINGERPRINT, Column
+from assets.lake.tables import FINGERPRINT, Column
 
 SHARD = Column("shard", pa.string(), "Shard of the corpus: the unit of work and retry, one Dagster partition.")
 POSITION = Column("position", pa.int64(), "Order of the row within its shard or table; Delta itself keeps none.")

@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 import dagster as dg
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from assets.corpus.spec import CorpusSpec
-from assets.curvature.spec import CurvatureSpec
-from assets.model.spec import NAME, ModelSpec
-from assets.queries.spec import QueriesSpec
+from assets.specs.corpus import CorpusSpec
+from assets.specs.curvature import CurvatureSpec
+from assets.specs.model import NAME, ModelSpec
+from assets.specs.queries import QueriesSpec
 
 OWNER = r"^(team:[A-Za-z0-9_]+|[^@\s]+@[^@\s]+\.[^@\s]+)$"
 

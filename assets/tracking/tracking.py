@@ -24,8 +24,8 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from assets.machine_metrics import MachineMetrics
-from assets.tracked_run import SECONDS_OF_SILENCE, StepRun, warn_unreachable
+from assets.tracking.machine_metrics import MachineMetrics
+from assets.tracking.tracked_run import SECONDS_OF_SILENCE, StepRun, warn_unreachable
 
 #: Read by MLflow from the environment alone; a value that the user set stands.
 ENVIRONMENT = {

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from assets.checks import Check, CheckFailedError, Verdict
-from assets.lake import Commit, Lake
-from assets.progress import Progress, announce, note
-from assets.tables import Table
-from assets.tracking import Tracking, study_of
+from assets.lake.lake import Commit, Lake
+from assets.lake.tables import Table
+from assets.step.checks import Check, CheckFailedError, Verdict
+from assets.tracking.progress import Progress, announce, note
+from assets.tracking.tracking import Tracking, study_of
 from compute.errors import BadInput
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import dagster as dg
 
-from assets.checks import Check, check_specs
-from assets.tables import Table
+from assets.lake.tables import Table
+from assets.step.checks import Check, check_specs
 
 AFTER_A_CRASH = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """For every step. A user's mistake and a failed check are not retried: they would fail again."""

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from assets.tables import FINGERPRINT, Table, WrongRows, conform
+from assets.lake.tables import FINGERPRINT, Table, WrongRows, conform
 
 MEMORY_BYTES = 128 * 2**20
 #: Batches are joined up to a row group, or to this size.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from assets.drawing import (
+from assets.figures.drawing import (
     BLUE,
     GREEN,
     GREY,

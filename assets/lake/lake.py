@@ -29,11 +29,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, PrivateAttr
 
-from assets.lake_damage import damage_as_bad_input, damage_sentence, first_line
-from assets.lake_log import TableLog
-from assets.lake_place import Place
-from assets.lake_writing import set_aside
-from assets.tables import FINGERPRINT, Table
+from assets.lake.damage import damage_as_bad_input, damage_sentence, first_line
+from assets.lake.log import TableLog
+from assets.lake.place import Place
+from assets.lake.tables import FINGERPRINT, Table
+from assets.lake.writing import set_aside
 from compute.errors import BadInput
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from assets.lake_place import Place
-from assets.tables import Table
+from assets.lake.place import Place
+from assets.lake.tables import Table
 from compute.errors import BadInput
 
 #: How polars, pyarrow and delta-rs' file system speak of a file that is not what it should be.

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from assets.progress import seconds_to_next
+from assets.tracking.progress import seconds_to_next
 
 PREFIX = "system/"
 SECONDS_BEFORE_FIRST = 2.0

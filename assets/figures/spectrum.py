@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from assets.drawing import BLUE, HEIGHT, LABEL_HEIGHT, PALETTE, Figure, drawn, short_names, spread
+from assets.figures.drawing import BLUE, HEIGHT, LABEL_HEIGHT, PALETTE, Figure, drawn, short_names, spread
 
 if TYPE_CHECKING:
     import altair as alt

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from assets.lake import Lake
-from assets.tables import Table
+from assets.lake.lake import Lake
+from assets.lake.tables import Table
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import dagster as dg
 
-from assets.tables import Table
+from assets.lake.tables import Table
 
 
 class CheckFailedError(Exception):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyarrow.fs import PyFileSystem
 
-    from assets.lake_place import Place
+    from assets.lake.place import Place
 
 #: What Delta puts into a commit itself; everything else is the writer's own metadata.
 DELTA_COMMIT_KEYS = frozenset(

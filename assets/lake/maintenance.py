@@ -16,15 +16,15 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 
-from assets.lake_damage import first_line, is_damage
-from assets.lake_log import TableLog
-from assets.lake_place import LOG
+from assets.lake.damage import first_line, is_damage
+from assets.lake.log import TableLog
+from assets.lake.place import LOG
 from compute.errors import BadInput
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-    from assets.lake import Lake
+    from assets.lake.lake import Lake
 
 #: Column of a pinned sample that names the version of its corpus's documents.
 PINNED = "documents_version"

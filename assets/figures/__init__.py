@@ -1,0 +1,1 @@
+"""Pictures and short tables for the pages of Dagster and MLflow."""

@@ -1,0 +1,1 @@
+"""What every asset does around its computation: keep, check, write, report."""

@@ -1,0 +1,1 @@
+"""MLflow: the lab book of every run."""
