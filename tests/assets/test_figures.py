@@ -160,7 +160,7 @@ def test_a_figure_is_quick_after_the_first():
 
 def test_drawing_is_imported_when_it_is_needed():
     script = (
-        "import sys, assets.figures, assets.spectrum, assets.previews;"
+        "import sys, assets.figures.charts, assets.figures.spectrum, assets.figures.previews;"
         "print([name for name in ('altair', 'vl_convert', 'PIL', 'mlflow', 'torch') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"
