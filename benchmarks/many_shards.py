@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import random
 import statistics
 import sys
 import tempfile
@@ -18,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
-import yaml
 
 from assets.step.step import REUSE_TAG
+from benchmarks.generated_study import GeneratedStudy
 from orchestration.automation import corpus_keys
 from orchestration.graph import job_name, shard_keys, shards_key, study_assets_once, study_job
 from orchestration.home import Home
@@ -28,8 +27,7 @@ from orchestration.resources import resources_of
 from orchestration.run import QUIET, run_study
 from orchestration.studies import open_study
 
-WORDS = "the a cat dog runs sits on mat 12 34 56 plus is equal to river mountain".split()
-RECORDS_PER_SHARD = 8
+TINY = GeneratedStudy("many", records=8, words=20, max_tokens=32, hidden_size=32, layers=2, rank=4)
 ADDED = 5
 
 
@@ -39,18 +37,18 @@ def main(sizes: list[int]) -> None:
         root = Path(directory)
         os.environ["HEADWATER_HOME"] = str(root / "home")
         home = Home.from_environment().prepare()
-        study = open_study(_write_study(root), home)
+        study = open_study(TINY.write(root), home)
         with home.instance() as instance:
             written = 0
             for size in sizes:
                 while written < size:
-                    written = _write_shard(root, written)
+                    written = TINY.write_shard(root, written)
                 started = time.monotonic()
                 run_study(study, instance, resources_of(home))
                 _say({"shards": size, "all of them": round(time.monotonic() - started, 1)})
                 added = []
                 for _ in range(ADDED):
-                    written = _write_shard(root, written)
+                    written = TINY.write_shard(root, written)
                     added.append(dict(_add_one(study, instance, home)))
                 _say({"shards": size} | {name: _median(added, name) for name in added[0]})
 
@@ -84,44 +82,6 @@ def _median(added: list[dict[str, float]], name: str) -> float:
 
 def _say(facts: dict) -> None:
     print(json.dumps(facts), flush=True)
-
-
-def _write_shard(root: Path, number: int) -> int:
-    draw = random.Random(number)
-    rows = [
-        {"id": f"r{number}-{each}", "text": " ".join(draw.choices(WORDS, k=20)), "source": "prose"}
-        for each in range(RECORDS_PER_SHARD)
-    ]
-    (root / "corpus").mkdir(exist_ok=True)
-    (root / "corpus" / f"part{number:05d}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return number + 1
-
-
-def _write_study(root: Path) -> Path:
-    queries = [
-        {"id": f"q{each}", "prompt": "the cat", "completion": f" sits on {word}"} for each, word in enumerate(WORDS)
-    ]
-    (root / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in queries))
-    training = {"hidden_size": 32, "layers": 2, "heads": 2, "intermediate_size": 64, "context": 48, "epochs": 1}
-    study = {
-        "study": "many",
-        "corpus": {
-            "name": "many",
-            "path": "corpus/*.jsonl",
-            "fields": {"id": "id", "source": "source"},
-            "shard_records": RECORDS_PER_SHARD,
-            "max_tokens": 32,
-            "end_of_text": True,
-            "tokenizer": {"train": {"vocab_size": 300}},
-        },
-        "model": {"name": "many", "train": training},
-        "curvature": {"name": "many", "sample_documents": 64},
-        "queries": {"name": "many", "path": "queries.jsonl"},
-        "options": {"rank": 4, "top_k": 5},
-    }
-    path = root / "many.yaml"
-    path.write_text(yaml.safe_dump(study, sort_keys=False))
-    return path
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import json
 import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -80,6 +80,7 @@ class Lake(dg.ConfigurableResource):
     retention_hours: int = Field(720, description="How long earlier versions of a table stay readable.")
 
     _layout_is_known: bool = PrivateAttr(default=False)
+    _opened: dict[tuple[str, int | None], DeltaTable] | None = PrivateAttr(default=None)
 
     @property
     def place(self) -> Place:
@@ -331,6 +332,17 @@ class Lake(dg.ConfigurableResource):
 
     # opening
 
+    @contextmanager
+    def opening_once(self) -> Iterator[None]:
+        """Within it each version of a table is opened once, and the newest is brought up to date rather than opened
+        again: opening replays a log that grows with the table's shards. For the length of one step, in one thread.
+        """
+        self._opened = {}
+        try:
+            yield
+        finally:
+            self._opened = None
+
     def _uri(self, table: Table) -> str:
         return f"{self.place.root}/{table.path}"
 
@@ -342,9 +354,16 @@ class Lake(dg.ConfigurableResource):
         from deltalake.exceptions import TableNotFoundError
 
         try:
-            return DeltaTable(self._uri(table), version=version, storage_options=self.place.options)
+            if source := (self._opened or {}).get((table.path, version)):
+                if version is None:
+                    source.update_incremental()
+                return source
+            source = DeltaTable(self._uri(table), version=version, storage_options=self.place.options)
         except TableNotFoundError:
             return None
+        if self._opened is not None:
+            self._opened[table.path, version] = source
+        return source
 
     def _existing(self, table: Table, version: int | None) -> DeltaTable:
         from deltalake.exceptions import DeltaError

@@ -33,25 +33,30 @@ SLOWEST_BYTES_PER_SECOND = 32 * 2**20
 def set_aside(
     table: Table, data: pa.Table | Iterable[pa.RecordBatch], where: Mapping[str, str]
 ) -> Iterator[Callable[[], pa.RecordBatchReader]]:
-    """Yields a function that reads the rows from the beginning, as often as it is called."""
+    """Yields a function that reads the rows from the beginning, as often as it is called.
+
+    They come without the columns' comments: Delta refuses rows whose comment is not the stored one, and a sentence may
+    be worded better in a later version.
+    """
+    schema = pa.schema([field.remove_metadata() for field in table.schema])
     with tempfile.TemporaryFile(prefix="headwater-") as file:
         held, size, spilled = [], 0, None
         for batch in _checked_batches(table, data, where):
-            held.append(batch)
+            held.append(pa.RecordBatch.from_arrays(batch.columns, schema=schema))
             size += batch.nbytes
             if size > MEMORY_BYTES and not isinstance(data, pa.Table):
-                spilled = spilled or pa.ipc.new_stream(file, table.schema)
+                spilled = spilled or pa.ipc.new_stream(file, schema)
                 _move(held, spilled)
                 size = 0
         if spilled is None:
-            yield lambda: pa.RecordBatchReader.from_batches(table.schema, held)
+            yield lambda: pa.RecordBatchReader.from_batches(schema, held)
             return
         _move(held, spilled)
         spilled.close()
 
         def read_again() -> pa.RecordBatchReader:
             file.seek(0)
-            return pa.RecordBatchReader.from_batches(table.schema, _paced(pa.ipc.open_stream(file)))
+            return pa.RecordBatchReader.from_batches(schema, _paced(pa.ipc.open_stream(file)))
 
         yield read_again
 

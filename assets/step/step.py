@@ -303,7 +303,7 @@ def run_step(
         parent = tracking.parent_run(context.run.run_id, study_of(context.run))
         with tracking.step_run(parent, name, tags) as run:
             step = Step(context, lake, run)
-            with lake.reading(step.tables_read):
+            with lake.opening_once(), lake.reading(step.tables_read):
                 work(step)
             if step.kept:
                 several = f" ({step.kept} tables or shards)" if step.kept > 1 else ""

@@ -103,7 +103,7 @@ def _shard_rows(step: Step, study: Study) -> list[dict]:
         step.lake.partition_rows(table, version=step.version(table))
         for table in (documents_table(corpus), influence_table(name), document_norms_table(name))
     )
-    pairs = step.scan(completions_table(name)).select(pl.len()).collect().item() * len(study.spec.options.methods)
+    pairs = step.scan(completions_table(name)).select("query_id").collect().height * len(study.spec.options.methods)
     return [
         {
             "shard": shard,
@@ -147,8 +147,13 @@ def _not_once(study: Study, rows: list[dict]) -> str | None:
 
 
 def _twice(step: Step, study: Study) -> str | None:
+    """Looked for by 64-bit hashes, eight bytes a record; only ids whose hashes meet are compared."""
     table = records_table(study.spec.corpus.name)
-    identities = step.scan(table).select("record_id")
+    hashed = step.scan(table).select(hash=pl.col("record_id").hash()).collect()["hash"]
+    meeting = hashed.filter(hashed.is_duplicated()).unique()
+    if meeting.is_empty():
+        return None
+    identities = step.scan(table).select("record_id").filter(pl.col("record_id").hash().is_in(meeting))
     twice = identities.group_by("record_id").len().filter(pl.col("len") > 1).sort("record_id").head(1).collect()
     for record_id, count in twice.iter_rows():
         rows = step.scan(table).filter(record_id=record_id).select("location").sort("location").collect()

@@ -157,14 +157,13 @@ def _ranked(step: Step, study: Study) -> pl.DataFrame:
 
 
 def _listed_documents(step: Step, study: Study, candidates: pl.DataFrame) -> pl.DataFrame:
-    wanted = candidates.select("document_id").unique().lazy()
-    columns = ("document_id", "source", "text", "token_ids")
-    return (
-        step.scan(documents_table(study.spec.corpus.name))
-        .select(columns)
-        .join(wanted, on="document_id", how="semi")
-        .collect()
+    """Of the shards that hold them, and by conditions that Parquet's readers can push down: texts and tokens of what is
+    not listed are not decoded."""
+    listed = pl.col("shard").is_in(candidates["shard"].unique()) & pl.col("document_id").is_in(
+        candidates["document_id"].unique()
     )
+    documents = step.scan(documents_table(study.spec.corpus.name)).filter(listed)
+    return documents.select("document_id", "source", "text", "token_ids").collect()
 
 
 def _previews(step: Step, study: Study, rows: pl.DataFrame) -> dict:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 from pydantic import PrivateAttr
 
 from assets.lake.lake import CONFLICT_ATTEMPTS, Lake, WriteConflict
@@ -244,6 +246,43 @@ def test_columns_carry_their_sentences_into_delta(lake):
     assert fields[3]["metadata"] == {"comment": "summed token loss in nats"}
     assert metadata["description"] == "one row per document"
     assert metadata["configuration"]["delta.deletedFileRetentionDuration"] == "interval 720 hours"
+
+
+def test_a_sentence_that_is_worded_anew_does_not_keep_rows_out(lake):
+    write(lake, "a")
+    columns = tuple(Column(c.name, c.type, c.description + "!", c.nullable) for c in TABLE.columns)
+    worded_anew = replace(TABLE, columns=columns)
+    lake.overwrite(worded_anew, rows("b"), where={"shard": "b"}, commit={})
+    lake.overwrite(worded_anew, iter(rows("c").to_batches()), where={"shard": "c"}, commit={})
+    assert counts(lake, worded_anew) == {"a": 3, "b": 3, "c": 3}
+
+
+def test_a_step_opens_each_version_of_a_table_once(lake, monkeypatch):
+    write(lake, "a")
+    opened = []
+    whole = DeltaTable.__init__
+
+    def counted(self, uri, version=None, **options):
+        opened.append(version)
+        whole(self, uri, version=version, **options)
+
+    monkeypatch.setattr(DeltaTable, "__init__", counted)
+    with lake.opening_once():
+        first = lake.version(TABLE)
+        for _ in range(3):
+            assert lake.scan(TABLE, version=first).collect().height == 3
+            lake.fingerprints(TABLE, version=first)
+        write(lake, "b")
+        assert lake.count(TABLE) == 6
+        assert lake.version(TABLE) == first + 1
+        write(Lake(uri=lake.uri), "c")  # another process, which opens for itself
+        theirs = len(opened)
+        assert lake.partition_rows(TABLE) == {"a": 3, "b": 3, "c": 3}
+        assert len(opened) == theirs
+        assert lake.partition_rows(TABLE, version=first) == {"a": 3}
+    assert opened.count(first) == 1
+    lake.version(TABLE)
+    assert len(opened) == theirs + 1  # outside of a step, every question opens the table anew
 
 
 def test_creators_at_once_make_one_table(lake):

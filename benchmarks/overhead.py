@@ -1,0 +1,85 @@
+"""What the platform adds to the computation of a shard of default size: python -m benchmarks.overhead [SHARDS]
+
+Shards of 1,000 records are scored by a step of its own, as the Dagster UI would start it. Everything in the run that is
+not the pass over the documents (opening the model, reading, writing, checks, events, MLflow, figures) is overhead.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+from benchmarks.generated_study import GeneratedStudy
+from compute.influence import InfluencePass
+from orchestration.graph import job_name, shard_keys, study_assets_once, study_job
+from orchestration.home import Home
+from orchestration.resources import resources_of
+from orchestration.run import QUIET, run_study
+from orchestration.studies import open_study
+
+DEFAULT_SIZE = GeneratedStudy("overhead", records=1_000, words=250, max_tokens=256, hidden_size=128, layers=4, rank=32)
+SCORES = ("influence", "document_norms", "candidates")
+
+
+def main(shards: int) -> None:
+    logging.disable(logging.WARNING)
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        os.environ["HEADWATER_HOME"] = str(root / "home")
+        home = Home.from_environment().prepare()
+        study = open_study(DEFAULT_SIZE.write(root), home)
+        for number in range(shards):
+            DEFAULT_SIZE.write_shard(root, number)
+        with home.instance() as instance:
+            run_study(study, instance, resources_of(home))
+            for keys in ([shard_keys(study, instance)[0]], shard_keys(study, instance)):
+                computed, whole = _seconds(study, instance, home, keys)
+                added = {"compute_seconds": round(computed, 2), "run_seconds": round(whole, 2)}
+                print(json.dumps({"shards": len(keys)} | added | {"added": round(whole / computed - 1, 4)}), flush=True)
+
+
+def _seconds(study, instance: dg.DagsterInstance, home: Home, shards: list[str]) -> tuple[float, float]:
+    """Of scoring these shards anew: in the passes over documents, and in the run as a whole."""
+    definitions = dg.Definitions(study_assets_once([study]), jobs=[study_job(study)], resources=resources_of(home))
+    job = definitions.resolve_job_def(job_name(study))
+    keys = [dg.AssetKey(["study", study.name, name]) for name in SCORES]
+    bounds = {"dagster/asset_partition_range_start": shards[0], "dagster/asset_partition_range_end": shards[-1]}
+    passes: list[float] = []
+    with _timed_passes(passes):
+        started = time.monotonic()
+        result = job.execute_in_process(instance=instance, asset_selection=keys, tags=bounds, run_config=QUIET)
+        whole = time.monotonic() - started
+    assert result.success
+    assert len(passes) == len(shards)
+    return sum(passes), whole
+
+
+@contextmanager
+def _timed_passes(passes: list[float]) -> Iterator[None]:
+    """Appends the seconds of every pass over a shard's documents."""
+    untimed = InfluencePass.score
+
+    def score(influence_pass: InfluencePass, *arguments, **named):
+        started = time.monotonic()
+        result = untimed(influence_pass, *arguments, **named)
+        passes.append(time.monotonic() - started)
+        return result
+
+    InfluencePass.score = score
+    try:
+        yield
+    finally:
+        InfluencePass.score = untimed
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 4)
