@@ -27,6 +27,7 @@ from assets.study.coverage import coverage_asset, coverage_table
 from assets.study.influence import document_norms_table, influence_asset, influence_table
 from assets.study.query_gradients import query_gradients_asset, query_gradients_table
 from assets.study.rankings import rankings_asset, rankings_table
+from assets.tracking.tracking import STUDY_TAG
 from orchestration.automation import with_conditions
 
 
@@ -70,6 +71,7 @@ def study_job(study: Study):
         job_name(study),
         dg.AssetSelection.assets(*keys),
         description=f"Everything that study {study.name} needs, from corpus files to rankings.",
+        tags={STUDY_TAG: study.name},
     )
 
 
@@ -96,7 +98,8 @@ def study_tables(study: Study) -> list[Table]:
 
 
 def job_name(study: Study) -> str:
-    return dagster_name(study.name)
+    """With a prefix, or a study could be called like another job, or by a word that Dagster keeps for itself."""
+    return dagster_name(f"study_{study.name}")
 
 
 def shards_key(study: Study) -> dg.AssetKey:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dagster as dg
@@ -26,6 +27,9 @@ run_retries:
   max_retries: 1
   retry_on_asset_or_op_failure: false
 """
+
+MOST_HOURS = 24 * 365 * 100
+"""A hundred years: more would be beyond what dates can be counted back."""
 
 OVERRIDES = (
     "HEADWATER_LAKE",
@@ -59,18 +63,26 @@ class Home:
 
     @classmethod
     def from_environment(cls) -> Home:
-        root = _directory(os.environ.get("HEADWATER_HOME") or ".headwater")
+        """Raises BadInput naming the variable that cannot be used."""
+        return replace(
+            cls.without_maintenance(),
+            maintenance=_cron(os.environ.get("HEADWATER_MAINTENANCE", "").strip()),
+            retention_hours=_hours((os.environ.get("HEADWATER_RETENTION_HOURS") or "720").strip()),
+        )
+
+    @classmethod
+    def without_maintenance(cls) -> Home:
+        """The same, whatever is said about the lake's maintenance: for whoever leaves it out then."""
+        root = _directory("HEADWATER_HOME", ".headwater")
         lake = os.environ.get("HEADWATER_LAKE") or str(root / "lake")
         return cls(
             root=root,
-            lake=lake if "://" in lake else str(_directory(lake)),
+            lake=lake if "://" in lake else str(_directory("HEADWATER_LAKE", lake)),
             tracking=_store(os.environ.get("HEADWATER_TRACKING_URI") or f"sqlite:///{root / 'mlflow' / 'mlflow.db'}"),
-            studies=_directory(os.environ.get("HEADWATER_STUDIES") or root / "studies"),
-            cache=_directory(os.environ.get("HEADWATER_CACHE") or root / "cache"),
+            studies=_directory("HEADWATER_STUDIES", root / "studies"),
+            cache=_directory("HEADWATER_CACHE", root / "cache"),
             tracking_ui=os.environ.get("HEADWATER_TRACKING_UI", ""),
             dagster_ui=os.environ.get("HEADWATER_DAGSTER_UI", ""),
-            maintenance=os.environ.get("HEADWATER_MAINTENANCE", ""),
-            retention_hours=_hours(os.environ.get("HEADWATER_RETENTION_HOURS") or "720"),
         )
 
     @property
@@ -110,19 +122,37 @@ class Home:
 
 
 def _hours(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise BadInput(f"HEADWATER_RETENTION_HOURS: '{text}' is no number of hours; write a whole number such as 720")
+    if not re.fullmatch("[0-9]{1,20}", text) or not 0 < int(text) <= MOST_HOURS:
+        raise BadInput(
+            f"HEADWATER_RETENTION_HOURS: '{text}' is no number of hours from 1 to {MOST_HOURS}; "
+            "write a whole number such as 720"
+        )
     return int(text)
 
 
-def _directory(path: str | Path) -> Path:
-    return Path(path).expanduser().absolute()
+def _cron(text: str) -> str:
+    try:
+        dg.ScheduleDefinition(job_name="any", cron_schedule=text or "@daily")
+    except dg.DagsterInvalidDefinitionError as error:
+        raise BadInput(
+            f"HEADWATER_MAINTENANCE: '{text}' is no cron schedule; write one such as '0 4 * * 0' (Sundays at four), "
+            "or leave it out"
+        ) from error
+    return text
+
+
+def _directory(variable: str, default: str | Path) -> Path:
+    path = os.environ.get(variable) or default
+    try:
+        return Path(path).expanduser().absolute()
+    except RuntimeError as error:
+        raise BadInput(f"{variable}: {path} cannot be found ({error}); write the whole path") from error
 
 
 def _store(uri: str) -> str:
     """A relative SQLite file would be another one for a process that is started elsewhere."""
     file = uri.removeprefix("sqlite:///")
-    return f"sqlite:///{_directory(file)}" if file != uri else uri
+    return f"sqlite:///{Path(file).expanduser().absolute()}" if file != uri else uri
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -12,9 +12,11 @@ from pydantic import BaseModel
 
 from assets.specs.model import ModelSpec
 from assets.specs.study import Study, StudySpec
+from assets.step.declaring import dagster_name
 from compute.errors import BadInput
 from orchestration.home import Home
 from orchestration.mistakes import shown_value, validated
+from orchestration.names import check_names, shown
 from orchestration.yaml_positions import Document, Location, read_yaml
 
 
@@ -27,6 +29,11 @@ class LoadedStudy:
     error: str | None = None
     document: Document | None = None  # where in the file its values stand
 
+    @property
+    def file(self) -> Path:
+        """The file itself, links followed as far as they lead."""
+        return Path(os.path.realpath(self.path))
+
 
 def open_study(path: Path, home: Home) -> Study:
     """Reads a study file and registers it, so that the UI shows it too. Raises BadInput naming file, line and
@@ -34,7 +41,7 @@ def open_study(path: Path, home: Home) -> Study:
     """
     path = path.expanduser().absolute()
     loaded = _read(path)
-    others = [other for other in load_studies(home.studies) if other.path.resolve() != path.resolve()]
+    others = [other for other in load_studies(home.studies) if other.file != loaded.file]
     _check_conflicts(loaded, others)
     _register(loaded, home.studies)
     return loaded.study
@@ -46,11 +53,31 @@ def read_study(path: Path) -> Study:
 
 
 def _read(path: Path) -> LoadedStudy:
+    try:
+        real = _file(path)
+        document = read_yaml(real)
+        spec = validated(document, StudySpec)
+    except BadInput:
+        raise
+    except Exception as error:  # such as a date that is none: whatever it is, it is this file's and no other's
+        raise BadInput(f"{path}: cannot be read as a study: {error or type(error).__name__}") from error
+    check_names(document, spec)
+    loaded = LoadedStudy(path, Study(spec, str(real.parent)), document=document)
+    if conflict := _conflict(loaded, loaded):  # a model and a query_model of one name
+        raise BadInput(conflict)
+    return loaded
+
+
+def _file(path: Path) -> Path:
+    """The file itself, links followed."""
+    if shown(str(path)) != str(path):
+        raise BadInput(f"{path}: is no name in UTF-8; rename the file")
     real = path.resolve()
     if path.is_symlink() and not real.exists():
         raise BadInput(f"{real}: there is no such file, but {path} points to it; restore the file or remove the link")
-    document = read_yaml(real)
-    return LoadedStudy(path, Study(validated(document, StudySpec), str(real.parent)), document=document)
+    if real.exists() and not real.is_file():
+        raise BadInput(f"{real}: cannot be read: it is no file")  # reading a pipe would never end
+    return real
 
 
 def load_studies(directory: Path) -> list[LoadedStudy]:
@@ -64,7 +91,7 @@ def load_studies(directory: Path) -> list[LoadedStudy]:
             _check_conflicts(found, loaded)
             loaded.append(found)
         except BadInput as error:
-            loaded.append(LoadedStudy(path, error=str(error)))
+            loaded.append(LoadedStudy(path, error=shown(str(error))))
     return loaded
 
 
@@ -76,7 +103,7 @@ def declared_models(directory: Path) -> list[ModelSpec]:
 
 def _register(loaded: LoadedStudy, directory: Path) -> None:
     """Links a study file from elsewhere into the studies directory, under the study's name."""
-    real, name = loaded.path.resolve(), loaded.study.name
+    real, name = loaded.file, loaded.study.name
     if loaded.path.parent.resolve() == directory.resolve():
         return
     directory.mkdir(parents=True, exist_ok=True)
@@ -96,6 +123,8 @@ def _check_conflicts(loaded: LoadedStudy, others: Iterable[LoadedStudy]) -> None
             continue
         if other.study.name == loaded.study.name:
             raise BadInput(_name_is_taken(loaded, _line(other, ("study",))))
+        if dagster_name(other.study.name) == dagster_name(loaded.study.name):
+            raise BadInput(_one_to_dagster(loaded, ("study",), loaded.study.name, other, ("study",), other.study.name))
         if conflict := _conflict(loaded, other):
             raise BadInput(conflict)
 
@@ -109,8 +138,10 @@ def _conflict(loaded: LoadedStudy, other: LoadedStudy) -> str | None:
     """The first part that both name alike but declare differently: it would be two things under one key."""
     for label, mine in study_parts(loaded.study):
         for their_label, theirs in study_parts(other.study):
-            if type(mine) is not type(theirs) or mine.name != theirs.name:
+            if type(mine) is not type(theirs) or dagster_name(mine.name) != dagster_name(theirs.name):
                 continue
+            if mine.name != theirs.name:
+                return _one_to_dagster(loaded, (label, "name"), mine.name, other, (their_label, "name"), theirs.name)
             if inner := _difference(mine, loaded.study.base, theirs, other.study.base):
                 here, there = (label, *inner), (their_label, *inner)
                 is_so = _value(mine, inner, loaded.study.base)
@@ -125,6 +156,15 @@ def _told(
     return (
         f"{loaded.document.place(here)}: is {is_so} for {part}, and {otherwise} in {_line(other, there)}; "
         "declare it alike, or give one of them another name"
+    )
+
+
+def _one_to_dagster(
+    loaded: LoadedStudy, here: Location, name: str, other: LoadedStudy, there: Location, their_name: str
+) -> str:
+    return (
+        f"{loaded.document.place(here)}: {name} and {their_name} in {_line(other, there)} are one name to Dagster, "
+        "which knows no dash; write both alike, or give one of them another name"
     )
 
 

@@ -18,6 +18,7 @@ from assets.study.candidates import candidates_table
 from assets.study.influence import influence_table
 from assets.study.rankings import rankings_table
 from compute.errors import BadInput
+from orchestration.names import shown
 from orchestration.studies import LoadedStudy
 
 if TYPE_CHECKING:
@@ -94,9 +95,9 @@ def _from_here(file: str) -> str:
 def _state(lake: Lake, loaded: LoadedStudy) -> StudyState:
     from deltalake.exceptions import DeltaError
 
-    file = str(loaded.path.resolve())
+    file = shown(str(loaded.file))
     if loaded.study is None:
-        return StudyState(loaded.path.stem, file, BROKEN, problem=loaded.error)
+        return StudyState(shown(loaded.path.stem), file, BROKEN, problem=loaded.error)
     try:
         return _state_in_lake(lake, loaded.study, file)
     except (BadInput, DeltaError, OSError) as error:

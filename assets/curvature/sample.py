@@ -75,7 +75,7 @@ def _draw(step: Step, study: Study, table: Table) -> None:
     settings = fingerprint("curvature_sample", CODE_VERSION, *drawing)
     if step.is_pinned(table, settings):
         return
-    open_traced_model(step, study)  # an unknown module pattern or a foreign tokenizer is told now
+    open_traced_model(step, study, device="cpu")  # an unknown module pattern or a foreign tokenizer is told now
     rows = _drawn_documents(step, study)
     stamp = fingerprint(settings, _content(rows))
     columns = {

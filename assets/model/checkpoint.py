@@ -68,7 +68,7 @@ def _list_files(step: Step, model: ModelSpec, base: str, table: Table) -> None:
     stamp = fingerprint("checkpoint", CODE_VERSION, model.hub, model.revision, files)
     if step.is_current(table, stamp):
         return
-    loaded = load_checkpoint(model, base)
+    loaded = load_checkpoint(model, base, device="cpu")
     listed = pl.DataFrame([{"file": name, **digest} for name, digest in files.items()])
     metadata = {
         "parameters": _parameters(loaded),
@@ -87,13 +87,16 @@ def checkpoint_blocks(table: Table, directory: Path, stamp: str) -> Iterator[pa.
                 yield pa.RecordBatch.from_pylist([row | digest], schema=table.schema)
 
 
-def load_checkpoint(model: ModelSpec, base: str, step: Step | None = None):
-    """The model, in its declared precision, ready to be traced; one that was trained here comes out of the lake."""
+def load_checkpoint(model: ModelSpec, base: str, step: Step | None = None, *, device: str | None = None):
+    """The model, in its declared precision, ready to be traced; one that was trained here comes out of the lake.
+
+    `device` is the best one there unless named: steps outside of the pool gpu, which only look at the model, name cpu.
+    """
     from compute.checkpoint import load_model
 
     if model.train:
-        return load_model(str(unpacked(step, model)), dtype=model.dtype)
-    return load_model(model.location(base), revision=model.revision, dtype=model.dtype)
+        return load_model(str(unpacked(step, model)), dtype=model.dtype, device=device)
+    return load_model(model.location(base), revision=model.revision, dtype=model.dtype, device=device)
 
 
 def unpacked(step: Step, model: ModelSpec) -> Path:

@@ -11,7 +11,7 @@ from assets.step.step import Step
 from compute.errors import BadInput
 
 
-def open_traced_model(step: Step, study: Study, *, query_side: bool = False):
+def open_traced_model(step: Step, study: Study, *, query_side: bool = False, device: str | None = None):
     """The model (the query-side one on request, where the study names it) and its tracked modules.
 
     Raises BadInput for an unknown module pattern, a tokenizer that does not fit, documents longer than the model's
@@ -19,7 +19,7 @@ def open_traced_model(step: Step, study: Study, *, query_side: bool = False):
     """
     from compute.tracked_modules import select_modules
 
-    model = load_checkpoint(study.spec.model, study.base, step)
+    model = load_checkpoint(study.spec.model, study.base, step, device=device)
     _check_fit(step, study, model)
     modules = select_modules(model, study.spec.curvature.modules)
     if query_side and study.spec.query_model:

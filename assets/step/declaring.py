@@ -14,7 +14,10 @@ AFTER_A_CRASH = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONE
 
 
 def dagster_name(name: str) -> str:
-    """A name as Dagster takes it for groups, operations and jobs, which may not hold a dash."""
+    """A name as Dagster takes it for groups, operations and jobs, which may not hold a dash.
+
+    Two names that differ in nothing else are one to Dagster, so such studies are refused where they are read.
+    """
     return name.replace("-", "_")
 
 

@@ -75,7 +75,7 @@ def influence_asset(study: Study) -> dg.AssetsDefinition:
     deps = [each.asset_key for each in (documents_table(corpus), *origins(study))]
 
     @dg.multi_asset(
-        name=dagster_name(f"study_{study.name}_influence"),
+        name=dagster_name(f"study__{study.name}__influence"),  # no study's job can be called so
         specs=[
             dg.AssetSpec(
                 **spec_arguments(

@@ -35,6 +35,8 @@ ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+STUDY_TAG = "headwater/study"
+"""Tag of a Dagster run of a study's job: the study's name as its author wrote it."""
 #: How long two first steps on two machines may differ in seeing each other's parent run.
 SECONDS_TO_SETTLE = 0.5
 DEFAULT_UI = "http://127.0.0.1:5000"
@@ -219,8 +221,11 @@ class Tracking(dg.ConfigurableResource):
 def study_of(run: dg.DagsterRun) -> str:
     """What a Dagster run works on, which its experiment is named after: a study, or an asset's first two words.
 
-    Runs that the UI, a schedule or a condition starts on assets have no job of their own.
+    A study's job tags its runs with the name as its author wrote it, which a job's own name cannot hold. Runs that the
+    UI or a condition starts on assets have no job of their own.
     """
+    if study := run.tags.get(STUDY_TAG):
+        return study
     if run.job_name and not run.job_name.startswith("__"):
         return run.job_name
     kinds = sorted(
@@ -228,8 +233,7 @@ def study_of(run: dg.DagsterRun) -> str:
     )
     if not kinds:
         return "assets"
-    name = kinds[0][-1] if kinds[0][0] == "study" else "/".join(kinds[0])
-    return name.replace("-", "_")  # as a job's name is written
+    return kinds[0][-1] if kinds[0][0] == "study" else "/".join(kinds[0])
 
 
 def _parents(client: Any, experiment: str, dagster_run_id: str) -> list[str]:

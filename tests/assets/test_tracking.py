@@ -99,12 +99,13 @@ def test_what_a_killed_dagster_run_left_running_is_ended(tracking):
 
 
 def test_an_experiment_is_named_after_what_a_run_works_on():
-    def study(job: str, *keys: str) -> str:
+    def study(job: str, *keys: str, tags: dict[str, str] | None = None) -> str:
         assets = frozenset(dg.AssetKey(key.split("/")) for key in keys) or None
-        return study_of(dg.DagsterRun(job_name=job, asset_selection=assets))
+        return study_of(dg.DagsterRun(job_name=job, asset_selection=assets, tags=tags or {}))
 
-    assert study("my_study", "corpus/demo/records") == "my_study"
-    assert study("__ASSET_JOB", "study/my-study/influence", "corpus/demo/records") == "my_study"
+    assert study("study_my_study", "corpus/demo/records", tags={"headwater/study": "my-study"}) == "my-study"
+    assert study("another_job", "corpus/demo/records") == "another_job"
+    assert study("__ASSET_JOB", "study/my-study/influence", "corpus/demo/records") == "my-study"
     assert study("__ASSET_JOB", "corpus/demo/records", "corpus/demo/documents") == "corpus/demo"
     assert study("__ASSET_JOB") == "assets"
 
