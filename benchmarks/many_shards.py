@@ -1,7 +1,9 @@
 """What one more shard costs in a corpus of N shards, by stage: python -m benchmarks.many_shards [N …]
 
-A study of tiny shards is run up to N of them; then files are added one at a time, and for each the runs are timed that
-the sensors would start: the listing, the shard's own run (records, documents, influence), and coverage with rankings.
+One study of tiny shards for each N, in directories below HEADWATER_BENCHMARKS where that is set (they are used again),
+otherwise in temporary ones. Then files are added one at a time, to each corpus in turn, and for each the runs are timed
+that the sensors would start: the listing, the shard's own run (records, documents, influence), and coverage with
+rankings. Seconds are of the clock, and of this process's own work, which a busy machine disturbs less.
 """
 
 from __future__ import annotations
@@ -13,11 +15,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 
+from assets.specs.study import Study
 from assets.step.step import REUSE_TAG
 from benchmarks.generated_study import GeneratedStudy
 from orchestration.automation import corpus_keys
@@ -28,60 +33,82 @@ from orchestration.run import QUIET, run_study
 from orchestration.studies import open_study
 
 TINY = GeneratedStudy("many", records=8, words=20, max_tokens=32, hidden_size=32, layers=2, rank=4)
-ADDED = 5
+ADDED = 7
+SCORES = ("influence", "document_norms", "candidates")
+OVER_ALL = ("coverage", "rankings")
 
 
 def main(sizes: list[int]) -> None:
     logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory() as directory:
-        root = Path(directory)
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
+        root = Path(os.environ.get("HEADWATER_BENCHMARKS") or temporary)
+        corpora = [Corpus.of(size, root / str(size), stack) for size in sizes]
+        seconds: dict[tuple[int, str], list[tuple[float, float]]] = defaultdict(list)
+        for turn in range(ADDED + 1):
+            for corpus in corpora:
+                for stage, clock, own in corpus.add_one():
+                    if turn:  # the first turn imports what the others have
+                        seconds[corpus.size, stage].append((clock, own))
+        for (size, stage), measured in seconds.items():
+            clock, own = (round(statistics.median(each), 2) for each in zip(*measured, strict=True))
+            print(json.dumps({"shards": size, "stage": stage, "seconds": clock, "own work": own}), flush=True)
+
+
+@dataclass
+class Corpus:
+    """A study of `size` shards and more, and the home it was run in."""
+
+    size: int
+    root: Path
+    home: Home
+    study: Study
+    instance: dg.DagsterInstance
+
+    @classmethod
+    def of(cls, size: int, root: Path, stack: ExitStack) -> Corpus:
+        root.mkdir(parents=True, exist_ok=True)
         os.environ["HEADWATER_HOME"] = str(root / "home")
         home = Home.from_environment().prepare()
         study = open_study(TINY.write(root), home)
-        with home.instance() as instance:
-            written = 0
-            for size in sizes:
-                while written < size:
-                    written = TINY.write_shard(root, written)
-                started = time.monotonic()
-                run_study(study, instance, resources_of(home))
-                _say({"shards": size, "all of them": round(time.monotonic() - started, 1)})
-                added = []
-                for _ in range(ADDED):
-                    written = TINY.write_shard(root, written)
-                    added.append(dict(_add_one(study, instance, home)))
-                _say({"shards": size} | {name: _median(added, name) for name in added[0]})
+        made = cls(size, root, home, study, stack.enter_context(home.instance()))
+        while made.files() < size:
+            TINY.write_shard(root, made.files())
+        run_study(study, made.instance, resources_of(home))
+        return made
 
+    def files(self) -> int:
+        return len(list((self.root / "corpus").glob("*.jsonl")))
 
-def _add_one(study, instance: dg.DagsterInstance, home: Home) -> Iterator[tuple[str, float]]:
-    """Seconds of each run that follows a new file."""
-    scores = [dg.AssetKey(["study", study.name, name]) for name in ("influence", "document_norms", "candidates")]
-    over_all = [dg.AssetKey(["study", study.name, name]) for name in ("coverage", "rankings")]
-    yield "listing", _timed(study, instance, home, [shards_key(study)])
-    newest = sorted(shard_keys(study, instance))[-1]
-    yield "records and documents", _timed(study, instance, home, corpus_keys(study), newest)
-    yield "influence", _timed(study, instance, home, scores, newest)
-    yield "coverage and rankings", _timed(study, instance, home, over_all)
+    def add_one(self) -> list[tuple[str, float, float]]:
+        """Stage, seconds, and seconds of own work, of each run that follows a new file."""
+        TINY.write_shard(self.root, self.files())
+        scores = [
+            dg.AssetKey(["study", self.study.name, name]) for name in ("influence", "document_norms", "candidates")
+        ]
+        over_all = [dg.AssetKey(["study", self.study.name, name]) for name in ("coverage", "rankings")]
+        listing = self._timed("listing", [shards_key(self.study)])
+        newest = sorted(shard_keys(self.study, self.instance))[-1]
+        return [
+            listing,
+            self._timed("records and documents", corpus_keys(self.study), newest),
+            self._timed("influence", scores, newest),
+            self._timed("coverage and rankings", over_all),
+        ]
 
-
-def _timed(study, instance, home: Home, keys: list[dg.AssetKey], shard: str | None = None) -> float:
-    definitions = dg.Definitions(study_assets_once([study]), jobs=[study_job(study)], resources=resources_of(home))
-    job = definitions.resolve_job_def(job_name(study))
-    tags = {REUSE_TAG: "true"}
-    started = time.monotonic()
-    result = job.execute_in_process(
-        instance=instance, asset_selection=keys, tags=tags, partition_key=shard, run_config=QUIET
-    )
-    assert result.success
-    return time.monotonic() - started
-
-
-def _median(added: list[dict[str, float]], name: str) -> float:
-    return round(statistics.median(each[name] for each in added), 2)
-
-
-def _say(facts: dict) -> None:
-    print(json.dumps(facts), flush=True)
+    def _timed(self, stage: str, keys: list[dg.AssetKey], shard: str | None = None) -> tuple[str, float, float]:
+        resources = resources_of(self.home)
+        definitions = dg.Definitions(study_assets_once([self.study]), jobs=[study_job(self.study)], resources=resources)
+        job = definitions.resolve_job_def(job_name(self.study))
+        started, own = time.monotonic(), time.process_time()
+        result = job.execute_in_process(
+            instance=self.instance,
+            asset_selection=keys,
+            tags={REUSE_TAG: "true"},
+            partition_key=shard,
+            run_config=QUIET,
+        )
+        assert result.success
+        return stage, time.monotonic() - started, time.process_time() - own
 
 
 if __name__ == "__main__":

@@ -80,7 +80,9 @@ def _look(address: str, shards: int, screenshots: Path) -> None:
         _say(page, "partitions of influence", _partitions, shards)
         _say(page, "one shard of them", _one_shard, shards)
         _say(page, "dialog to materialize them", _dialog, shards)
-        page.screenshot(full_page=True, path=os.environ.get("HEADWATER_SCREENSHOTS", str(screenshots)) + "/many_shards.png")
+        page.screenshot(
+            full_page=True, path=os.environ.get("HEADWATER_SCREENSHOTS", str(screenshots)) + "/many_shards.png"
+        )
         browser.close()
 
 

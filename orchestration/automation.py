@@ -10,7 +10,8 @@ The Dagster UI can switch each on and off; they are off unless the study says ot
 
 None of them trains, fits or draws a sample: those assets have no condition, and what depends on them does not follow
 their updates. Runs keep what is current, so that an update without a change costs no pass over the corpus, and the pool
-`gpu` lets one step at a time use the model.
+`gpu` lets one step at a time use the model. A shard that fails is asked for once: it is the catch-up, or a person, that
+tries it again.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from assets.study.candidates import candidates_table
 from assets.study.coverage import coverage_table
 from assets.study.influence import document_norms_table, influence_table
 from assets.study.rankings import rankings_table
+
+AC = dg.AutomationCondition
 
 
 def corpus_keys(study: Study) -> list[dg.AssetKey]:
@@ -57,40 +60,69 @@ def with_conditions(definitions: Iterable[dg.AssetsDefinition], studies: Iterabl
 
 def _conditions(study: Study) -> dict[dg.AssetKey, dg.AutomationCondition]:
     corpus, name = study.spec.corpus.name, study.name
-    of_source = _follows(source_key(corpus)).with_label("when its source files are new, changed or gone")
+    source, documents = source_key(corpus), documents_table(corpus).asset_key
+    of_source = _follows_source(source).with_label("when its source files are new, changed or gone")
     of_records = _follows(records_table(corpus).asset_key).with_label("when its records are read anew")
-    of_documents = _follows(documents_table(corpus).asset_key).with_label("when its documents are cut anew")
+    of_documents = _follows_source(source, documents).with_label("when the documents of a changed source are cut anew")
     scores = [table(name).asset_key for table in (influence_table, document_norms_table, candidates_table)]
     of_scores = _follows(*scores).with_label("when all shards are scored, and one of them anew")
     return {
         **{table(corpus).asset_key: of_source for table in (records_table, rejected_table, tombstones_table)},
-        documents_table(corpus).asset_key: of_records,
+        documents: of_records,
         **dict.fromkeys(scores, of_documents),
         **{table(name).asset_key: of_scores for table in (coverage_table, rankings_table)},
     }
 
 
 def _follows(*keys: dg.AssetKey) -> dg.AutomationCondition:
-    """Requests a partition once when one of these is updated or it is new, and when neither it nor anything that it
-    depends on is missing or under way.
+    """Requests a partition once when one of these is updated, or it is newly missing.
+
+    Unlike Dagster's `any_deps_updated`, it counts an update by a run that was to make the follower too: such a run may
+    have ended in between. Where it did not, the follower's own update is the later one.
+    """
+    these = dg.AssetSelection.assets(*keys)
+    updated = AC.any_deps_match(AC.newly_updated()).allow(these).with_label("updated")
+    with_it = AC.any_deps_match(AC.will_be_requested()).allow(these).with_label("requested with it")
+    return (
+        AC.newly_missing().since_last_handled() | (_since_asked(updated) & updated.since(AC.newly_updated())) | with_it
+    ) & _free()
+
+
+def _follows_source(source: dg.AssetKey, after: dg.AssetKey | None = None) -> dg.AutomationCondition:
+    """Requests a shard once when its source changed, and (where given) `after` has been made anew since then.
+
+    The listing reports a shard's source only where its content changed. What lies between may be reported without a
+    change: a run over a range of shards materializes those that it keeps too, and Dagster has one data version for all
+    of them. Nor does a shard that somebody cuts anew by hand, or one that is wiped, start the scoring.
+    """
+    changed = AC.asset_matches(source, AC.newly_updated()).with_label("source changed")
+    behind = (
+        changed.since(AC.asset_matches(after, AC.newly_updated())).with_label("not made anew yet") if after else None
+    )
+    made = AC.newly_updated() & ~behind if behind else AC.newly_updated()
+    # A run that was at work on the shard before its source changed has read the old one: its end settles nothing.
+    overtaken = changed & AC.in_progress() & ~AC.in_progress().newly_true()
+    due = (_since_asked(changed) & changed.since(made)) | _since_asked(overtaken).with_label("changed under way")
+    return (due & ~behind if behind else due) & _free()
+
+
+def _since_asked(trigger: dg.AutomationCondition) -> dg.AutomationCondition:
+    """Two conditions and not one of both: Dagster compares the times within one tick for a plain reset alone."""
+    return trigger.since(AC.newly_requested()) & trigger.since(AC.initial_evaluation())
+
+
+def _free() -> dg.AutomationCondition:
+    """Neither the partition nor anything that it depends on is under way, and nothing of that is missing.
 
     An asset waits while what it depends on is being computed, so ten shards that arrive together are one request.
     """
-    updated = dg.AutomationCondition.any_deps_updated().allow(dg.AssetSelection.assets(*keys))
-    return (
-        (dg.AutomationCondition.newly_missing() | updated).since_last_handled()
-        & ~dg.AutomationCondition.any_deps_missing()
-        & ~dg.AutomationCondition.any_deps_in_progress()
-        & ~dg.AutomationCondition.in_progress()
-    )
+    return ~AC.any_deps_missing() & ~AC.any_deps_in_progress() & ~AC.in_progress()
 
 
 def _freshness(study: Study) -> dict[dg.AssetKey, dg.FreshnessPolicy]:
-    """The list of shards is overdue where a catch-up should have looked at the files and has not."""
-    cron = study.spec.automation.catch_up
-    if not cron:
+    """The list of shards is overdue from the moment at which a catch-up should make it until it is made."""
+    automation = study.spec.automation
+    if not automation.catch_up:
         return {}
-    *_, day, month, weekday = cron.split()[:5] if not cron.startswith("@") else (cron, "1", "*", "*")
-    window = timedelta(hours=26) if (day, month, weekday) == ("*", "*", "*") else timedelta(days=32)
-    window = timedelta(days=8) if weekday != "*" else window
-    return {shards_table(study.spec.corpus.name).asset_key: dg.FreshnessPolicy.time_window(fail_window=window)}
+    policy = dg.FreshnessPolicy.cron(automation.catch_up, timedelta(minutes=1), automation.timezone)
+    return {shards_table(study.spec.corpus.name).asset_key: policy}

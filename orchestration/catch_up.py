@@ -1,7 +1,8 @@
 """The nightly catch-up of a study, in two runs: the shards are listed, then those that are behind are computed.
 
 The schedule starts the listing, since a run over partitions needs them to exist; a sensor that waits for that listing
-starts the rest.
+starts the rest. Both are switched on by the study's `catch_up`. With `watch` on as well, the two do no work twice: a run
+keeps what the other wrote, and scoring holds the pool `gpu`.
 """
 
 import dagster as dg
@@ -38,13 +39,21 @@ def catch_up_schedule(study: Study, job) -> dg.ScheduleDefinition:
         cron_schedule=automation.catch_up or DEFAULT_CATCH_UP,
         execution_timezone=automation.timezone,
         default_status=(dg.DefaultScheduleStatus.RUNNING if automation.catch_up else dg.DefaultScheduleStatus.STOPPED),
-        description=f"Computes the shards that study {study.name} lacks: new, changed and failed ones.",
+        description=(
+            f"Computes the shards that study {study.name} lacks: new, changed and failed ones. It lists the shards, and "
+            f"the sensor {followed_by(study)} starts the rest: switch on both, or nothing follows the list."
+        ),
     )
     def list_shards(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         listing = shards_table(study.spec.corpus.name).asset_key
         return dg.RunRequest(asset_selection=[listing], tags=KEEP_CURRENT | {CATCH_UP_TAG: study.name})
 
     return list_shards
+
+
+def followed_by(study: Study) -> str:
+    """The name of the sensor that the schedule needs."""
+    return dagster_name(f"study_{study.name}_catch_up_shards")
 
 
 def catch_up_sensor(study: Study, job) -> dg.SensorDefinition:
@@ -54,11 +63,16 @@ def catch_up_sensor(study: Study, job) -> dg.SensorDefinition:
 
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,
-        name=dagster_name(f"study_{name}_catch_up_shards"),
+        name=followed_by(study),
         monitored_jobs=[job],
         request_job=job,
-        default_status=dg.DefaultSensorStatus.RUNNING,
-        description=f"Follows the listing that a catch-up of study {name} begins with; idle otherwise.",
+        default_status=(
+            dg.DefaultSensorStatus.RUNNING if study.spec.automation.catch_up else dg.DefaultSensorStatus.STOPPED
+        ),
+        description=(
+            f"Computes what is behind once a catch-up of study {name} has listed the shards; the schedule "
+            f"{dagster_name(f'study_{name}_catch_up')} belongs to it."
+        ),
     )
     def catch_up_shards(context: dg.RunStatusSensorContext, lake: Lake) -> dg.RunRequest | dg.SkipReason:
         if context.dagster_run.tags.get(CATCH_UP_TAG) != name:

@@ -142,17 +142,23 @@ def _cron(text: str) -> str:
 
 
 def _directory(variable: str, default: str | Path) -> Path:
-    path = os.environ.get(variable) or default
+    return _absolute(variable, os.environ.get(variable) or default)
+
+
+def _absolute(variable: str, path: str | Path) -> Path:
     try:
+        str(path).encode()
         return Path(path).expanduser().absolute()
-    except RuntimeError as error:
-        raise BadInput(f"{variable}: {path} cannot be found ({error}); write the whole path") from error
+    except UnicodeEncodeError as error:
+        raise BadInput(f"{variable}: {ascii(str(path))} is no path in UTF-8; name another directory") from error
+    except RuntimeError as error:  # ~ of a user that there is not
+        raise BadInput(f"{variable}: {path} leads nowhere ({error}); write the whole path") from error
 
 
 def _store(uri: str) -> str:
     """A relative SQLite file would be another one for a process that is started elsewhere."""
     file = uri.removeprefix("sqlite:///")
-    return f"sqlite:///{Path(file).expanduser().absolute()}" if file != uri else uri
+    return f"sqlite:///{_absolute('HEADWATER_TRACKING_URI', file)}" if file != uri else uri
 
 
 def _write_whole(path: Path, text: str) -> None:

@@ -1,6 +1,6 @@
 """The weekly maintenance of the lake as a Dagster job: compaction, and removal of what outlived the retention."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 import dagster as dg
@@ -60,12 +60,15 @@ def oldest_unfinished(instance: dg.DagsterInstance, own_run: str = "") -> dateti
     """When the oldest run or backfill that may still read or write the lake began."""
     records = instance.get_run_records(dg.RunsFilter(statuses=list(UNFINISHED)))
     began = [record.create_timestamp for record in records if record.dagster_run.run_id != own_run]
-    began += [
-        datetime.fromtimestamp(backfill.backfill_timestamp, UTC)
-        for backfill in instance.get_backfills()
-        if not backfill.status.value.startswith(("COMPLETED", "FAILED", "CANCELED"))
-    ]
+    began += [datetime.fromtimestamp(each.backfill_timestamp, UTC) for each in unfinished_backfills(instance)]
     return min(began, default=None)
+
+
+def unfinished_backfills(instance: dg.DagsterInstance) -> Iterator:
+    """The backfills that may still start runs."""
+    for backfill in instance.get_backfills():
+        if not backfill.status.value.startswith(("COMPLETED", "FAILED", "CANCELED")):
+            yield backfill
 
 
 def _grid(reports: Iterable[Report]) -> str:

@@ -21,7 +21,7 @@ from assets.lake.damage import first_line
 from assets.lake.maintenance import table_paths
 from assets.specs.study import Study
 from compute.errors import BadInput
-from orchestration.maintenance import UNFINISHED
+from orchestration.maintenance import UNFINISHED, unfinished_backfills
 from orchestration.mistakes import near_matches
 from orchestration.resources import resources_of
 from orchestration.run import clear_after_killed_runs
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 #: In the order in which they are removed: what was computed before what it was computed from.
 FAMILIES = ("study", "queries", "curvature", "model", "corpus")
-#: The newest backfills, among which unfinished ones are looked for.
-BACKFILLS = 100
-UNFINISHED_BACKFILL = ("REQUESTED", "CANCELING")
 #: A checkpoint unpacked from the lake, whole or (with a process's number) in the making.
 CACHED = re.compile(r"(?P<model>.+)-[0-9a-f]{16}(\.\d+)?")
 
@@ -213,10 +210,9 @@ def _in_progress(instance: dg.DagsterInstance) -> Iterator[tuple[str, frozenset[
     for record in instance.get_run_records(dg.RunsFilter(statuses=list(UNFINISHED))):
         run = record.dagster_run
         yield f"Dagster run {run.run_id[:8]} ({run.job_name})", run.asset_selection
-    for backfill in instance.get_backfills(limit=BACKFILLS):
-        if backfill.status.name in UNFINISHED_BACKFILL:
-            selection = backfill.asset_selection
-            yield f"backfill {backfill.backfill_id}", None if selection is None else frozenset(selection)
+    for backfill in unfinished_backfills(instance):
+        selection = backfill.asset_selection
+        yield f"backfill {backfill.backfill_id}", None if selection is None else frozenset(selection)
 
 
 def _forget(instance: dg.DagsterInstance, part: str) -> None:

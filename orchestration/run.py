@@ -62,18 +62,21 @@ def run_study(
     return [listing, _execute(job, instance, tags, rest)]
 
 
-def clear_after_killed_runs(instance: dg.DagsterInstance, tracking: Tracking) -> None:
-    """Ends runs of this command whose process is gone, and frees their places in pools.
+def clear_after_killed_runs(instance: dg.DagsterInstance, tracking: Tracking) -> list[str]:
+    """Ends runs of this command whose process is gone, and frees their places in pools; their ids.
 
     A process that is killed cannot say so: its run would stay "started", and its place in the pool taken, for ever.
     """
     unfinished = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED])
+    ended = []
     for run in instance.get_runs(unfinished):
         process = run.tags.get(PROCESS_TAG)
         if process and process.startswith(f"{socket.gethostname()}:") and not _is_alive(process):
             instance.report_run_failed(run, message="The process of `headwater run` ended without a word.")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             tracking.close(run.run_id, killed=True)
+            ended.append(run.run_id)
+    return ended
 
 
 def _process(pid: int) -> str:

@@ -1,4 +1,5 @@
-"""Sensors: one that looks at a corpus's files, and those that evaluate the conditions of `automation.py`."""
+"""Sensors: one that looks at a corpus's files, those that evaluate the conditions of `automation.py`, and those that
+tidy up after runs that ended badly."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -12,7 +13,9 @@ from assets.specs.study import Study
 from assets.step.declaring import dagster_name
 from assets.step.step import REUSE_TAG
 from assets.tracking.tracking import Tracking
+from compute.errors import BadInput
 from orchestration.automation import corpus_keys, study_keys
+from orchestration.run import clear_after_killed_runs
 
 KEEP_CURRENT = {REUSE_TAG: "true"}
 """Runs that nobody started by hand keep what is current."""
@@ -50,7 +53,12 @@ def _files_sensor(study: Study) -> dg.SensorDefinition:
         description=f"Looks at the source files of corpus {corpus.name}, and lists its shards when they have changed.",
     )
     def files(context: dg.SensorEvaluationContext, lake: Lake) -> dg.RunRequest | dg.SkipReason:
-        state = source_state(corpus, study.base)
+        try:
+            state = source_state(corpus, study.base)
+        except BadInput as error:  # the files are gone: a directory that is not mounted buries no corpus
+            sentence = f"{error}; the shards stay as they were last listed"
+            context.log.error(sentence)
+            return dg.SkipReason(sentence)
         listed = lake.version(shards_table(corpus.name)) is not None  # or the corpus was deleted meanwhile
         if listed and state.digest == context.cursor and not _has_failed(context.instance, state.digest):
             return dg.SkipReason(f"{state.files} source files, all as they were when the shards were last listed.")
@@ -94,7 +102,8 @@ def _score_sensor(study: Study) -> dg.AutomationConditionSensorDefinition:
 
 
 def lab_book_sensors() -> Iterator[dg.SensorDefinition]:
-    """Ends the MLflow runs of Dagster runs that failed or were cancelled: a process that is killed cannot."""
+    """Always on: what a process that fails or is killed cannot do itself, in MLflow and in Dagster."""
+    yield _killed_runs_sensor()
     for status, killed in ((dg.DagsterRunStatus.FAILURE, False), (dg.DagsterRunStatus.CANCELED, True)):
         yield _lab_book_sensor(status, killed)
 
@@ -110,3 +119,17 @@ def _lab_book_sensor(status: dg.DagsterRunStatus, killed: bool) -> dg.SensorDefi
         tracking.close(context.dagster_run.run_id, killed=killed)
 
     return lab_book
+
+
+def _killed_runs_sensor() -> dg.SensorDefinition:
+    @dg.sensor(
+        name="killed_runs",
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Ends runs of the command line whose process is gone, and frees their places in pools.",
+    )
+    def killed_runs(context: dg.SensorEvaluationContext, tracking: Tracking) -> dg.SkipReason:
+        ended = clear_after_killed_runs(context.instance, tracking)
+        return dg.SkipReason(f"Ended: {', '.join(ended)}." if ended else "No run was killed.")
+
+    return killed_runs

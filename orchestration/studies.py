@@ -62,10 +62,7 @@ def _read(path: Path) -> LoadedStudy:
     except Exception as error:  # such as a date that is none: whatever it is, it is this file's and no other's
         raise BadInput(f"{path}: cannot be read as a study: {error or type(error).__name__}") from error
     check_names(document, spec)
-    loaded = LoadedStudy(path, Study(spec, str(real.parent)), document=document)
-    if conflict := _conflict(loaded, loaded):  # a model and a query_model of one name
-        raise BadInput(conflict)
-    return loaded
+    return LoadedStudy(path, Study(spec, str(real.parent)), document=document)
 
 
 def _file(path: Path) -> Path:
@@ -127,6 +124,8 @@ def _check_conflicts(loaded: LoadedStudy, others: Iterable[LoadedStudy]) -> None
             raise BadInput(_one_to_dagster(loaded, ("study",), loaded.study.name, other, ("study",), other.study.name))
         if conflict := _conflict(loaded, other):
             raise BadInput(conflict)
+    if conflict := _conflict(loaded, loaded):  # a model and a query_model of one name
+        raise BadInput(conflict)
 
 
 def _name_is_taken(loaded: LoadedStudy, by: str) -> str:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from assets.corpus.shard_list import shards_table
+from assets.corpus.shard_list import listed_shards
 from assets.lake.damage import first_line
 from assets.lake.log import TableLog
 from assets.lake.maintenance import table_paths
 from assets.lake.tables import Table
-from assets.study.behind import shards_behind
+from assets.study.behind import BEHIND, is_begun, shard_states
 from assets.study.candidates import candidates_table
-from assets.study.influence import influence_table
 from assets.study.rankings import rankings_table
 from compute.errors import BadInput
 from orchestration.names import shown
@@ -41,7 +41,7 @@ class StudyState:
     state: str
     shards: int | None = None
     scored_shards: int | None = None  # as the corpus, the model and the queries are now
-    outdated_shards: int | None = None  # scored, but before one of these changed
+    stale_shards: int | None = None  # scored, but before one of these changed
     last_materialized: datetime | None = None
     problem: str | None = None
 
@@ -83,8 +83,8 @@ def print_states(states: Sequence[StudyState], directory: Path) -> None:
 def _counted(state: StudyState) -> str:
     if state.shards is None:
         return ""
-    outdated = f", {state.outdated_shards} outdated" if state.outdated_shards else ""
-    return f"{state.scored_shards} of {state.shards}{outdated}"
+    stale = f", {state.stale_shards} stale" if state.stale_shards else ""
+    return f"{state.scored_shards} of {state.shards}{stale}"
 
 
 def _from_here(file: str) -> str:
@@ -109,12 +109,10 @@ def _state_in_lake(lake: Lake, study: Study, file: str) -> StudyState:
     at = _last_materialized(lake, study.name)
     if at is None:
         return StudyState(study.name, file, NOT_RUN)
-    shards = _shards(lake, study)
-    scored = lake.fingerprints(influence_table(study.name)) if _has(lake, influence_table(study.name)) else {}
-    behind = shards_behind(lake, study)
-    behind = shards if behind is None else behind
-    done, outdated = len(shards) - len(behind), len(set(behind) & set(scored))
-    return StudyState(study.name, file, _word(lake, study, len(shards), done), len(shards), done, outdated, at)
+    shards = len(listed_shards(lake, study.spec.corpus.name))
+    counts = Counter(shard_states(lake, study).values() if is_begun(lake, study) else ["missing"] * shards)
+    done = shards - sum(counts[state] for state in BEHIND)
+    return StudyState(study.name, file, _word(lake, study, shards, done), shards, done, counts["stale"], at)
 
 
 def _word(lake: Lake, study: Study, shards: int, scored: int) -> str:
@@ -123,13 +121,6 @@ def _word(lake: Lake, study: Study, shards: int, scored: int) -> str:
     if not _has(lake, rankings_table(study.name)):
         return "no rankings"
     return COMPLETE if _rankings_are_current(lake, study.name) else OLD_RANKINGS
-
-
-def _shards(lake: Lake, study: Study) -> list[str]:
-    table = shards_table(study.spec.corpus.name)
-    if not _has(lake, table):
-        return []
-    return lake.collect(table, lake.scan(table, allow_empty=True).select("shard").unique())["shard"].to_list()
 
 
 def _rankings_are_current(lake: Lake, study: str) -> bool:

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from assets.corpus.parsing import Rejected
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
-from assets.corpus.records import records_table, rejected_rows, rejected_table
+from assets.corpus.records import records_table, rejected_rows, rejected_table, too_many_rejected
 from assets.corpus.tokenizer import foreign_tokenizer, stored_tokenizer, tokenizer_table
 from assets.figures.charts import document_lengths
 from assets.figures.previews import kept_figure, table_of
@@ -92,9 +92,12 @@ def _keys_check(corpus: str) -> Check:
 
 def _cut_shards(step: Step, study: Study) -> None:
     corpus, shards = study.spec.corpus, step.context.partition_keys
+    if problem := too_many_rejected(step, study):  # the check of records stops only what runs with it
+        raise BadInput(problem)
     tokenizer, tokenizer_stamp = stored_tokenizer(step, corpus.name)
-    if not study.spec.model.train:  # a model that is trained here has no other
-        step.check(_tokenizer_check(corpus.name), foreign_tokenizer(step, study, study.spec.model))
+    trained_here = study.spec.model.train  # such a model has no other tokenizer
+    foreign = None if trained_here else foreign_tokenizer(step, study, study.spec.model)
+    step.check(_tokenizer_check(corpus.name), foreign, metadata={"model is trained here": bool(trained_here)})
     with step.progress(f"{corpus.name}: documents", len(shards), "shards") as progress:
 
         def cut(shard: str) -> None:

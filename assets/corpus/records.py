@@ -1,7 +1,7 @@
 """corpus/<corpus>/records, /rejected and /tombstones: a shard's source records as read, those that could not be, and
 those that the source no longer holds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import dagster as dg
 import polars as pl
@@ -18,7 +18,7 @@ from assets.lake.lake import Lake
 from assets.lake.tables import Column, Table
 from assets.specs.corpus import CorpusSpec
 from assets.specs.study import Study
-from assets.step.checks import Check, check_specs
+from assets.step.checks import Check, CheckFailedError, check_specs
 from assets.step.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
 from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
@@ -130,6 +130,7 @@ def _read_shards(step: Step, study: Study) -> None:
     for table in (records_table, rejected_table, tombstones_table):
         step.lake.ensure(table(corpus.name))
     rejected: list[Rejected] = []
+    unread = _unread(step, study, shards.values())
     with step.progress(f"{corpus.name}: records", len(keys), "shards") as progress:
 
         def read(key: str) -> None:
@@ -137,21 +138,42 @@ def _read_shards(step: Step, study: Study) -> None:
                 raise BadInput(
                     f"corpus {corpus.name}: has no shard {key}; materialize its asset shards, which lists them"
                 )
-            rejected.extend(_read_shard(step, study, shards[key]))
+            rejected.extend(_read_shard(step, study, shards[key], unread))
             progress.advance(1)
 
-        step.each_shard(read, keys)
+        failure = _failure_of(lambda: step.each_shard(read, keys))
     _tell(corpus.name, rejected)
-    step.check(_share_check(corpus.name), _too_many_rejected(step, study))
-    step.check(_unique_check(corpus.name), _twice(step, study, keys), metadata={"shards": len(keys)})
+    problem = _look(step, study)  # also where a shard failed: the others are written
+    if failure or problem:
+        raise failure or CheckFailedError(problem)
 
 
-def _read_shard(step: Step, study: Study, shard: Shard) -> list[Rejected]:
-    """Reads one shard, unless it is there already; the records that were set aside."""
+def _failure_of(work: Callable[[], None]) -> Exception | None:
+    try:
+        work()
+    except Exception as failure:
+        return failure
+    return None
+
+
+def _look(step: Step, study: Study) -> str | None:
+    """Both checks, of the tables as they are now; the first problem."""
+    corpus, unique = study.spec.corpus.name, _unique_check(study.spec.corpus.name)
+    share = step.look(_share_check(corpus), {"": too_many_rejected(step, study)})
+    # Shards whose ids stood twice are looked at with the run's own: another run may have mended the other side.
+    again = step.unmended(unique).keys() - set(step.done)
+    twice = _twice(step, study, [*step.done, *again])
+    step.look(unique, dict.fromkeys(again - twice.keys()))
+    ids = step.look(unique, {shard: twice.get(shard) for shard in step.done}, metadata={"shards": len(step.done)})
+    return share or ids
+
+
+def _read_shard(step: Step, study: Study, shard: Shard, unread: Collection[str]) -> list[Rejected]:
+    """Reads one shard, unless it is there already or all of it is `unread`; the records that were set aside."""
     corpus = study.spec.corpus
     table, rejected = records_table(corpus.name), rejected_table(corpus.name)
     stamp = records_stamp(corpus, shard)
-    if step.is_current(table, stamp if shard.records else None, shard.key):
+    if step.is_current(table, stamp if shard.records and shard.key not in unread else None, shard.key):
         return []
     parsed = parse_shard(corpus, study.base, shard)
     texts = {record.record_id: record.text for record in parsed.records}
@@ -168,13 +190,28 @@ def _read_shard(step: Step, study: Study, shard: Shard) -> list[Rejected]:
     return parsed.rejected
 
 
+def _unread(step: Step, study: Study, shards: Iterable[Shard]) -> set[str]:
+    """Shards of which every record has been set aside, as they would be again. A step that was killed between its two
+    tables has set some aside too, so they are counted."""
+    corpus = study.spec.corpus
+    table = rejected_table(corpus.name)
+    rows, stamps = step.lake.partition_rows(table, where={"stage": "records"}), step.lake.fingerprints(table)
+    return {
+        shard.key
+        for shard in shards
+        if shard.records
+        and rows.get(shard.key) == shard.records
+        and stamps.get(shard.key) == records_stamp(corpus, shard)
+    }
+
+
 def _tell(corpus: str, rejected: list[Rejected]) -> None:
     if rejected:
         note(f"{len(rejected)} records are set aside in {rejected_table(corpus).path}")
         note(f"the first: {rejected[0].location}: {rejected[0].reason}")
 
 
-def _too_many_rejected(step: Step, study: Study) -> str | None:
+def too_many_rejected(step: Step, study: Study) -> str | None:
     """The share is the whole corpus's (a shard may be one line); counts come from Delta's log, and rows are read only
     where there are too many of them."""
     corpus = study.spec.corpus
@@ -188,21 +225,27 @@ def _too_many_rejected(step: Step, study: Study) -> str | None:
     return rejected_share_problem(corpus, records, [Rejected(**row) for row in rows.collect().to_dicts()])
 
 
-def _twice(step: Step, study: Study, shards: Sequence[str]) -> str | None:
-    """A record id that two of these shards hold: every score and ranking is kept by document id.
+def _twice(step: Step, study: Study, shards: Sequence[str]) -> dict[str, str]:
+    """Shard -> sentence, for a record id that stands in it and again among these: scores are kept by document id.
 
     Only the run's own shards are looked at, so that one more shard costs the same in a corpus of any size; the whole
     corpus is looked at before rankings.
     """
-    corpus = study.spec.corpus
-    records = step.lake.scan(records_table(corpus.name), allow_empty=True).filter(pl.col("shard").is_in(list(shards)))
-    twice = (
-        records.select("record_id", "location")
+    corpus = study.spec.corpus.name
+    records = step.lake.scan(records_table(corpus), allow_empty=True).filter(pl.col("shard").is_in(list(shards)))
+    ids = records.group_by("record_id").len().filter(pl.col("len") > 1).select("record_id").collect()["record_id"]
+    if ids.is_empty():
+        return {}
+    found = (
+        records.filter(pl.col("record_id").is_in(ids.implode()))
         .group_by("record_id")
-        .agg(pl.len(), pl.col("location").sort())
-        .filter(pl.col("len") > 1)
-    )
-    return next((twice_sentence(corpus.name, *row) for row in twice.sort("record_id").collect().iter_rows()), None)
+        .agg(pl.len(), pl.col("location").sort().head(2), pl.col("shard").unique())
+        .sort("record_id")
+        .explode("shard")
+        .group_by("shard", maintain_order=True)
+        .first()
+    ).collect()
+    return {shard: twice_sentence(corpus, *row) for shard, *row in found.sort("shard").iter_rows()}
 
 
 def twice_sentence(corpus: str, record_id: str, count: int, locations: Sequence[str]) -> str:

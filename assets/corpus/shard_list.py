@@ -22,6 +22,7 @@ from assets.step.declaring import asset_arguments, dagster_name
 from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
 from assets.tracking.tracking import Tracking
+from compute.errors import BadInput
 
 CODE_VERSION = "1"
 STORY = "Where each shard's records stand in the source files; shards are Dagster's partitions of the corpus."
@@ -78,7 +79,8 @@ def shards_asset(study: Study) -> dg.AssetsDefinition:
     @dg.asset(
         **asset_arguments(
             table, f"corpus_{corpus.name}", CODE_VERSION, STORY, owners=study.spec.owners, kinds=("file",)
-        )
+        ),
+        pool=dagster_name(f"corpus_{corpus.name}_shards"),  # one listing after another, each on from the last
     )
     def shards(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
         yield from run_step(context, lake, tracking, lambda step: _list_shards(step, study, table))
@@ -121,7 +123,11 @@ def _planned(step: Step, study: Study, known: list[Shard]) -> list[Shard]:
             progress.total = total
             progress.advance(number - progress.done)
 
-        return plan_shards(study.spec.corpus, study.base, known, on_file=on_file)
+        try:
+            return plan_shards(study.spec.corpus, study.base, known, on_file=on_file)
+        except BadInput as error:  # files that are all gone too: a directory that is not mounted buries no corpus
+            kept = f"; the {len(known)} shards that were listed before stay as they are" if known else ""
+            raise BadInput(f"{error}{kept}") from error
 
 
 def _changes(known: list[Shard], planned: list[Shard]) -> dict[str, str]:
@@ -172,6 +178,15 @@ def _register(instance: dg.DagsterInstance, name: str, keys: list[str]) -> None:
     for stale in set(instance.get_dynamic_partitions(name)) - set(keys):
         instance.delete_dynamic_partition(name, stale)
     instance.add_dynamic_partitions(name, keys)
+
+
+def listed_shards(lake: Lake, corpus: str) -> list[Shard]:
+    """The shards as they are listed now, where no step is running; none before the first listing."""
+    table = shards_table(corpus)
+    if lake.version(table) is None:
+        return []
+    rows = lake.collect(table, lake.scan(table, allow_empty=True).drop("fingerprint"))
+    return shards_from_rows(rows.to_dicts())
 
 
 def stored_shards(step: Step, table: Table) -> list[Shard]:

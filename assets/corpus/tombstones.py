@@ -1,8 +1,11 @@
-"""corpus/<corpus>/tombstones: records that the source held and holds no more, or holds with another text.
+"""corpus/<corpus>/tombstones: records that a shard's source held and holds no more, or holds with another text.
 
 When a shard is read again, the records that are gone leave the current tables (and so do their documents, scores and
 places in rankings, as the shard goes through the later stages). Their tombstones stay, and name the Delta versions in
 which their rows can still be read within the lake's retention.
+
+A tombstone speaks of its shard alone. Shards are read one by one and a file that is renamed makes new ones, so a record
+may live on in another shard; whether it is gone from the corpus, only `records` can tell.
 """
 
 from __future__ import annotations
@@ -19,20 +22,23 @@ from assets.lake.tables import Column, Table
 if TYPE_CHECKING:
     from assets.step.step import Step
 
-TOMBSTONES_STORY = "What a changed or removed source file took away; its rows are in earlier versions of records."
+TOMBSTONES_STORY = (
+    "What a changed or removed source file took away; its rows are in earlier versions of records. A record of a file "
+    "that was renamed lives on in another shard: it is gone from the corpus only where records does not hold it."
+)
 EXCERPT_CHARACTERS = 200
 
 
 def tombstones_table(corpus: str) -> Table:
     return Table(
         key=("corpus", corpus, "tombstones"),
-        grain="one row per text of a record that the source no longer holds",
+        grain="one row per text of a record that its shard's source no longer holds",
         columns=(
             SHARD,
             RECORD_ID,
             SOURCE,
             Column("location", pa.string(), "File and line or row where it stood."),
-            Column("reason", pa.string(), "removed: the record is gone; changed: it has another text now."),
+            Column("reason", pa.string(), "removed: the shard lost the record; changed: it has another text now."),
             Column("text_digest", pa.string(), "Digest of the text that it had."),
             Column("excerpt", pa.string(), "The first 200 characters of that text."),
             Column("records_version", pa.int64(), "Newest Delta version of records that still has the row."),

@@ -56,7 +56,7 @@ class AutomationSpec(BaseModel):
     watch: bool = Field(
         False, description="Look for source files that are new, changed or gone, and read and score their shards."
     )
-    every_seconds: int = Field(60, ge=10, description="How often to look.")
+    every_seconds: int = Field(60, ge=10, le=604_800, description="How often to look: at least once a week.")
     settle_seconds: int = Field(10, ge=0, description="How long a file must have been left alone before it is read.")
     catch_up: str | None = Field(
         None, description="When to score what is missing, as a cron schedule ('0 2 * * *': nightly at two)."

@@ -67,9 +67,7 @@ class Verdict:
             if fingerprint is not None:
                 self.fingerprints[shard] = fingerprint
 
-    def unmended(
-        self, last: LastEvaluation, shards: Collection[str] | None, kept: Mapping[str, str]
-    ) -> dict[str, str]:
+    def unmended(self, last: LastEvaluation, shards: Collection[str] | None, kept: Mapping[str, str]) -> dict[str, str]:
         """Problems of earlier runs that nobody has looked at since, of `shards` that there still are.
 
         A shard that is `kept` with another fingerprint has the rows of other inputs than those that failed, and they
@@ -98,7 +96,7 @@ class Verdict:
             passed=not problems,
             asset_key=self.check.table.asset_key,
             check_name=self.check.name,
-            severity=dg.AssetCheckSeverity.ERROR if self.problems else dg.AssetCheckSeverity.WARN,
+            severity=dg.AssetCheckSeverity.WARN if problems and not self.problems else dg.AssetCheckSeverity.ERROR,
             description=self._description(last, unmended),
             metadata={LOOKED_AT: self.looks, **(self.metadata if self.looks else last.facts), **facts},
         )

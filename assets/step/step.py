@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from assets.lake.lake import Commit, Lake
 from assets.lake.tables import Table
-from assets.step.checks import Check, CheckFailedError, Verdict
+from assets.step.checks import Check, CheckFailedError, Verdict, as_evaluation
+from assets.step.evaluations import LastEvaluation, last_evaluation
 from assets.tracking.progress import Progress, announce, note
 from assets.tracking.tracking import Tracking, study_of
 from compute.errors import BadInput
@@ -53,6 +54,7 @@ class Step:
         self._counted: dict[str, dict[str, int]] = {}
         self._stamps: dict[str, dict[str, str]] = {}
         self._metadata: dict[tuple[str, str], dict] = {}
+        self._expected: dict[tuple[str, str], str] = {}
         self._verdicts: dict[dg.AssetCheckKey, Verdict] = {}
         self._started = time.monotonic()
 
@@ -106,6 +108,7 @@ class Step:
         A retry after a crash keeps what the same run finished before it. No
         `fingerprint` stands for no rows: what is computed from a shard without documents has none either.
         """
+        self._expected[table.path, shard or ""] = fingerprint or ""
         version = self.lake.version(table) if self.reuse or self.takes_up else None
         if version is None or self._fingerprints(table, version).get(shard or "") != fingerprint:
             return False
@@ -185,13 +188,22 @@ class Step:
         self, check: Check, problem: str | None, *, shard: str | None = None, metadata: dict | None = None
     ) -> None:
         """Notes that a check holds, or the `problem`. Raises CheckFailedError where a failed check blocks."""
+        self.look(check, {shard or "": problem}, metadata=metadata)
+        if problem and check.blocking:
+            raise CheckFailedError(problem)
+
+    def look(self, check: Check, problems: Mapping[str, str | None], *, metadata: dict | None = None) -> str | None:
+        """Notes of several shards whether a check holds; the first problem."""
         verdict = self._verdicts.setdefault(check.key, Verdict(check))
-        verdict.looked_at += 1
         verdict.metadata |= metadata or {}
-        if problem:
-            verdict.problems[shard or ""] = problem
-            if check.blocking:
-                raise CheckFailedError(problem)
+        for shard, problem in problems.items():
+            verdict.add(shard, problem, self._expected.get((check.table.path, shard)))
+        return next(filter(None, problems.values()), None)
+
+    def unmended(self, check: Check) -> dict[str, str]:
+        """What earlier runs found wrong with shards that this step has not looked at so far."""
+        verdict = self._verdicts.get(check.key) or Verdict(check)
+        return self._unmended(verdict, self._last(check))
 
     # writing
 
@@ -254,26 +266,44 @@ class Step:
         for (path, shard), metadata in self._metadata.items():
             key = dg.AssetKey(path.split("/"))
             self.context.add_asset_metadata(metadata, asset_key=key, partition_key=shard or None)
+        judged = [self._judged(verdict) for verdict in self._all_verdicts(checks)]
         for key in sorted(self.context.selected_asset_keys):
             yield dg.MaterializeResult(
                 asset_key=key,
                 data_version=self._data_version("/".join(key.path)),
-                check_results=[
-                    verdict.result() for verdict in self._all_verdicts(checks) if verdict.check.key.asset_key == key
-                ],
+                check_results=[result for result in judged if result.asset_key == key],
             )
 
     def results_of_failure(self, checks: Sequence[Check]) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
-        """What is yielded before a failure is raised: the shards that were done, and the checks that failed."""
+        """What is yielded before a failure is raised: the shards that were done, and the checks that were made."""
         for (path, shard), metadata in self._metadata.items():
             if shard in self.done:
                 tags = {"dagster/data_version": self._stamps[path][shard]} if self._stamps[path][shard] else None
                 yield dg.AssetMaterialization(path.split("/"), partition=shard, metadata=metadata, tags=tags)
-        yield from (verdict.result() for verdict in self._all_verdicts(checks) if verdict.problems)
+        yield from (self._judged(verdict) for verdict in self._all_verdicts(checks) if verdict.looks)
 
     def _all_verdicts(self, checks: Sequence[Check]) -> list[Verdict]:
         selected = self.context.selected_asset_check_keys
         return [self._verdicts.get(check.key) or Verdict(check) for check in checks if check.key in selected]
+
+    def _judged(self, verdict: Verdict) -> dg.AssetCheckResult:
+        """The result for the whole table. Where Dagster would go on to show that of another run, planned after this one
+        and over already, it is told outside of the run too."""
+        last = self._last(verdict.check)
+        result = verdict.result(last, self._unmended(verdict, last))
+        if last.is_overtaken:
+            self.context.instance.report_runless_asset_event(as_evaluation(verdict.check, result))
+        return result
+
+    def _last(self, check: Check) -> LastEvaluation:
+        return last_evaluation(self.context.instance, check.key, self.context.run.run_id)
+
+    def _unmended(self, verdict: Verdict, last: LastEvaluation) -> dict[str, str]:
+        partitions = self.context.assets_def.partitions_def
+        shards = None
+        if partitions is not None and any(last.problems):
+            shards = set(partitions.get_partition_keys(dynamic_partitions_store=self.context.instance))
+        return verdict.unmended(last, shards, self._stamps.get(verdict.check.table.path, {}))
 
     def _data_version(self, path: str) -> dg.DataVersion | None:
         """The fingerprint of what was written. Dagster takes one for all shards of a run, so several get its own."""

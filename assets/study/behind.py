@@ -1,4 +1,5 @@
-"""Which shards of a study are behind: not read, cut or scored, or otherwise than their source and queries are now.
+"""Which shards of a study are behind: missing (not read, cut or scored), or stale (otherwise than their source, the
+model and the queries are now).
 
 Told by fingerprints from Delta's logs, without a step and without reading any data but two small tables: a schedule can
 ask it every night.
@@ -10,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from assets.corpus.documents import documents_stamp, documents_table
 from assets.corpus.records import records_stamp, records_table, rejected_table
-from assets.corpus.shard_list import shards_table
-from assets.corpus.shards import shards_from_rows
+from assets.corpus.shard_list import listed_shards, shards_table
 from assets.corpus.tokenizer import tokenizer_table
 from assets.lake.columns import TOKENIZER
 from assets.step.stored_now import StoredNow
@@ -25,19 +25,23 @@ BEHIND = ("stale", "missing")
 
 
 def shards_behind(lake: Lake, study: Study) -> list[str] | None:
-    """The shards to compute, in order; None where the study has never been run up to its query gradients."""
-    corpus = study.spec.corpus
-    needed = (shards_table(corpus.name), tokenizer_table(corpus.name), *origins(study))
-    if any(lake.version(table) is None for table in needed):
+    """The shards to compute, in order; None where that cannot be told yet."""
+    if not is_begun(lake, study):
         return None
     return [shard for shard, state in shard_states(lake, study).items() if state in BEHIND]
+
+
+def is_begun(lake: Lake, study: Study) -> bool:
+    """Whether the study has been run up to its query gradients, from which its shards are scored."""
+    corpus = study.spec.corpus.name
+    needed = (shards_table(corpus), tokenizer_table(corpus), *origins(study))
+    return all(lake.version(table) is not None for table in needed)
 
 
 def shard_states(lake: Lake, study: Study) -> dict[str, str]:
     """Shard -> scored, empty (no documents), stale or missing, from its source files to its scores."""
     corpus, now = study.spec.corpus, StoredNow(lake)
-    rows = lake.scan(shards_table(corpus.name)).drop("fingerprint").collect().to_dicts()
-    shards = {shard.key: shard for shard in shards_from_rows(rows)}
+    shards = {shard.key: shard for shard in listed_shards(lake, corpus.name)}
     tokenizer = lake.scan(tokenizer_table(corpus.name)).select(TOKENIZER.name).first().collect().item()
     read, cut = now.shard_fingerprints(records_table(corpus.name)), now.shard_fingerprints(documents_table(corpus.name))
     unread, uncut = (_set_aside(lake, corpus.name, stage) for stage in ("records", "documents"))

@@ -4,6 +4,7 @@ Rankings order by the low-rank scores of the pass. Next to them stand exact scor
 with the full-rank gradient of the query, and their shares per token and per module.
 """
 
+import math
 from collections.abc import Iterator
 
 import dagster as dg
@@ -115,15 +116,27 @@ def _rank(step: Step, study: Study, table: Table, check: Check) -> None:
     rows, agreement = add_exact_scores(step, study, _ranked(step, study))
     _judge(step, study, check, agreement)
     frame = rows.with_columns(fingerprint=pl.lit(stamp)).select(table.schema.names)
-    facts = {"low-rank agreement (Pearson, median)": agreement, **_previews(step, study, rows)}
+    facts = _agreement_fact(agreement) | _previews(step, study, rows)
     step.write(table, frame.to_arrow(), stamp, metadata=facts)
 
 
 def _judge(step: Step, study: Study, check: Check, agreement: float) -> None:
     """Also of rankings that were kept: the option may have changed since."""
+    if math.isnan(agreement):
+        step.check(
+            check,
+            f"study {study.name}: how low-rank scores correlate with exact ones could not be measured, since no query "
+            "lists two documents with different scores",
+        )
+        return
     low = f"study {study.name}: low-rank scores correlate with exact ones at {agreement:.3f}; raise options.rank"
     problem = None if agreement >= study.spec.options.min_agreement else low
     step.check(check, problem, metadata={"Pearson, median": agreement})
+
+
+def _agreement_fact(agreement: float) -> dict[str, float]:
+    """Not of what could not be measured: NaN is no JSON."""
+    return {} if math.isnan(agreement) else {"low-rank agreement (Pearson, median)": agreement}
 
 
 def _stamp(step: Step, study: Study) -> str:

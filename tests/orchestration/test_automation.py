@@ -8,18 +8,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 
 import dagster as dg
 import pytest
 
 from assets.corpus.shard_list import shards_table
 from assets.lake.lake import Lake
+from assets.specs.study import Study
 from assets.study.behind import shards_behind
 from assets.study.influence import influence_table
 from assets.tracking.tracking import Tracking
 from orchestration.automation import corpus_keys, study_keys
-from orchestration.catch_up import CATCH_UP_TAG, catch_up_schedule, catch_up_sensor
-from orchestration.graph import study_assets_once, study_job, study_tables
+from orchestration.catch_up import CATCH_UP_TAG, catch_up, catch_up_schedule, catch_up_sensor
+from orchestration.graph import job_name, study_assets_once, study_job, study_tables
 from orchestration.sensors import sensors
 from orchestration.studies import read_study
 from tests.orchestration.tiny_study import write_study
@@ -40,21 +42,39 @@ PINNED = {
 }
 
 
-class Platform:
-    """A study whose assets are all there, as far as Dagster has been told."""
+class Conditions:
+    """What the sensors over a study's assets ask for, evaluated on an instance as the daemon would."""
 
-    def __init__(self, study, instance: dg.DagsterInstance) -> None:
-        self.study, self.instance = study, instance
+    def __init__(self, definitions: dg.Definitions, instance: dg.DagsterInstance) -> None:
+        self.definitions, self.instance, self.cursors = definitions, instance, {}
+
+    def tick(self, keys: Callable, study: Study) -> set[tuple[str, str | None]]:
+        """The assets and shards that the sensor over these assets asks for now."""
+        selection, before = dg.AssetSelection.assets(*keys(study)), self.cursors.get((keys, study.name))
+        result = dg.evaluate_automation_conditions(
+            self.definitions, self.instance, asset_selection=selection, cursor=before
+        )
+        self.cursors[keys, study.name] = result.cursor
+        asked = {key.to_user_string(): result.get_requested_partitions(key) for key in keys(study)}
+        return {(path, partition) for path, partitions in asked.items() for partition in partitions}
+
+
+class Platform(Conditions):
+    """Studies whose assets are all there, as far as Dagster has been told."""
+
+    def __init__(self, instance: dg.DagsterInstance, *studies: Study) -> None:
         resources = {"lake": Lake(uri="unused"), "tracking": Tracking(tracking_uri="sqlite:///unused.db")}
-        self.definitions = dg.Definitions(study_assets_once([study]), resources=resources)
+        jobs = [study_job(study) for study in studies]
+        super().__init__(dg.Definitions(study_assets_once(studies), jobs=jobs, resources=resources), instance)
+        self.study = studies[0]
         self.graph = self.definitions.resolve_asset_graph()
-        self.cursors = {}
         instance.add_dynamic_partitions("corpus/tiny", SHARDS)
-        for table in study_tables(study):
-            self.update(table.path, *SHARDS)
+        for path in {table.path for study in studies for table in study_tables(study)}:
+            self.update(path, *SHARDS)
         self.update(SOURCE, *SHARDS)
-        for keys in (corpus_keys, study_keys):
-            self.tick(keys)  # the first looks at what is there and asks for nothing
+        for study in studies:
+            for keys in (corpus_keys, study_keys):
+                self.tick(keys, study)  # the first looks at what is there and asks for nothing
 
     def update(self, path: str, *shards: str) -> None:
         key = dg.AssetKey(path.split("/"))
@@ -62,18 +82,21 @@ class Platform:
         for partition in partitions:
             self.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition))
 
-    def tick(self, keys) -> set[tuple[str, str | None]]:
-        """What the sensor over these assets asks for now."""
-        selection = dg.AssetSelection.assets(*keys(self.study))
-        result = dg.evaluate_automation_conditions(
-            self.definitions, self.instance, asset_selection=selection, cursor=self.cursors.get(keys)
+    def tick(self, keys: Callable, study: Study | None = None) -> set[tuple[str, str | None]]:
+        return super().tick(keys, study or self.study)
+
+    def begin(self, *paths: str, shard: str) -> dg.DagsterRun:
+        """A run over these assets that is under way."""
+        run = self.instance.create_run_for_job(
+            self.definitions.resolve_job_def(job_name(self.study)),
+            asset_selection=frozenset(dg.AssetKey(path.split("/")) for path in paths),
+            tags={"dagster/partition": shard},
+            status=dg.DagsterRunStatus.STARTED,
         )
-        self.cursors[keys] = result.cursor
-        requested = set()
-        for key in keys(self.study):
-            if partitions := result.get_requested_partitions(key):
-                requested |= {(key.to_user_string(), partition) for partition in partitions}
-        return requested
+        return run
+
+    def end(self, run: dg.DagsterRun) -> None:
+        self.instance.report_run_failed(run)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +107,7 @@ def study(tmp_path_factory):
 @pytest.fixture
 def platform(study):
     with dg.DagsterInstance.ephemeral() as instance:
-        yield Platform(study, instance)
+        yield Platform(instance, study)
 
 
 CORPUS = ("corpus/tiny/records", "corpus/tiny/rejected", "corpus/tiny/tombstones", "corpus/tiny/documents")
@@ -119,6 +142,89 @@ def test_many_shards_that_arrive_together_are_one_request(platform):
     platform.update(SOURCE, *new)
     assert platform.tick(corpus_keys) == {(path, shard) for path in CORPUS for shard in new}
     assert platform.tick(corpus_keys) == set()
+
+
+def test_ten_files_that_arrive_together_are_one_backfill_per_sensor(platform):
+    new = [f"{number:05d}" for number in range(2, 12)]
+
+    cursors, repository = {}, platform.definitions.get_repository_def()
+
+    def requests(keys) -> list[dg.RunRequest]:
+        """What the daemon would start; a sensor that is evaluated here instead asks for the same."""
+        target = dg.AssetSelection.assets(*keys(platform.study))
+        sensor = dg.AutomationConditionSensorDefinition("asked", target=target, use_user_code_server=True)
+        instance = platform.instance
+        with dg.build_sensor_context(instance, cursors.get(keys), repository_def=repository) as context:
+            result = sensor(context)
+        cursors[keys] = result.cursor
+        return result.run_requests
+
+    assert requests(corpus_keys) == requests(study_keys) == []
+    platform.instance.add_dynamic_partitions("corpus/tiny", new)
+    platform.update(SOURCE, *new)
+    assert len(requests(corpus_keys)) == 1
+    for path in CORPUS:
+        platform.update(path, *new)
+    assert len(requests(study_keys)) == 1
+    policy = platform.graph.get(dg.AssetKey(["study", "tiny", "influence"])).backfill_policy
+    assert policy.max_partitions_per_run >= len(new)  # and that is one run
+
+
+def test_rows_that_are_kept_are_followed_by_nothing(platform):
+    for path in CORPUS:
+        platform.update(path, *SHARDS)
+    assert platform.tick(study_keys) == set()
+    platform.update(SOURCE, "00001")
+    for path in CORPUS:
+        platform.update(path, *SHARDS)
+    assert platform.tick(study_keys) == {(path, "00001") for path in SCORES}
+
+
+def test_two_studies_that_share_a_corpus_each_score_a_changed_shard_once(study, tmp_path):
+    other = read_study(write_study(tmp_path, study="other", automation={"watch": True}))
+    with dg.DagsterInstance.ephemeral() as instance:
+        platform = Platform(instance, study, other)
+        platform.update(SOURCE, "00001")
+        assert platform.tick(corpus_keys) == {(path, "00001") for path in CORPUS}
+        assert platform.tick(study_keys, other) == set()  # its documents are yet to be cut
+        for path in CORPUS:
+            platform.update(path, "00001")
+        for each in (study, other):
+            asked = {path for path, _ in platform.tick(study_keys, each)}
+            assert asked == {path.replace("study/tiny", f"study/{each.name}") for path in SCORES}
+        for path in (*CORPUS, *SCORES):  # as `headwater run` of the first study reports all of its shards
+            platform.update(path, *SHARDS)
+        assert platform.tick(study_keys, other) == set()
+
+
+def test_a_shard_whose_run_ended_before_it_was_scored_is_asked_for_once(platform):
+    platform.update(SOURCE, "00001")
+    run = platform.begin(*CORPUS, *SCORES, shard="00001")
+    for path in CORPUS:
+        platform.update(path, "00001")
+    assert platform.tick(study_keys) == set()  # the same run is to score it
+    platform.end(run)
+    assert platform.tick(study_keys) == {(path, "00001") for path in SCORES}
+    platform.end(platform.begin(*SCORES, shard="00001"))  # and fails again
+    assert platform.tick(study_keys) == set()
+
+
+def test_a_shard_that_changes_while_it_is_scored_is_scored_again(platform):
+    platform.update(SOURCE, "00001")
+    for path in CORPUS:
+        platform.update(path, "00001")
+    assert platform.tick(study_keys) == {(path, "00001") for path in SCORES}
+    run = platform.begin(*SCORES, shard="00001")
+    assert platform.tick(study_keys) == set()
+    platform.update(SOURCE, "00001")
+    for path in CORPUS:
+        platform.update(path, "00001")
+    assert platform.tick(study_keys) == set()
+    for path in SCORES:  # of the documents as they were
+        platform.update(path, "00001")
+    platform.instance.report_run_canceled(run)
+    assert {shard for path, shard in platform.tick(study_keys) if path in SCORES} == {"00001"}
+    assert platform.tick(study_keys) == set()
 
 
 def test_nothing_is_trained_fitted_or_drawn_by_itself(platform):
@@ -190,6 +296,38 @@ def test_what_the_study_asks_for_is_switched_on(study, files):
     assert {sensor.default_status for sensor in sensors([files[0]])} == {stopped}
     schedule = catch_up_schedule(files[0], study_job(files[0]))
     assert (schedule.cron_schedule, schedule.default_status.value) == ("0 2 * * *", "STOPPED")
+
+
+def test_source_files_that_are_all_gone_bury_nothing(files):
+    study, corpus = files
+    _, cursor = look(study, None)
+    for path in corpus.iterdir():
+        path.unlink()
+    skipped, later = look(study, cursor)
+    assert "path 'corpus/*.jsonl' matches no file" in skipped.skip_message
+    assert skipped.skip_message.endswith("; the shards stay as they were last listed") and later == cursor
+
+
+def test_a_list_of_shards_is_overdue_when_its_catch_up_should_have_made_it(study, tmp_path):
+    timed = read_study(write_study(tmp_path, automation={"catch_up": "0 */6 * * *", "timezone": "Europe/Berlin"}))
+    listing = dg.AssetKey(["corpus", "tiny", "shards"])
+    for each, expected in ((timed, ("0 */6 * * *", "Europe/Berlin")), (study, None)):
+        found = [asset for asset in study_assets_once([each]) if isinstance(asset, dg.AssetsDefinition)]
+        policy = next(asset for asset in found if listing in asset.keys).get_asset_spec(listing).freshness_policy
+        assert (policy and (policy.deadline_cron, policy.timezone)) == expected
+
+
+def test_listings_of_a_corpus_take_turns(platform):
+    listing = platform.graph.get(dg.AssetKey(["corpus", "tiny", "shards"]))
+    assert listing.pools == {"corpus_tiny_shards"}
+
+
+def test_a_catch_up_is_switched_on_with_the_sensor_that_follows_it(study, tmp_path):
+    timed = read_study(write_study(tmp_path, automation={"catch_up": "0 3 * * *"}))
+    for each, status in ((timed, "RUNNING"), (study, "STOPPED")):
+        schedule, sensor = catch_up(each, study_job(each))
+        assert (schedule.default_status.value, sensor.default_status.value) == (status, status)
+        assert sensor.name in schedule.description and schedule.name in sensor.description
 
 
 def test_a_catch_up_lists_then_computes_what_is_behind(copied):

@@ -17,7 +17,8 @@ from orchestration.home import OVERRIDES, Home
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch, tmp_path):
-    for name in ("HEADWATER_HOME", "DAGSTER_HOME", *OVERRIDES):
+    own = ("HEADWATER_HOME", "DAGSTER_HOME", "HEADWATER_MAINTENANCE", "HEADWATER_RETENTION_HOURS")
+    for name in (*own, *OVERRIDES):
         monkeypatch.setenv(name, "")  # so that what the code sets is undone as well
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
@@ -86,3 +87,33 @@ def test_a_place_that_cannot_be_made_is_a_sentence(monkeypatch, tmp_path):
     monkeypatch.setenv("HEADWATER_HOME", str(tmp_path / "file"))
     with pytest.raises(BadInput, match="HEADWATER_HOME"):
         Home.from_environment().prepare()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "why"),
+    [
+        ("HEADWATER_MAINTENANCE", "weekly", "is no cron schedule; write one such as '0 4 * * 0'"),
+        ("HEADWATER_MAINTENANCE", "0 25 * * *", "is no cron schedule"),
+        ("HEADWATER_RETENTION_HOURS", "0", "is no number of hours from 1 to 876000; write a whole number such as 720"),
+        ("HEADWATER_RETENTION_HOURS", "a week", "is no number of hours"),
+        ("HEADWATER_RETENTION_HOURS", "²", "is no number of hours"),  # a digit, though not to int()
+        ("HEADWATER_RETENTION_HOURS", "9" * 5000, "is no number of hours"),
+        ("HEADWATER_STUDIES", "~nobody-of-that-name/studies", "leads nowhere"),
+        ("HEADWATER_HOME", "~nobody-of-that-name", "leads nowhere"),
+        ("HEADWATER_TRACKING_URI", "sqlite:///~nobody-of-that-name/mlflow.db", "leads nowhere"),
+        ("HEADWATER_CACHE", "cache\udcff", "is no path in UTF-8"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_a_sentence(monkeypatch, variable, value, why):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(BadInput) as caught:
+        Home.from_environment()
+    sentence = str(caught.value)
+    assert sentence.startswith(f"{variable}: ") and why in sentence and "\n" not in sentence
+
+
+def test_settings_of_the_maintenance_are_taken_as_written(monkeypatch):
+    monkeypatch.setenv("HEADWATER_MAINTENANCE", " 30 3 * * 6 ")
+    monkeypatch.setenv("HEADWATER_RETENTION_HOURS", "48")
+    home = Home.from_environment()
+    assert (home.maintenance, home.retention_hours) == ("30 3 * * 6", 48)

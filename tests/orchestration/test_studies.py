@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -255,6 +256,85 @@ def test_two_files_of_one_study_name(tmp_path):
         f"{directory}/b.yaml:2 study: a is already declared by {directory}/a.yaml:1; give one of them another name"
     )
     assert load_studies(directory)[1].error == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "field", "name"),
+    [
+        (1, "study", "study: one"),
+        (3, "corpus.name", "name: demo"),
+        (6, "model.name", "name: small"),
+        (7, "curvature.name", "name: fit"),
+        (8, "queries.name", "name: asked"),
+    ],
+)
+def test_names_that_only_dashes_tell_apart_are_refused(tmp_path, line, field, name):
+    """To Dagster, in groups, jobs and operations, they would be one."""
+    word = name.split()[0]
+    for file, study, given in (("a", "one", "x-y"), ("b", "one" if field == "study" else "two", "x_y")):
+        (tmp_path / f"{file}.yaml").write_text(GOOD.format(name=study).replace(name, f"{word} {given}"))
+    first, second = load_studies(tmp_path)
+    assert first.error is None
+    assert second.error == (
+        f"{tmp_path}/b.yaml:{line} {field}: x_y and x-y in {tmp_path}/a.yaml:{line} are one name to Dagster, "
+        "which knows no dash; write both alike, or give one of them another name"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "message"),
+    [
+        ("small", "tuned", "6 model.path: is {tmp}/model for model small, and {tmp}/tuned in {tmp}/demo.yaml:11; "),
+        ("small", "model", None),
+        ("other", "tuned", None),
+    ],
+)
+def test_a_query_model_called_like_the_model_is_the_model(tmp_path, name, path, message):
+    write(tmp_path, **{"rank: 8": f"rank: 8\nquery_model: {{name: {name}, path: {path}}}"})
+    (loaded,) = load_studies(tmp_path)
+    if message is None:
+        assert loaded.error is None
+    else:
+        assert loaded.error.startswith(f"{tmp_path}/demo.yaml:{message.replace('{tmp}', str(tmp_path))}")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("study: demo", f"study: {'a' * 101}", "1 study: has 101 characters; use at most 100"),
+        ("name: fit", f"name: {'a' * 300}", "7 curvature.name: has 300 characters; use at most 100"),
+        ("corpus/*.jsonl", r'"a\0b"', r"4 corpus.path.0: holds a character that no text can hold: 'a\x00b'; write"),
+        ("corpus/*.jsonl", r'"\ud800"', r"4 corpus.path.0: holds a character that no text can hold: '\ud800'; write"),
+        ("study: demo", "study: demo\nowners: [team:a, a@b.c.]", "2 owners.1: 'a@b.c.' is no owner to Dagster; write"),
+    ],
+)
+def test_names_and_texts_that_would_fail_later_are_told_at_once(tmp_path, old, new, told):
+    (only,) = mistakes(tmp_path, GOOD.format(name="demo").replace(old, new))
+    assert only.startswith(told)
+
+
+def test_names_as_long_as_may_be_are_taken(tmp_path):
+    assert read_study(write(tmp_path, text=GOOD.format(name="a" * 100))).name == "a" * 100
+
+
+def test_no_file_takes_the_others_down(home, tmp_path):
+    """Whatever lies among the studies is a sentence of its own, in one line."""
+    write(home.studies, "good")
+    (home.studies / "date.yaml").write_text("study: 2024-13-45\n")
+    (home.studies / "long.yaml").write_text(f"study: {'9' * 5000}\n")
+    (home.studies / "loop.yaml").symlink_to("loop.yaml")
+    (home.studies / "directory.yaml").mkdir()
+    (home.studies / "half.yaml").write_text('"\\ud800": 1\n')
+    os.mkfifo(home.studies / "pipe.yaml")
+    with open(os.fsencode(home.studies) + b"/\xff.yaml", "w") as file:
+        file.write(GOOD.format(name="bytes"))
+    told = {each.path.name: each.error for each in load_studies(home.studies)}
+    assert told.pop("good.yaml") is None and len(told) == 7
+    for name, error in told.items():
+        assert error.startswith(str(home.studies)) and "\n" not in error and error.encode(), name
+    assert "month must be in 1..12" in told["date.yaml"] and "rename the file" in told["\udcff.yaml"]
+    (home.studies / "good.yaml").unlink()
+    open_study(write(tmp_path / "mine", "demo"), home)  # none of them is in the way of a new one
 
 
 # -- registration

@@ -34,7 +34,7 @@ class Installation:
 
     def tiny(self) -> tuple[str, int, int, int]:
         state = self.states()["tiny"]
-        return state["state"], state["scored_shards"], state["shards"], state["outdated_shards"]
+        return state["state"], state["scored_shards"], state["shards"], state["stale_shards"]
 
     def text(self) -> str:
         result = CliRunner().invoke(app, ["studies"])
@@ -80,7 +80,7 @@ def test_shards_without_scores_and_shards_scored_before_something_changed_are_co
     assert installed.tiny() == ("partly scored", 2, 3, 0)
     installed.overwrite(influence, "00002", lambda rows: rows.with_columns(fingerprint=pl.lit("0" * 16)))
     assert installed.tiny() == ("partly scored", 1, 3, 1)
-    assert "partly scored  1 of 3, 1 outdated" in installed.text()
+    assert "partly scored  1 of 3, 1 stale" in installed.text()
     installed.write_study("tiny", options={"top_k": 3})  # other options than the scores were made with
     assert installed.tiny() == ("partly scored", 0, 3, 2)
 

@@ -28,7 +28,9 @@ def test_the_graph_tells_the_study(page, desk, keep):
     expect(page.get_by_text("fetching statuses")).to_have_count(0)
     keep(page, "graph")
     page.goto("/runs")
-    expect(page.get_by_role("link").filter(has_text=re.compile("^study_tiny"))).to_have_count(2)  # made by `headwater run`
+    expect(page.get_by_role("link").filter(has_text=re.compile("^study_tiny"))).to_have_count(
+        2
+    )  # made by `headwater run`
     expect(page.get_by_text("Success", exact=True)).to_have_count(2)
     keep(page, "runs")
 
