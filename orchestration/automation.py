@@ -96,18 +96,18 @@ def _follows_source(source: dg.AssetKey, after: dg.AssetKey | None = None) -> dg
     of them. Nor does a shard that somebody cuts anew by hand, or one that is wiped, start the scoring.
     """
     changed = AC.asset_matches(source, AC.newly_updated()).with_label("source changed")
-    behind = (
-        changed.since(AC.asset_matches(after, AC.newly_updated())).with_label("not made anew yet") if after else None
-    )
-    made = AC.newly_updated() & ~behind if behind else AC.newly_updated()
+    waiting = changed.since(AC.asset_matches(after, AC.newly_updated())) if after else None
+    made = AC.newly_updated() & ~waiting if waiting else AC.newly_updated()
     # A run that was at work on the shard before its source changed has read the old one: its end settles nothing.
     overtaken = changed & AC.in_progress() & ~AC.in_progress().newly_true()
     due = (_since_asked(changed) & changed.since(made)) | _since_asked(overtaken).with_label("changed under way")
-    return (due & ~behind if behind else due) & _free()
+    return (due & ~waiting if waiting else due) & _free()
 
 
 def _since_asked(trigger: dg.AutomationCondition) -> dg.AutomationCondition:
-    """Two conditions and not one of both: Dagster compares the times within one tick for a plain reset alone."""
+    """True until the partition is requested. Resets stand apart, and not as one "or": only of a plain one does Dagster
+    compare the times within a tick.
+    """
     return trigger.since(AC.newly_requested()) & trigger.since(AC.initial_evaluation())
 
 

@@ -1,8 +1,8 @@
 """The nightly catch-up of a study, in two runs: the shards are listed, then those that are behind are computed.
 
 The schedule starts the listing, since a run over partitions needs them to exist; a sensor that waits for that listing
-starts the rest. Both are switched on by the study's `catch_up`. With `watch` on as well, the two do no work twice: a run
-keeps what the other wrote, and scoring holds the pool `gpu`.
+starts the rest. Both are switched on by the study's `catch_up`. With `watch` on as well no work is done twice: a run
+keeps what another wrote, and scoring holds the pool `gpu`.
 """
 
 import dagster as dg
@@ -40,8 +40,8 @@ def catch_up_schedule(study: Study, job) -> dg.ScheduleDefinition:
         execution_timezone=automation.timezone,
         default_status=(dg.DefaultScheduleStatus.RUNNING if automation.catch_up else dg.DefaultScheduleStatus.STOPPED),
         description=(
-            f"Computes the shards that study {study.name} lacks: new, changed and failed ones. It lists the shards, and "
-            f"the sensor {followed_by(study)} starts the rest: switch on both, or nothing follows the list."
+            f"Computes the shards that study {study.name} lacks: new, changed and failed ones. It lists the shards; "
+            f"the sensor {followed_by(study)} starts the rest, so switch on both."
         ),
     )
     def list_shards(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 import dagster as dg
 
 from assets.lake.damage import first_line
-from assets.specs.study import Study
 from compute.errors import BadInput
 from orchestration.catch_up import catch_up
 from orchestration.graph import study_assets_once, study_job
@@ -21,7 +20,7 @@ from orchestration.left_out import left_out_setting, left_out_studies
 from orchestration.maintenance import lake_maintenance, maintenance_schedule
 from orchestration.names import shown
 from orchestration.resources import resources_of
-from orchestration.sensors import lab_book_sensors, sensors
+from orchestration.sensors import observers_of_runs, sensors
 from orchestration.studies import LoadedStudy, load_studies
 
 
@@ -66,7 +65,7 @@ def _loadable(home: Home, mistake: str, loaded: Sequence[LoadedStudy]) -> dg.Def
             *([left_out_setting(mistake)] if mistake else []),
         ],
         jobs=[*jobs.values(), *([] if mistake else [lake_maintenance])],
-        sensors=[*sensors(studies), *lab_book_sensors(), *(sensor for _, sensor in catch_ups)],
+        sensors=[*sensors(studies), *observers_of_runs(), *(sensor for _, sensor in catch_ups)],
         schedules=[*(schedule for schedule, _ in catch_ups), *([] if mistake else [maintenance_schedule(home)])],
         resources=resources_of(home),
         executor=_executor(),

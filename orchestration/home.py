@@ -150,7 +150,7 @@ def _absolute(variable: str, path: str | Path) -> Path:
         str(path).encode()
         return Path(path).expanduser().absolute()
     except UnicodeEncodeError as error:
-        raise BadInput(f"{variable}: {ascii(str(path))} is no path in UTF-8; name another directory") from error
+        raise BadInput(f"{variable}: {str(path)!a} is no path in UTF-8; name another directory") from error
     except RuntimeError as error:  # ~ of a user that there is not
         raise BadInput(f"{variable}: {path} leads nowhere ({error}); write the whole path") from error
 

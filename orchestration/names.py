@@ -35,7 +35,7 @@ def _mistakes(spec: StudySpec) -> Iterator[tuple[Location, str]]:
             yield location, f"has {len(name)} characters; use at most {LONGEST_NAME}"
     for location, text in _texts(spec.model_dump()):
         if "\0" in text or shown(text) != text:
-            yield location, f"holds a character that no text can hold: {ascii(text)}; write it without"
+            yield location, f"holds a character that no text can hold: {text!a}; write it without"
     for index, owner in enumerate(spec.owners):
         if not _is_owner(owner):
             yield ("owners", index), f"{owner!r} is no owner to Dagster; write team:name or an e-mail address"

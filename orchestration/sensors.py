@@ -101,7 +101,7 @@ def _score_sensor(study: Study) -> dg.AutomationConditionSensorDefinition:
     )
 
 
-def lab_book_sensors() -> Iterator[dg.SensorDefinition]:
+def observers_of_runs() -> Iterator[dg.SensorDefinition]:
     """Always on: what a process that fails or is killed cannot do itself, in MLflow and in Dagster."""
     yield _killed_runs_sensor()
     for status, killed in ((dg.DagsterRunStatus.FAILURE, False), (dg.DagsterRunStatus.CANCELED, True)):

@@ -159,12 +159,14 @@ def _failure_of(work: Callable[[], None]) -> Exception | None:
 def _look(step: Step, study: Study) -> str | None:
     """Both checks, of the tables as they are now; the first problem."""
     corpus, unique = study.spec.corpus.name, _unique_check(study.spec.corpus.name)
-    share = step.look(_share_check(corpus), {"": too_many_rejected(step, study)})
+    share = step.report.look(_share_check(corpus), {"": too_many_rejected(step, study)})
     # Shards whose ids stood twice are looked at with the run's own: another run may have mended the other side.
-    again = step.unmended(unique).keys() - set(step.done)
+    again = step.report.unmended(unique).keys() - set(step.done)
     twice = _twice(step, study, [*step.done, *again])
-    step.look(unique, dict.fromkeys(again - twice.keys()))
-    ids = step.look(unique, {shard: twice.get(shard) for shard in step.done}, metadata={"shards": len(step.done)})
+    step.report.look(unique, dict.fromkeys(again - twice.keys()))
+    ids = step.report.look(
+        unique, {shard: twice.get(shard) for shard in step.done}, metadata={"shards": len(step.done)}
+    )
     return share or ids
 
 

