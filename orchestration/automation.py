@@ -25,6 +25,8 @@ from assets.corpus.documents import documents_table
 from assets.corpus.records import records_table, rejected_table
 from assets.corpus.shard_list import shards_table, source_key
 from assets.corpus.tombstones import tombstones_table
+from assets.findings.graph import shard_tables, whole_tables
+from assets.findings.report.report import report_table
 from assets.specs.study import Study
 from assets.study.candidates import candidates_table
 from assets.study.coverage import coverage_table
@@ -43,7 +45,9 @@ def corpus_keys(study: Study) -> list[dg.AssetKey]:
 def study_keys(study: Study) -> list[dg.AssetKey]:
     """What a study makes anew of a shard whose documents changed, and of all shards together after it."""
     tables = (influence_table, document_norms_table, candidates_table, coverage_table, rankings_table)
-    return [table(study.name).asset_key for table in tables]
+    scored = [table(study.name) for table in tables]
+    found = [*shard_tables(study), *whole_tables(study), report_table(study.name)]
+    return [table.asset_key for table in (*scored, *found)]
 
 
 def with_conditions(definitions: Iterable[dg.AssetsDefinition], studies: Iterable[Study]) -> list[dg.AssetsDefinition]:
@@ -71,6 +75,22 @@ def _conditions(study: Study) -> dict[dg.AssetKey, dg.AutomationCondition]:
         documents: of_records,
         **dict.fromkeys(scores, of_documents),
         **{table(name).asset_key: of_scores for table in (coverage_table, rankings_table)},
+        **_conditions_of_findings(study),
+    }
+
+
+def _conditions_of_findings(study: Study) -> dict[dg.AssetKey, dg.AutomationCondition]:
+    shards, whole = ([table.asset_key for table in each(study)] for each in (shard_tables, whole_tables))
+    *analyses, claims = whole
+    of_influence = _follows(influence_table(study.name).asset_key).with_label("when its scores are made anew")
+    of_shards = _follows(*shards).with_label("when all shards are summed up, and one of them anew")
+    of_analyses = _follows(*analyses).with_label("when an analysis is made anew")
+    of_claims = _follows(claims).with_label("when the claims are decided anew")
+    return {
+        **dict.fromkeys(shards, of_influence),
+        **dict.fromkeys(analyses, of_shards),
+        claims: of_analyses,
+        report_table(study.name).asset_key: of_claims,
     }
 
 

@@ -40,8 +40,8 @@ def run(
 
     What is already there for the same inputs is kept, so a run that was interrupted goes on where it stopped.
     """
-    from assets.study.preflight import preflight
     from orchestration.home import Home
+    from orchestration.preflight import preflight
     from orchestration.resources import resources_of
     from orchestration.run import StepFailed, run_study
     from orchestration.studies import open_study

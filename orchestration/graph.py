@@ -15,6 +15,7 @@ from assets.corpus.tombstones import tombstones_table
 from assets.curvature.factors import covariances_table, eigenbasis_table, eigenvalues_table
 from assets.curvature.fitting import covariances_asset, eigenbasis_asset, eigenvalues_asset
 from assets.curvature.sample import sample_asset, sample_table
+from assets.findings.graph import findings_assets, findings_tables
 from assets.lake.tables import Table
 from assets.model.checkpoint import checkpoint_table, named_checkpoint_asset
 from assets.model.training import trained_checkpoint_asset, training_sample_asset, training_sample_table
@@ -49,6 +50,7 @@ def study_assets(study: Study) -> list[dg.AssetsDefinition]:
         influence_asset(study),
         coverage_asset(study),
         rankings_asset(study),
+        *findings_assets(study),
     ]
 
 
@@ -66,11 +68,11 @@ def study_assets_once(studies: Iterable[Study]) -> list[dg.AssetsDefinition | dg
 
 def study_job(study: Study):
     """Everything that a study needs, as one job."""
-    keys = [dg.AssetKey(table.key) for table in study_tables(study)]
+    keys = [key for definition in study_assets(study) for key in definition.keys]
     return dg.define_asset_job(
         job_name(study),
         dg.AssetSelection.assets(*keys),
-        description=f"Everything that study {study.name} needs, from corpus files to rankings.",
+        description=f"Everything that study {study.name} needs, from corpus files to findings.",
         tags={STUDY_TAG: study.name},
     )
 
@@ -94,6 +96,7 @@ def study_tables(study: Study) -> list[Table]:
         ),
         *(table(study.name) for table in (completions_table, query_gradients_table, influence_table)),
         *(table(study.name) for table in (document_norms_table, candidates_table, coverage_table, rankings_table)),
+        *findings_tables(study),
     ]
 
 

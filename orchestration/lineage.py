@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from assets.corpus.documents import documents_table
 from assets.lake.log import Entry, TableLog
+from assets.specs.mistakes import near_matches
 from assets.study.completions import completions_table
 from assets.study.influence import influence_table
 from compute.errors import BadInput
-from orchestration.mistakes import near_matches
 
 if TYPE_CHECKING:
     from assets.lake.lake import Lake

@@ -8,8 +8,8 @@ from typing import Any
 import dagster as dg
 
 from assets.specs.study import StudySpec
+from assets.specs.yaml_positions import Document, Location
 from compute.errors import BadInput
-from orchestration.yaml_positions import Document, Location
 
 #: A name becomes a directory, a file with a suffix (255 bytes at most) and part of a tag's key in MLflow (250).
 LONGEST_NAME = 100

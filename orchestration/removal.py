@@ -19,10 +19,10 @@ import dagster as dg
 from assets.corpus.partitions import partitions_name
 from assets.lake.damage import first_line
 from assets.lake.maintenance import table_paths
+from assets.specs.mistakes import near_matches
 from assets.specs.study import Study
 from compute.errors import BadInput
 from orchestration.maintenance import UNFINISHED, unfinished_backfills
-from orchestration.mistakes import near_matches
 from orchestration.resources import resources_of
 from orchestration.run import clear_after_killed_runs
 from orchestration.studies import LoadedStudy, load_studies, study_parts

@@ -10,14 +10,14 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from assets.specs.mistakes import shown_value, validated
 from assets.specs.model import ModelSpec
 from assets.specs.study import Study, StudySpec
+from assets.specs.yaml_positions import Document, Location, read_yaml
 from assets.step.declaring import dagster_name
 from compute.errors import BadInput
 from orchestration.home import Home
-from orchestration.mistakes import shown_value, validated
 from orchestration.names import check_names, shown
-from orchestration.yaml_positions import Document, Location, read_yaml
 
 
 @dataclass(frozen=True)

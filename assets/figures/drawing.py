@@ -6,6 +6,7 @@ One quiet style: little ink, labels at the marks rather than in a legend, units 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,13 +15,17 @@ if TYPE_CHECKING:
     import altair as alt
 
 WIDTH, HEIGHT = 440, 200
-SCALE = 1.5
+SCALE, WIDEST, LARGEST_PNG = 1.5, 1000, 42_000
+"""Pixels of a PNG per unit of the SVG; where a wide figure gets fewer; and the bytes beyond which any figure does, as
+pictures must fit into Dagster's events."""
 COLORS_IN_PNG = 128
 FONT = "Helvetica Neue, Arial, Liberation Sans, DejaVu Sans, sans-serif"
 INK, QUIET, RULE = "#2f3640", "#75808b", "#e6e9ed"
 BLUE, ORANGE, GREEN, PURPLE, RED, GREY = "#2f6b9a", "#c06c22", "#3f8a55", "#8a6bb1", "#b3475f", "#8b949e"
 PALETTE = (BLUE, ORANGE, GREEN, PURPLE, RED, GREY)
 LABEL_HEIGHT = 11
+#: Characters of names that XML cannot hold; vl-convert aborts at them, and the whole process with it.
+NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -32,14 +37,34 @@ class Figure:
     svg: str
 
 
-def drawn(title: str, chart: alt.LayerChart | alt.Chart, *, subtitle: str = "", height: int = HEIGHT) -> Figure:
-    """The chart in the house's style. Text that stands outside of the axes makes the picture wider."""
-    import altair as alt
+def drawn(
+    title: str,
+    chart: alt.LayerChart | alt.Chart | Mapping[str, Any],
+    *,
+    subtitle: str | Sequence[str] = "",
+    height: int = HEIGHT,
+    width: int = WIDTH,
+) -> Figure:
+    """The chart in the house's style. Text that stands outside of the axes makes the picture wider. Panels side by side
+    or one below the other come as Vega-Lite's description, and have sizes of their own."""
     import vl_convert
 
-    whole = chart.properties(width=WIDTH, height=height, title=alt.Title(title, subtitle=subtitle or alt.Undefined))
-    svg = vl_convert.vegalite_to_svg(whole.configure(**_style()).to_dict())
-    return Figure(title, _smaller(vl_convert.svg_to_png(svg, scale=SCALE)), svg)
+    size = {"width": width, "height": height}
+    spec = dict(chart) if isinstance(chart, Mapping) else chart.properties(**size).to_dict()
+    lines = subtitle if isinstance(subtitle, str) else list(subtitle)
+    spec["title"] = {"text": title} | ({"subtitle": lines} if lines else {})
+    spec["config"] = _style()
+    svg = vl_convert.vegalite_to_svg(_drawable(spec))
+    return Figure(title, _png(svg), svg)
+
+
+def in_words(title: str, sentence: str) -> Figure:
+    """In place of a figure that has nothing to draw: why."""
+    import altair as alt
+    import polars as pl
+
+    said = alt.Chart(pl.DataFrame({"said": [sentence]})).mark_text(align="left", fontSize=12, color=QUIET)
+    return drawn(title, said.encode(x=alt.value(0), y=alt.value(16), text="said:N"), height=32)
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
@@ -88,15 +113,41 @@ def clipped(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def _smaller(png: bytes) -> bytes:
-    """The same picture with a palette: a fourth of the bytes, and nothing that an eye would miss."""
+def _drawable(part: Any) -> Any:
+    """A description without characters at which vl-convert would end the process."""
+    if isinstance(part, dict):
+        return {_drawable(name): _drawable(value) for name, value in part.items()}
+    if isinstance(part, (list, tuple)):
+        return [_drawable(value) for value in part]
+    return NOT_XML.sub("\ufffd", part) if isinstance(part, str) else part
+
+
+def _png(svg: str) -> bytes:
+    """The figure in pixels; where it would not fit, with fewer colors, and then with fewer pixels."""
+    import vl_convert
+
+    scale = min(SCALE, WIDEST / float(re.search(r'width="([0-9.]+)"', svg)[1]))
+    picture = vl_convert.svg_to_png(svg, scale=scale)
+    png = _smaller(picture)
+    if len(png) > LARGEST_PNG:
+        png = _smaller(picture, fewer=True)
+    if len(png) > LARGEST_PNG:
+        scale *= max(LARGEST_PNG / len(png), 0.5)
+        png = _smaller(vl_convert.svg_to_png(svg, scale=scale), fewer=True)
+    return png
+
+
+def _smaller(png: bytes, *, fewer: bool = False) -> bytes:
+    """The same picture with a palette: a fourth of the bytes, and nothing that an eye would miss; or with fewer colors,
+    so that edges of letters are a little rougher."""
     from PIL import Image
 
     out = io.BytesIO()
+    colors, method = (COLORS_IN_PNG // 2, Image.Quantize.MAXCOVERAGE) if fewer else (COLORS_IN_PNG, None)
     with Image.open(io.BytesIO(png)) as picture:
         plain = Image.new("RGB", picture.size, "white")
         plain.paste(picture, mask=picture.getchannel("A") if picture.mode == "RGBA" else None)
-        plain.quantize(COLORS_IN_PNG, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+        plain.quantize(colors, method, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
     return out.getvalue()
 
 

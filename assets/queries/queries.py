@@ -18,13 +18,18 @@ from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
 from assets.tracking.tracking import Tracking
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 STORY = "The query set as its author wrote it; no model is involved."
 
 PROMPT = Column("prompt", pa.string(), "The prompt; it carries no loss.")
 TASK = Column("task", pa.string(), "Task of the query, such as arithmetic.", nullable=True)
 KIND = Column("kind", pa.string(), "factual, reasoning, control, or the set's own word.", nullable=True)
 ANSWER = Column("answer", pa.string(), "The right answer, where it is known.", nullable=True)
+STEP_ANSWERS = Column(
+    "step_answers",
+    pa.list_(pa.string()),
+    "What the steps to the answer come to, in their order; empty: none are known.",
+)
 
 
 def queries_table(query_set: str) -> Table:
@@ -42,6 +47,7 @@ def queries_table(query_set: str) -> Table:
             KIND,
             ANSWER,
             Column("match", pa.string(), "How the answer must stand in a completion: contains, ends.", nullable=True),
+            STEP_ANSWERS,
             Column("extra", pa.string(), "The row's other fields, as a JSON object."),
             Column("location", pa.string(), "File and line or row that it was read from."),
             STAMP,

@@ -33,6 +33,7 @@ class Query:
     match: str | None = None  # how the answer must stand in the completion: contains or ends
     extra: str = "{}"  # the row's other fields, as a JSON object
     location: str = ""
+    step_answers: tuple[str, ...] = ()  # what the steps to the answer come to
 
 
 def read_queries(spec: QueriesSpec, base: str | os.PathLike[str]) -> list[Query]:
@@ -80,6 +81,7 @@ def _query(spec: QueriesSpec, row: RawRecord, number: int, fields: dict[str, str
         completion=_text(spec, row, fields.get("completion"), values.get("completion"), needed=False),
         extra=_extra(row.record, set(spec.fields.model_dump().values())),
         location=row.location,
+        step_answers=_step_answers(spec, row, fields.get("step_answers"), values.get("step_answers")),
         **words,
     )
 
@@ -109,6 +111,20 @@ def _word(spec: QueriesSpec, row: RawRecord, field: str, value: Any) -> str | No
     if word is None and isinstance(value, (dict, list, bytes)):
         _refuse(spec, row, f"has more than a string or number in field '{field}'", "write a single value")
     return word
+
+
+def _step_answers(spec: QueriesSpec, row: RawRecord, field: str | None, value: Any) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    steps = [scalar_text(step) for step in value] if isinstance(value, (list, tuple)) else [None]
+    if not all(step and step.strip() for step in steps):
+        _refuse(
+            spec,
+            row,
+            f"has no list of texts in field '{field}'",
+            'write what each step comes to, such as ["4 + 2 = 6"]',
+        )
+    return tuple(steps)
 
 
 def _extra(record: dict[str, Any], mapped: set[str | None]) -> str:

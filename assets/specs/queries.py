@@ -22,6 +22,9 @@ class QueryFields(Spec):
     kind: FieldName | None = Field("kind", description="factual, reasoning, control, or a word of one's own")
     answer: FieldName | None = Field("answer", description="the right answer, looked for in the completion")
     match: FieldName | None = Field("match", description="how the answer must stand there: contains or ends")
+    step_answers: FieldName | None = Field(
+        "step_answers", description="what the steps to the answer come to, a list of texts looked for in documents"
+    )
 
 
 class QueriesSpec(Spec):

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from assets.specs.corpus import CorpusSpec
 from assets.specs.curvature import CurvatureSpec
+from assets.specs.findings import FindingsSpec
 from assets.specs.model import NAME, ModelSpec
 from assets.specs.queries import QueriesSpec
 
@@ -95,6 +96,7 @@ class StudySpec(BaseModel):
     )
     automation: AutomationSpec = Field(default_factory=AutomationSpec, description="What runs by itself.")
     options: StudyOptions = Field(default_factory=StudyOptions, description="How documents are scored and ranked.")
+    findings: FindingsSpec = Field(default_factory=FindingsSpec, description="How the findings are made.")
 
     @model_validator(mode="after")
     def _tokenizer_has_an_origin(self) -> StudySpec:

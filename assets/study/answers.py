@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+WORD = re.compile(r"[^\W\d]+|(?<![\w.])-?\d+(?:[.,]\d+)*|\d+(?:[.,]\d+)*")
+
 
 def is_right(completion: str, answer: str | None, *, kind: str | None, match: str | None) -> bool | None:
     """Whether `answer` stands in (`contains`) or at the end of (`ends`) the completion; None where no answer is known.
@@ -13,7 +15,7 @@ def is_right(completion: str, answer: str | None, *, kind: str | None, match: st
     """
     if answer is None:
         return None
-    given, expected = _words(completion), _words(answer)
+    given, expected = words(completion), words(answer)
     match = match or ("ends" if kind == "reasoning" else "contains")
     if not expected or len(expected) > len(given):
         return False
@@ -21,6 +23,6 @@ def is_right(completion: str, answer: str | None, *, kind: str | None, match: st
     return any(given[start : start + len(expected)] == expected for start in starts)
 
 
-def _words(text: str) -> list[str]:
-    """Numbers with their sign and decimals, and words."""
-    return re.findall(r"(?<![\w.])-?\d+(?:[.,]\d+)*|\d+(?:[.,]\d+)*|[^\W\d]+", text.casefold())
+def words(text: str) -> list[str]:
+    """Words and numbers, with a number's sign and decimals; case does not count."""
+    return WORD.findall(text.casefold())

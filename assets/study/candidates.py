@@ -59,7 +59,7 @@ def candidate_rows(
     for (method, query_id), raw, normed in zip(keys, scores_qd, normed_qd, strict=True):
         for ranking, values in (("raw", raw), ("normed", normed)):
             for end, direction in (("top", -values), ("bottom", values)):
-                for rank, index in enumerate(_smallest(direction, by_id, top_k), 1):
+                for rank, index in enumerate(smallest(direction, by_id, top_k), 1):
                     parts.append(
                         {
                             "shard": shard,
@@ -94,7 +94,7 @@ def score_sample(keys: list[tuple[str, str]], scores_qd: np.ndarray, kinds: dict
     return pl.DataFrame({"kind": np.repeat(names, picked.shape[1]), "score": picked.ravel()})
 
 
-def _smallest(values: np.ndarray, by_id: np.ndarray, count: int) -> np.ndarray:
+def smallest(values: np.ndarray, by_id: np.ndarray, count: int) -> np.ndarray:
     """Indices of the `count` smallest values in order, ties by id, without sorting the whole shard."""
     if len(values) > count:
         # All that are as small as the count-th one, so that ties at the edge go by id too.

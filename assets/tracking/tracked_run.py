@@ -44,6 +44,11 @@ class StepRun:
         page = f"{self._ui}/#/experiments/{self.experiment}/runs/{self.run_id}?workflowType=machine_learning"
         return page if self.run_id else None
 
+    def artifact_url(self, file: str) -> str | None:
+        """The page of one of the run's artifacts in the MLflow UI."""
+        page = f"{self._ui}/#/experiments/{self.experiment}/runs/{self.run_id}/artifacts/{file}"
+        return f"{page}?workflowType=machine_learning" if self.run_id else None
+
     @property
     def is_silent(self) -> bool:
         """Whether a call failed in the last minute."""

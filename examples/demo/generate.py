@@ -1,9 +1,10 @@
 """Writes the demo: `python -m examples.demo.generate OUTDIR`.
 
     OUTDIR/corpus/*.jsonl[.gz]   records: id, text, source, procedure, facts, format
-    OUTDIR/queries.jsonl         id, prompt, task, kind, answer, fact (no completion: the model's own is used)
+    OUTDIR/queries.jsonl         id, prompt, task, kind, answer, step_answers, fact (no completion: the model's own)
     OUTDIR/truth.json            which records state a fact, and which procedure a record works through
     OUTDIR/demo.yaml             the study
+    OUTDIR/document_rules.yaml   how it tells a document's kind
 
 Same seed and Python version, same files.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import operator
 import re
 import shutil
 import sys
@@ -22,9 +24,11 @@ from examples.demo import mathematics, problems, solutions, standard_library, wo
 from examples.demo.problems import Problem
 
 STUDY = Path(__file__).with_name("demo.yaml")
+RULES = Path(__file__).with_name("document_rules.yaml")
 SOURCES = {"arithmetic": "arithmetic", "slope": "slopes", "equation": "equations"}
 COMPRESSED = {"python_code"}  # written as .jsonl.gz
 NO_PROCEDURE = "none"
+RESULTS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +88,9 @@ def write(demo: Demo, directory: Path) -> None:
             (corpus / f"{source}.jsonl").write_bytes(lines)
     (directory / "queries.jsonl").write_bytes(_lines(demo.queries))
     (directory / "truth.json").write_text(json.dumps(demo.truth, indent=1) + "\n", encoding="utf-8")
-    if STUDY.resolve() != (directory / STUDY.name).resolve():
-        shutil.copyfile(STUDY, directory / STUDY.name)
+    for file in (STUDY, RULES):
+        if file.resolve() != (directory / file.name).resolve():
+            shutil.copyfile(file, directory / file.name)
 
 
 def _worked_records(task: str, settings: DemoSettings) -> list[dict]:
@@ -155,6 +160,7 @@ def _reasoning_queries(unspelled: dict[str, list[Problem]], settings: DemoSettin
             task=task,
             kind="reasoning",
             answer=str(problem.answer),
+            steps=_step_answers(problem),
         )
         for task in problems.TASKS
         for number, problem in enumerate(unspelled[task][: settings.reasoning_queries])
@@ -177,13 +183,42 @@ def _controls(facts: list[world.Fact], unspelled: dict[str, list[Problem]], sett
             prompt, completion = solutions.question(problem)
             solved = prompt + completion.removesuffix(f" {problem.answer}")
             controls.append(
-                _query(f"control-{task}-{number:02d}", solved, task=task, kind="control", answer=str(problem.answer))
+                _query(
+                    f"control-{task}-{number:02d}",
+                    solved,
+                    task=task,
+                    kind="control",
+                    answer=str(problem.answer),
+                    steps=_step_answers(problem),
+                )
             )
     return controls
 
 
-def _query(identifier: str, prompt: str, *, task: str, kind: str, answer: str, fact: str | None = None) -> dict:
-    return {"id": identifier, "prompt": prompt, "task": task, "kind": kind, "answer": answer, "fact": fact}
+def _step_answers(problem: Problem) -> tuple[str, ...]:
+    """Each step with its result, as documents spell it; a bare result such as 6 would stand everywhere by chance."""
+    return tuple(f"{left} {sign} {right} = {RESULTS[sign](left, right)}" for left, sign, right in problem.steps)
+
+
+def _query(
+    identifier: str,
+    prompt: str,
+    *,
+    task: str,
+    kind: str,
+    answer: str,
+    fact: str | None = None,
+    steps: tuple[str, ...] = (),
+) -> dict:
+    return {
+        "id": identifier,
+        "prompt": prompt,
+        "task": task,
+        "kind": kind,
+        "answer": answer,
+        "step_answers": list(steps),
+        "fact": fact,
+    }
 
 
 def _truth(records: list[dict]) -> dict:

@@ -10,11 +10,11 @@ import time
 
 from rich.console import Console
 
-from assets.study.preflight import preflight
 from compute.errors import BadInput
 from examples.demo.generate import DemoSettings, build, write
 from examples.demo.report import print_report
 from orchestration.home import Home
+from orchestration.preflight import preflight
 from orchestration.resources import resources_of
 from orchestration.run import StepFailed, run_study
 from orchestration.studies import open_study

@@ -44,7 +44,7 @@ def test_same_seed_same_files_and_another_seed_others(demo, tmp_path):
         for path in (tmp_path / "one").rglob("*.*")
         if path.is_file()
     }
-    assert len(files) == 10
+    assert len(files) == 11
     assert all((tmp_path / "again" / path).read_bytes() == content for path, content in files.items())
     assert sum((tmp_path / "other" / path).read_bytes() != content for path, content in files.items()) == 9
 

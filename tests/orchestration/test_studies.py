@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
+from assets.specs.mistakes import validated
+from assets.specs.yaml_positions import read_yaml
 from compute.errors import BadInput
 from orchestration.home import Home
-from orchestration.mistakes import validated
 from orchestration.studies import load_studies, open_study, read_study
-from orchestration.yaml_positions import read_yaml
 
 GOOD = """\
 study: {name}

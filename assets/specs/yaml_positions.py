@@ -37,13 +37,16 @@ class Document:
         return f"{place} {dotted(location)}" if location else place
 
 
-def read_yaml(path: Path) -> Document:
-    """Reads one YAML document of fields. Raises BadInput for a file that is missing, unreadable or not YAML."""
-    loader = _loader(path)
+def read_yaml(path: Path, *, what: str = "study", fields: str = "'study: name' and so on") -> Document:
+    """Reads one YAML document of fields. Raises BadInput for a file that is missing, unreadable or not YAML.
+
+    Messages name `what` the file is to be, and the `fields` that it declares.
+    """
+    loader = _loader(path, what)
     try:
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
-            raise BadInput(f"{path}:1: holds no fields; declare a study as 'study: name' and so on")
+            raise BadInput(f"{path}:1: holds no fields; declare a {what} as {fields}")
         lines: dict[Location, int] = {}
         _walk(path, root, (), lines, set())
         return Document(path, loader.construct_document(root), lines)
@@ -51,16 +54,16 @@ def read_yaml(path: Path) -> Document:
         mark = error.problem_mark or error.context_mark
         raise BadInput(f"{path}:{mark.line + 1 if mark else 1}: is not valid YAML: {error.problem}") from error
     except RecursionError as error:
-        raise BadInput(f"{path}:1: is nested too deeply for a study; write it flat") from error
+        raise BadInput(f"{path}:1: is nested too deeply for a {what}; write it flat") from error
     finally:
         loader.dispose()
 
 
-def _loader(path: Path) -> yaml.SafeLoader:
+def _loader(path: Path, what: str) -> yaml.SafeLoader:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
-        raise BadInput(f"{path}: there is no such file; name a study's YAML file") from error
+        raise BadInput(f"{path}: there is no such file; name the YAML file of a {what}") from error
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: is not text in UTF-8; save it as UTF-8") from error
     except OSError as error:

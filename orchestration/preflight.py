@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from assets.corpus.preflight import preflight_corpus
+from assets.findings.answer_statistics import study_rules
 from assets.model.fit import check_architecture, check_context, check_query_length
 from assets.queries.reading import Query, read_queries
 from assets.specs.model import ModelSpec
@@ -13,6 +14,7 @@ from compute.errors import BadInput
 def preflight(study: Study) -> None:
     """Raises BadInput for the first mistake that a look at the study's files and configurations can find."""
     preflight_corpus(study.spec.corpus, study.base)
+    study_rules(study)
     queries = read_queries(study.spec.queries, study.base)
     skeleton = _trained_skeleton(study) if study.spec.model.train else _named_skeleton(study.spec.model, study.base)
     _check_modules(study, skeleton)

@@ -8,8 +8,8 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from assets.specs.yaml_positions import Document, Location
 from compute.errors import BadInput
-from orchestration.yaml_positions import Document, Location
 
 Model = TypeVar("Model", bound=BaseModel)
 

@@ -1,0 +1,191 @@
+"""study/<study>/claims: which of the paper's effects hold here, and which in the controls too (analysis 7).
+
+A claim is a statement about the evidence that is true or false by rule. One about a mean holds where its interval lies
+on the stated side of chance; one about a contrast where the difference has the stated sign and its corrected p-value is
+below 0.05. The same rule is then put to the controls: an effect that holds there as well is not specific to the task.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import dagster as dg
+import polars as pl
+import pyarrow as pa
+
+from assets.figures.previews import table_of
+from assets.findings.evidence import evidence_table
+from assets.lake.columns import METHOD, STAMP
+from assets.lake.lake import Lake
+from assets.lake.tables import Column, Table
+from assets.specs.study import Study
+from assets.step.declaring import asset_arguments
+from assets.step.fingerprints import fingerprint
+from assets.step.step import Step, run_step
+from assets.tracking.tracking import Tracking
+
+CODE_VERSION = "1"
+STORY = "Whether each of the paper's effects holds in this study, and whether it holds in the controls too."
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement: `statistic` of `group` is above (`sign` 1) or below (−1) chance, or what `contrast` has."""
+
+    name: str
+    analysis: str
+    sentence: str
+    statistic: str
+    group: str
+    contrast: str | None = None
+    sign: int = 1
+
+    def of_controls(self) -> "Claim":
+        """The same of the controls."""
+        return replace(self, group=_control(self.group), contrast=self.contrast and _control(self.contrast))
+
+    def evidence(self, rows: pl.DataFrame, method: str) -> dict | None:
+        """The row of the evidence that decides it; None where the study has none."""
+        found = rows.filter(analysis=self.analysis, statistic=self.statistic, group=self.group, method=method).filter(
+            pl.col("contrast").eq_missing(pl.lit(self.contrast, pl.String))
+        )
+        return found.row(0, named=True) if len(found) else None
+
+    def holds(self, row: dict) -> bool:
+        if self.contrast is not None:
+            return self.sign * row["estimate"] > 0 and row["p_adjusted"] < LEVEL
+        end = row["low"] if self.sign > 0 else -row["high"]
+        return end > self.sign * row["chance"]
+
+
+def claims_table(study: str) -> Table:
+    number = pa.float64()
+    return Table(
+        key=("study", study, "claims"),
+        grain="one row per claim and method",
+        columns=(
+            Column("claim", pa.string(), "Short name of the claim."),
+            METHOD,
+            Column("sentence", pa.string(), "The claim."),
+            Column("holds", pa.bool_(), "Whether it holds for the queries."),
+            Column(
+                "in_controls", pa.bool_(), "Whether it does for their controls; null: there are none.", nullable=True
+            ),
+            Column("task_specific", pa.bool_(), "Whether it holds, and not for the controls.", nullable=True),
+            Column("analysis", pa.string(), "The analysis whose evidence decides it."),
+            Column("statistic", pa.string(), "What is compared there."),
+            Column("group", pa.string(), "Queries that it is about."),
+            Column("contrast", pa.string(), "Queries that they are compared with; null: chance.", nullable=True),
+            Column("estimate", number, "The mean, or the difference."),
+            Column("low", number, "Lower end of its 95 % interval."),
+            Column("high", number, "Upper end of its 95 % interval."),
+            Column("chance", number, "What chance gives; NaN: a contrast."),
+            Column("p_adjusted", number, "Corrected p-value; NaN: decided by the interval."),
+            Column("queries", pa.int32(), "Queries that it is decided on."),
+            Column("control_estimate", number, "The same mean or difference of the controls; NaN: there are none."),
+            Column("control_low", number, "Lower end of its interval."),
+            Column("control_high", number, "Upper end of its interval."),
+            STAMP,
+        ),
+        sort_by=("claim", "method"),
+    )
+
+
+def claims_asset(study: Study, analyses: Sequence[Table]) -> dg.AssetsDefinition:
+    """Decides all claims on the evidence of these `analyses`."""
+    table = claims_table(study.name)
+
+    @dg.asset(
+        **asset_arguments(
+            table, f"study_{study.name}", CODE_VERSION, STORY, owners=study.spec.owners, kinds=("polars",)
+        ),
+        deps=[each.asset_key for each in analyses],
+    )
+    def claims(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
+        yield from run_step(context, lake, tracking, lambda step: _decide(step, study, table, analyses))
+
+    return claims
+
+
+def _decide(step: Step, study: Study, table: Table, analyses: Sequence[Table]) -> None:
+    names = [each.key[-1] for each in analyses]
+    stamps = step.lake.fingerprints(evidence_table(study.name), version=step.version(evidence_table(study.name)))
+    stamp = fingerprint("claims", CODE_VERSION, {name: stamps.get(name) for name in names})
+    if step.is_current(table, stamp):
+        return
+    evidence = step.scan(evidence_table(study.name)).filter(pl.col("analysis").is_in(names)).collect()
+    rows = decided(evidence)
+    specific = sum(bool(row["task_specific"]) for row in rows)
+    data = pa.Table.from_pylist([row | {"fingerprint": stamp} for row in rows], schema=table.schema)
+    told = ("method", "sentence", "holds", "in_controls", "estimate", "low", "high")
+    facts = {"claims": len(rows), "hold": sum(row["holds"] for row in rows), "hold and not in controls": specific}
+    step.write(table, data, stamp, metadata=facts | {"claims decided": table_of(pl.from_arrow(data), 20, told, 120)})
+
+
+def decided(evidence: pl.DataFrame) -> list[dict]:
+    """Every claim that the evidence can decide, for every method."""
+    rows = []
+    for method in evidence["method"].unique().sort():
+        for claim in _claims(evidence):
+            if row := claim.evidence(evidence, method):
+                rows.append(_decided(claim, row, claim.of_controls().evidence(evidence, method)))
+    return rows
+
+
+def _decided(claim: Claim, row: dict, control: dict | None) -> dict:
+    holds, in_controls = claim.holds(row), claim.holds(control) if control else None
+    kept = {name: row[name] for name in ("method", "estimate", "low", "high", "chance", "p_adjusted", "queries")}
+    of_control = {f"control_{name}": control[name] if control else float("nan") for name in ("estimate", "low", "high")}
+    return {
+        "claim": claim.name,
+        "sentence": claim.sentence,
+        "holds": holds,
+        "in_controls": in_controls,
+        "task_specific": None if in_controls is None else holds and not in_controls,
+        "analysis": claim.analysis,
+        "statistic": claim.statistic,
+        "group": claim.group,
+        "contrast": claim.contrast,
+        **kept,
+        **of_control,
+    }
+
+
+def _claims(evidence: pl.DataFrame) -> Iterator[Claim]:
+    """The paper's effects; what is counted at the top is asked at every depth that the corpus has."""
+    statistics = evidence["statistic"].unique().sort().to_list()
+    kinds = [group for group in evidence["group"].unique().sort() if group in ("factual", "reasoning")]
+    for statistic in statistics:
+        if statistic.startswith("answer in the "):
+            depth = statistic.removeprefix("answer in the ")
+            for kind in kinds:
+                what = "the answer" if kind == "factual" else "the answers of all steps"
+                sentence = f"Documents with {what} of {kind} queries are in the {depth} more often than by chance."
+                yield Claim(f"answers of {kind} queries, {depth}", "answers", sentence, statistic, kind)
+            sentence = f"Answers of factual queries are in the {depth} more often than those of reasoning queries."
+            yield Claim(f"answers, {depth}", "answers", sentence, statistic, "factual", "reasoning")
+        if statistic.startswith("share of procedural documents"):
+            sentence = "Procedural documents are over-represented among the most influential ones of reasoning queries."
+            yield Claim("procedural documents", "kinds", sentence, statistic, "reasoning")
+        if statistic.startswith("representation of ") and ", top " in statistic:
+            source = statistic.removeprefix("representation of ")
+            for kind in kinds:
+                sentence = f"Documents of {source}, are over-represented for {kind} queries."
+                yield Claim(f"{source}, {kind}", "sources", sentence, statistic, kind)
+    for kind in kinds:
+        sentence = f"{kind.capitalize()} queries of the same task draw on the same documents more than those of others."
+        same, other = f"{kind}, same task", f"{kind}, other task"
+        yield Claim(f"same task, {kind}", "correlation", sentence, "mean correlation", same, other)
+    sentence = "The top 1 % of documents have more influence per nat on factual than on reasoning queries."
+    statistic = "positive influence per nat, top 1 %"
+    yield Claim("magnitude", "magnitude", sentence, statistic, "factual", "reasoning")
+    sentence = "That influence varies more among factual than among reasoning queries."
+    yield Claim("volatility", "magnitude", sentence, f"volatility of {statistic}", "factual", "reasoning")
+    sentence = "Influence falls off more steeply with rank for factual than for reasoning queries."
+    yield Claim("power law", "power_law", sentence, "slope", "factual", "reasoning", sign=-1)
+
+
+def _control(group: str) -> str:
+    """`reasoning, same task` → `reasoning control, same task`."""
+    kind, comma, rest = group.partition(",")
+    return f"{kind} control{comma}{rest}"

@@ -1,0 +1,59 @@
+"""The findings of a study as assets and tables, in the order in which they are made."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from assets.findings.analysis import Analysis, analysis_asset
+from assets.findings.answer_statistics import (
+    answer_statistics_asset,
+    answer_statistics_table,
+    kind_statistics_table,
+)
+from assets.findings.answers import ANSWERS
+from assets.findings.claims import claims_asset, claims_table
+from assets.findings.correlation import CORRELATION
+from assets.findings.evidence import evidence_table
+from assets.findings.kinds import KINDS
+from assets.findings.magnitude import MAGNITUDE
+from assets.findings.power_law import POWER_LAW
+from assets.findings.report.report import report_asset, report_table
+from assets.findings.score_statistics import score_statistics_table, source_statistics_table
+from assets.findings.shard_statistics import shard_statistics_asset
+from assets.findings.sources import SOURCES
+from assets.lake.tables import Table
+from assets.specs.study import Study
+
+
+def findings_assets(study: Study) -> list[dg.AssetsDefinition]:
+    """Statistics of shards, the analyses, the claims that they decide, and the page that tells them."""
+    return [
+        shard_statistics_asset(study),
+        answer_statistics_asset(study),
+        *(analysis_asset(study, analysis) for analysis in analyses(study)),
+        claims_asset(study, [analysis.table(study.name) for analysis in analyses(study)]),
+        report_asset(study, whole_tables(study)),
+    ]
+
+
+def analyses(study: Study) -> list[Analysis]:
+    """Those that the study can make: kinds of document need rules that tell them."""
+    kinds = [KINDS] if study.spec.findings.document_rules else []
+    return [CORRELATION, MAGNITUDE, POWER_LAW, ANSWERS, *kinds, SOURCES]
+
+
+def shard_tables(study: Study) -> list[Table]:
+    """What is made anew of a shard whose scores changed."""
+    kinds = [kind_statistics_table(study.name)] if study.spec.findings.document_rules else []
+    tables = (score_statistics_table, source_statistics_table, answer_statistics_table)
+    return [*(table(study.name) for table in tables), *kinds]
+
+
+def whole_tables(study: Study) -> list[Table]:
+    """What is made anew of all shards after it; each is an asset of its own."""
+    return [*(analysis.table(study.name) for analysis in analyses(study)), claims_table(study.name)]
+
+
+def findings_tables(study: Study) -> list[Table]:
+    """All tables of the findings; `evidence` is written by every analysis, and no asset of its own."""
+    return [*shard_tables(study), *whole_tables(study), report_table(study.name), evidence_table(study.name)]

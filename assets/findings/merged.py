@@ -1,0 +1,154 @@
+"""The statistics of all shards together, in memory that does not grow with their number.
+
+Rows are read in blocks, and only the columns that are asked for. Sums of counts are exact; sums of floating numbers are
+taken in the order of the blocks, so that they are the same to rounding however the table was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from assets.findings.moments import Moments
+from assets.findings.score_histogram import ScoreHistogram
+from assets.findings.score_statistics import score_statistics_table, source_statistics_table
+from assets.lake.tables import Table
+from assets.specs.study import Study
+from assets.step.step import Step
+from compute.errors import BadInput
+
+ROWS_AT_ONCE = 2_000
+KEY = ["method", "query_id"]
+
+
+@dataclass(frozen=True)
+class MethodMoments:
+    """Of one method: its queries in the order of their ids, and the moments of their scores over all documents."""
+
+    method: str
+    query_ids: list[str]
+    moments: Moments
+
+
+def merged_moments(step: Step, study: Study) -> list[MethodMoments]:
+    """Means and co-moments of every method, in the order of their names."""
+    means, co_moments = _added(step, study, "co_moments")
+    merged = []
+    for method in sorted({method for method, _ in co_moments}):
+        queries = [query for name, query in sorted(co_moments) if name == method]
+        of_queries = [means[method, query] for query in queries]
+        _same_shards(study, of_queries)
+        within = np.stack([co_moments[method, query] for query in queries])
+        documents, between = _between(np.array([[n for n, _ in each] for each in of_queries]), of_queries)
+        mean = np.array([sum(n * value for n, value in each) / documents for each in of_queries])
+        merged.append(MethodMoments(method, queries, Moments(documents, mean, within + between)))
+    return merged
+
+
+def merged_method_moments(step: Step, study: Study) -> tuple[list[str], dict[str, Moments]]:
+    """The methods in order, and of every query the moments of its scores under each of them."""
+    means, co_moments = _added(step, study, "method_co_moments")
+    methods = sorted({method for method, _ in co_moments})
+    merged = {}
+    for query in sorted({query for _, query in co_moments}):
+        of_methods = [means[method, query] for method in methods]
+        _same_shards(study, of_methods)
+        within = np.stack([co_moments[method, query] for method in methods])
+        documents, between = _between(np.array([[n for n, _ in each] for each in of_methods]), of_methods)
+        mean = np.array([sum(n * value for n, value in each) / documents for each in of_methods])
+        merged[query] = Moments(documents, mean, within + between)
+    return methods, merged
+
+
+def _added(step: Step, study: Study, column: str) -> tuple[dict, dict]:
+    """By (method, query): the documents and mean of every shard in the order of shards, and the summed co-moments."""
+    seen: dict[tuple[str, str], dict[str, tuple[int, float]]] = {}
+    summed: dict[tuple[str, str], np.ndarray] = {}
+    for block in _blocks(step, score_statistics_table(study.name), ["shard", *KEY, "documents", "mean", column]):
+        rows = block.select("shard", *KEY, "documents", "mean").iter_rows()
+        values = block[column].explode().to_numpy().reshape(len(block), -1)
+        for (shard, method, query, documents, mean), row in zip(rows, values, strict=True):
+            seen.setdefault((method, query), {})[shard] = (documents, mean)
+            summed[method, query] = summed[method, query] + row if (method, query) in summed else row.copy()
+    return {key: [of[shard] for shard in sorted(of)] for key, of in seen.items()}, summed
+
+
+def _same_shards(study: Study, parts: list[list[tuple[int, float]]]) -> None:
+    if len({tuple(n for n, _ in each) for each in parts}) > 1:
+        raise BadInput(
+            f"study {study.name}: its shards are not summed up alike; materialize score_statistics of all shards again"
+        )
+
+
+def _between(documents_QS: np.ndarray, parts: list[list[tuple[int, float]]]) -> tuple[int, np.ndarray]:
+    """All documents, and the co-moments of the shards' means around the mean of all."""
+    counts = documents_QS[0].astype(np.float64)
+    means_QS = np.array([[value for _, value in each] for each in parts])
+    centred = means_QS - (means_QS @ counts / counts.sum())[:, None]
+    return int(counts.sum()), (centred * counts) @ centred.T
+
+
+def merged_histograms(step: Step, study: Study) -> dict[tuple[str, str], ScoreHistogram]:
+    """Of all documents' scores, by (method, query)."""
+    merged = _merged_bins(step, score_statistics_table(study.name), KEY, ["counts", "sums"])
+    return {
+        (method, query): ScoreHistogram(part["bins"].to_numpy(), part["counts"].to_numpy(), part["sums"].to_numpy())
+        for (method, query), part in merged.items()
+    }
+
+
+def merged_source_histograms(step: Step, study: Study) -> dict[tuple[str, str, str], ScoreHistogram]:
+    """Of the scores of each source's documents, by (method, query, source); without sums."""
+    merged = _merged_bins(step, source_statistics_table(study.name), [*KEY, "source"], ["counts"])
+    return {
+        key: ScoreHistogram(part["bins"].to_numpy(), part["counts"].to_numpy(), np.zeros(len(part)))
+        for key, part in merged.items()
+    }
+
+
+def _merged_bins(step: Step, table: Table, key: list[str], values: list[str]) -> dict[tuple, pl.DataFrame]:
+    whole: pl.DataFrame | None = None
+    for block in _blocks(step, table, [*key, "bins", *values]):
+        part = block.explode("bins", *values, empty_as_null=False)
+        joined = part if whole is None else pl.concat([whole, part])
+        whole = joined.group_by(*key, "bins").agg(pl.col(name).sum() for name in values)
+    if whole is None:
+        return {}
+    return whole.sort(*key, "bins").partition_by(*key, as_dict=True)
+
+
+def merged_ends(step: Step, study: Study, end: str) -> pl.DataFrame:
+    """The `findings.depth` documents at one end (top or bottom) of all shards: method, query_id, rank, document_id,
+    shard, score."""
+    table, depth = score_statistics_table(study.name), study.spec.findings.depth
+    names = {f"{end}_document_ids": "document_id", f"{end}_scores": "score"}
+    whole: pl.DataFrame | None = None
+    for block in _blocks(step, table, [*KEY, "shard", *names]):
+        part = block.rename(names).explode("document_id", "score", empty_as_null=False)
+        whole = _best(part if whole is None else pl.concat([whole, part]), end, depth)
+    if whole is None:
+        raise BadInput(f"study {study.name}: no scores are summed up; materialize score_statistics first")
+    rank = pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(KEY)
+    return whole.with_columns(rank=rank).select(*KEY, "rank", "document_id", "shard", "score")
+
+
+def _best(rows: pl.DataFrame, end: str, depth: int) -> pl.DataFrame:
+    ordered = rows.sort(*KEY, "score", "document_id", descending=[False, False, end == "top", False])
+    return ordered.filter(pl.int_range(pl.len()).over(KEY) < depth)
+
+
+def _blocks(step: Step, table: Table, columns: list[str]) -> Iterator[pl.DataFrame]:
+    """The table's rows, some thousands at a time."""
+    held, rows = [], 0
+    for batch in step.lake.read_batches(table, columns=columns, version=step.version(table)):
+        held.append(batch)
+        rows += batch.num_rows
+        if rows >= ROWS_AT_ONCE:
+            yield pl.from_arrow(pa.Table.from_batches(held))
+            held, rows = [], 0
+    if held:
+        yield pl.from_arrow(pa.Table.from_batches(held))

@@ -1,0 +1,123 @@
+"""What each analysis asks, how it is measured, and which of its statistics a reader should see first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from assets.findings.report.numerals import PERCENT, POINTS
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One analysis as a section. `leads` are patterns of statistics; of those that capture a number, the smallest."""
+
+    analysis: str
+    title: str
+    asked: str
+    measured: str
+    leads: tuple[str, ...]
+    unit: str = ""
+    groups: str = "$^"  # pattern of groups that are shown next to the kinds
+    note: str = ""
+    most: int = 12  # statistics shown; of more, some that are spread over all of them
+
+    def leading(self, statistics: Sequence[str]) -> list[str]:
+        """The statistics that the section shows, in the order of `leads`; the first ones where none is known."""
+        found: list[str] = []
+        for pattern in self.leads:
+            matches = {each: re.search(pattern, each) for each in statistics if re.search(pattern, each)}
+            cuts = [float(match[1]) for match in matches.values() if match.groups()]
+            found += sorted(
+                (each for each, match in matches.items() if not cuts or float(match[1]) == min(cuts)), key=in_order
+            )
+        found = list(dict.fromkeys(found)) or sorted(statistics, key=in_order)
+        if len(found) <= self.most:
+            return found
+        return [found[round(at * (len(found) - 1) / (self.most - 1))] for at in range(self.most)]
+
+    def unit_of(self, statistic: str, *, is_difference: bool = False) -> str:
+        is_share = statistic.startswith(("positive coverage", "negative coverage", "share of "))
+        unit = PERCENT if is_share else self.unit
+        return POINTS if is_difference and unit == PERCENT else unit
+
+
+def in_order(statistic: str) -> list[tuple[int, float, str]]:
+    """By words and numbers: top 50 before top 500."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", statistic)
+    return [(1, float(part), "") if index % 2 else (0, 0.0, part) for index, part in enumerate(parts)]
+
+
+SUBJECTS = (
+    Subject(
+        "answers",
+        "Answers",
+        "Do the most influential documents state the answer?",
+        "A model that repeats what it has read needs a document that says so; one that works an answer out does not. "
+        "In every document of the corpus the query’s answer is looked for by its words; a calculation needs the "
+        "answers of all its steps, perhaps in several documents. The figure and the table give the share of queries "
+        "whose answer stands among the top documents by score. Chance is what a random order of the same documents "
+        "would give.",
+        (r"^answer in the top",),
+        "%",
+        most=3,
+    ),
+    Subject(
+        "kinds",
+        "Kinds of document",
+        "Are the most influential documents those that show how it is done: worked examples of the same procedure on "
+        "other numbers, or code that carries it out?",
+        "The study’s rules sort documents by kind for the task of each query. A query’s value is the share of "
+        "procedural documents among its top documents; the table gives the mean over queries. Chance is their share "
+        "of the corpus.",
+        (r"^share of procedural",),
+        "%",
+    ),
+    Subject(
+        "sources",
+        "Sources",
+        "Which sources do the influential documents come from, compared with what the corpus is made of?",
+        "Of each query’s most positive and most negative documents, the share that is from a source is divided by that "
+        "source’s share of the corpus: 1 × is what chance gives, 2 × is twice as often. The table shows the smallest "
+        "cut-off at the positive end, the figure the others too. Values are means over queries.",
+        (r"^representation of .*, top (\d+)$",),
+        "×",
+    ),
+    Subject(
+        "correlation",
+        "Correlation between queries",
+        "Do queries draw on the same documents?",
+        "Queries that need the same procedure should, whatever their numbers; facts should each depend on documents "
+        "of their own. For each pair of queries, Pearson’s correlation of their scores over all documents of the "
+        "corpus. Pairs share queries and are not independent, so intervals resample queries, and tests permute them. "
+        "0 is what unrelated queries would give.",
+        (r"^mean correlation",),
+        groups=r", (?:same|other) task$|^(?!.*control)[^:,]* × [^:,]*$",
+    ),
+    Subject(
+        "magnitude",
+        "How much influence",
+        "How much does a completion rest on single documents, and how far do queries of a kind lie apart?",
+        "The scores of the most positive documents are summed and divided by the completion’s information in nats, so "
+        "that long and short completions can be compared. Coverage is the same sum as a share of all positive "
+        "influence; volatility is how far a query lies from its group’s mean, relative to it.",
+        (
+            r"^positive influence per nat, top 1 %$",
+            r"^negative influence per nat, top 1 %$",
+            r"^positive coverage, top 1 %$",
+            r"^volatility of positive influence per nat, top 1 %$",
+        ),
+        note="Methods score on scales of their own: compare groups under one method, not methods with each other.",
+    ),
+    Subject(
+        "power_law",
+        "Power law",
+        "How fast does influence fall off from the first document to the next ones?",
+        "A steep fall means that few documents matter. Two definitions: the slope of the logarithm of the score "
+        "against the logarithm of the rank over the top documents, by least squares; and the exponent α of the tail "
+        "of the scores' distribution, by maximum likelihood, with the Kolmogorov–Smirnov distance as its goodness of "
+        "fit. Both are taken per query.",
+        (r"^slope", r"^alpha", r"^share of queries whose tail"),
+    ),
+)

@@ -1,0 +1,99 @@
+"""The step that makes a shard's statistics out of its scores and the sources of its documents."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import numpy as np
+
+from assets.corpus.documents import documents_table
+from assets.corpus.partitions import several_shards_per_run, shard_partitions
+from assets.findings.score_statistics import (
+    score_statistics_rows,
+    score_statistics_table,
+    source_statistics_rows,
+    source_statistics_table,
+)
+from assets.lake.lake import Lake
+from assets.specs.study import Study
+from assets.step.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
+from assets.step.fingerprints import fingerprint
+from assets.step.step import Step, run_step
+from assets.study.influence import influence_table
+from assets.tracking.tracking import Tracking
+from compute.errors import BadInput
+
+CODE_VERSION = "1"
+STORY = "Moments, histogram and both ends of a shard's scores: what the findings add up, so that scores are read once."
+SOURCES_STORY = "How the scores of each source are distributed, for over- and under-representation."
+
+
+def shard_statistics_asset(study: Study) -> dg.AssetsDefinition:
+    """Sums up the scores of shards."""
+    stories = {score_statistics_table: STORY, source_statistics_table: SOURCES_STORY}
+    deps = [influence_table(study.name).asset_key, documents_table(study.spec.corpus.name).asset_key]
+    group = f"study_{study.name}"
+
+    @dg.multi_asset(
+        name=dagster_name(f"study__{study.name}__score_statistics"),
+        specs=[
+            dg.AssetSpec(
+                **spec_arguments(table(study.name), group, CODE_VERSION, story, owners=study.spec.owners), deps=deps
+            )
+            for table, story in stories.items()
+        ],
+        partitions_def=shard_partitions(study.spec.corpus.name),
+        backfill_policy=several_shards_per_run(),
+        retry_policy=AFTER_A_CRASH,
+    )
+    def statistics(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
+        yield from run_step(context, lake, tracking, lambda step: _sum_up_shards(step, study))
+
+    return statistics
+
+
+def statistics_stamp(study: Study, influence: str | None, documents: str | None) -> str | None:
+    """The fingerprint of a shard's statistics; None where it has no scores."""
+    return influence and fingerprint("score_statistics", CODE_VERSION, study.spec.findings.depth, influence, documents)
+
+
+def _sum_up_shards(step: Step, study: Study) -> None:
+    shards = step.context.partition_keys
+    influence = step.shard_fingerprints(influence_table(study.name))
+    documents = step.shard_fingerprints(documents_table(study.spec.corpus.name))
+    with step.progress(f"{study.name}: statistics of scores", len(shards), "shards") as progress:
+
+        def sum_up(shard: str) -> None:
+            stamp = statistics_stamp(study, influence.get(shard), documents.get(shard))
+            _sum_up_shard(step, study, shard, stamp)
+            progress.advance(1)
+
+        step.each_shard(sum_up, shards)
+
+
+def _sum_up_shard(step: Step, study: Study, shard: str, stamp: str | None) -> None:
+    tables = (score_statistics_table(study.name), source_statistics_table(study.name))
+    if all([step.is_current(table, stamp, shard) for table in tables]):
+        return
+    keys, ids, sources, scores = _scores(step, study, shard)
+    depth = study.spec.findings.depth
+    step.write(tables[0], score_statistics_rows(shard, keys, ids, scores, depth, stamp), stamp, shard=shard)
+    step.write(tables[1], source_statistics_rows(shard, keys, sources, scores, stamp), stamp, shard=shard)
+
+
+def _scores(step: Step, study: Study, shard: str) -> tuple[list[tuple[str, str]], list[str], list[str], np.ndarray]:
+    """Keys (method, query), document ids, their sources, and the scores as a matrix, one row per key."""
+    documents = step.scan(documents_table(study.spec.corpus.name), shard=shard)
+    listed = documents.select("document_id", "source").sort("document_id").with_row_index("place").collect()
+    scanned = step.scan(influence_table(study.name), shard=shard).select("method", "query_id", "document_id", "score")
+    placed = scanned.join(listed.lazy().select("document_id", "place"), on="document_id").sort(
+        "method", "query_id", "place"
+    )
+    scored = placed.select("method", "query_id", "score").collect()
+    keys = scored.select("method", "query_id").unique(maintain_order=True).rows()
+    if len(scored) != len(keys) * len(listed):
+        raise BadInput(
+            f"study {study.name}: shard {shard} has {len(scored)} scores for {len(listed)} documents and {len(keys)} "
+            "methods and queries; materialize its influence again"
+        )
+    scores = scored["score"].to_numpy().reshape(len(keys), len(listed))
+    return keys, listed["document_id"].to_list(), listed["source"].to_list(), scores
