@@ -20,7 +20,7 @@ from assets.specs.study import Study
 from assets.step.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
 from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
-from assets.study.influence import influence_table
+from assets.study.influence import document_norms_table, influence_table
 from assets.tracking.tracking import Tracking
 
 CODE_VERSION = "1"
@@ -41,7 +41,12 @@ def answer_statistics_table(study: str) -> Table:
             Column("answer", pa.string(), "What is looked for."),
             Column("documents", pa.int64(), "Documents that hold it, by their words."),
             Column("exact_documents", pa.int64(), "Those of them that hold its very characters."),
-            Column("best_score", pa.float32(), "Highest score among them; null: there are none.", nullable=True),
+            Column(
+                "best_score",
+                pa.float32(),
+                "What the best of them is ranked by (findings.ranking); null: none.",
+                nullable=True,
+            ),
             Column("best_document_id", pa.string(), "The document that has it; ties by id.", nullable=True),
             STAMP,
         ),
@@ -72,7 +77,7 @@ def answer_statistics_asset(study: Study) -> dg.AssetsDefinition:
     stories = {answer_statistics_table: ANSWERS_STORY}
     if study.spec.findings.document_rules:
         stories[kind_statistics_table] = KINDS_STORY
-    upstream = (influence_table(study.name), documents_table(study.spec.corpus.name))
+    upstream = (influence_table(study.name), document_norms_table(study.name), documents_table(study.spec.corpus.name))
     deps = [each.asset_key for each in (*upstream, queries_table(study.spec.queries.name))]
 
     @dg.multi_asset(
@@ -116,7 +121,9 @@ def _look_through(step: Step, study: Study) -> None:
 
         def look(shard: str) -> None:
             scored, cut = influence.get(shard), documents.get(shard)
-            stamp = scored and fingerprint("answer_statistics", CODE_VERSION, asked, scored, cut)
+            stamp = scored and fingerprint(
+                "answer_statistics", CODE_VERSION, study.spec.findings.ranking, asked, scored, cut
+            )
             told = cut and rules and fingerprint("kind_statistics", CODE_VERSION, rules.content, cut)
             _look_through_shard(step, study, shard, matcher, sought, stamp, rules, told)
             progress.advance(1)
@@ -164,6 +171,10 @@ def _answer_rows(
     scored = influence.select("method", "query_id", "document_id", "score").join(
         hits.lazy(), on=["query_id", "document_id"]
     )
+    if study.spec.findings.ranking == "normed":
+        norms = step.scan(document_norms_table(study.name), shard=shard).select("document_id", "norm")
+        normed = (pl.col("score") / pl.col("norm")).fill_nan(0.0).cast(pl.Float32)
+        scored = scored.join(norms, on="document_id").with_columns(score=normed)
     key = ["method", "query_id", "part"]
     counted = (
         scored.sort("score", "document_id", descending=[True, False])

@@ -60,7 +60,7 @@ def find_answers(step: Step, study: Study) -> Found:
     rows = _ranked(step, study, _added_up(step, study)).join(
         queries.select("query_id", "group", "task", "is_right"), on="query_id", how="left"
     )
-    documents = next(iter(merged_histograms(step, study).values())).documents
+    documents = next(iter(merged_histograms(step, study, study.spec.findings.ranking).values())).documents
     comparing, evidence = Comparing(queries, study.spec.findings), []
     for (method,), part in rows.group_by("method", maintain_order=True):
         for top in (top for top in TOPS if top <= min(study.spec.findings.depth, documents)):
@@ -86,9 +86,11 @@ def _added_up(step: Step, study: Study) -> pl.DataFrame:
 
 def _ranked(step: Step, study: Study, found: pl.DataFrame) -> pl.DataFrame:
     """With the best document's rank: exact among those listed, to a bin of the histogram beyond."""
-    listed = merged_ends(step, study, "top").select("method", "query_id", "rank", best_document_id="document_id")
+    listed = merged_ends(step, study, study.spec.findings.ranking, "top").select(
+        "method", "query_id", "rank", best_document_id="document_id"
+    )
     rows = found.join(listed, on=["method", "query_id", "best_document_id"], how="left")
-    histograms = merged_histograms(step, study)
+    histograms = merged_histograms(step, study, study.spec.findings.ranking)
     ranges = [
         (rank, rank)
         if rank is not None

@@ -1,8 +1,8 @@
 """study/<study>/claims: which of the paper's effects hold here, and which in the controls too (analysis 7).
 
 A claim is a statement about the evidence that is true or false by rule. One about a mean holds where its interval lies
-on the stated side of chance; one about a contrast where the difference has the stated sign and its corrected p-value is
-below 0.05. The same rule is then put to the controls: an effect that holds there as well is not specific to the task.
+on the stated side of chance; one about a contrast where the interval of the difference lies on the stated side of zero
+and its corrected p-value is below 0.05. The same rule is then put to the controls: an effect that holds there as well is not specific to the task.
 """
 
 from collections.abc import Iterator, Sequence
@@ -52,9 +52,9 @@ class Claim:
         return found.row(0, named=True) if len(found) else None
 
     def holds(self, row: dict) -> bool:
-        if self.contrast is not None:
-            return self.sign * row["estimate"] > 0 and row["p_adjusted"] < LEVEL
         end = row["low"] if self.sign > 0 else -row["high"]
+        if self.contrast is not None:
+            return end > 0 and row["p_adjusted"] < LEVEL
         return end > self.sign * row["chance"]
 
 

@@ -34,11 +34,18 @@ class Comparing:
         self.pairs = _contrasts(queries)
 
     def found(
-        self, method: str, statistic: str, values: pl.DataFrame, *, chance: float | Mapping[str, float] = math.nan
+        self,
+        method: str,
+        statistic: str,
+        values: pl.DataFrame,
+        *,
+        chance: float | Mapping[str, float] = math.nan,
+        tested: bool = True,
     ) -> list[Evidence]:
         """Of a frame with `query_id` and `value` (NaN or null: left out): the mean of every group, and the contrasts.
 
-        `chance` is what would be expected without any influence: one number, or one for each query.
+        `chance` is what would be expected without any influence: one number, or one for each query. What is not
+        `tested` has no contrasts: each is one more test that all others are corrected for.
         """
         options = {"resamples": self.settings.resamples, "seed": self.settings.seed}
         return self._compared(
@@ -47,7 +54,7 @@ class Comparing:
             values,
             chance,
             lambda one: mean_interval(one, **options),
-            lambda one, other: difference_of_means(one, other, **options),
+            (lambda one, other: difference_of_means(one, other, **options)) if tested else None,
         )
 
     def shares(
@@ -71,7 +78,7 @@ class Comparing:
         values: pl.DataFrame,
         chance: float | Mapping[str, float],
         interval: Callable[[np.ndarray], Interval],
-        compare: Callable[[np.ndarray, np.ndarray], Comparison],
+        compare: Callable[[np.ndarray, np.ndarray], Comparison] | None,
     ) -> list[Evidence]:
         known = {key: value for key, value in values.iter_rows() if value is not None and not math.isnan(value)}
         ids = {name: sorted(keys & known.keys()) for name, keys in self.members.items()}
@@ -84,7 +91,7 @@ class Comparing:
         return means + [
             Evidence.of_contrast(one, other, compare(of[one], of[other]), len(of[one]) + len(of[other]), **named)
             for one, other in self.pairs
-            if one in of and other in of
+            if compare and one in of and other in of
         ]
 
 

@@ -54,8 +54,8 @@ def correlation_table(study: str) -> Table:
 
 def find_correlation(step: Step, study: Study) -> Found:
     """All pairs of queries, and means within and between tasks and kinds."""
-    queries, merged = queries_of(step, study), merged_moments(step, study)
-    methods, across = merged_method_moments(step, study)
+    queries, merged = queries_of(step, study), merged_moments(step, study, "raw")
+    methods, across = merged_method_moments(step, study, "raw")
     pairs = [row for each in merged for row in _pairs(each)]
     matched = [row for query, moments in across.items() for row in _matched(methods, query, moments)]
     own = queries.select("query_id", "task", "group")

@@ -1,8 +1,8 @@
 """study/<study>/evidence: what every analysis found, in the same words, with its uncertainty; queries are the unit.
 
 Each analysis replaces its own partition. Intervals are of a bootstrap over queries, p-values of permutations of
-queries, corrected within the analysis (Holm). A statistic is of a group of queries (a kind, a task, or the controls of
-a kind) and may be contrasted with another group.
+queries, corrected for the tests of the same analysis and method (Holm). A statistic is of a group of queries (a kind, a
+task, or the controls of a kind) and may be contrasted with another group.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def evidence_table(study: str) -> Table:
             Column("low", pa.float64(), "Lower end of the 95 % interval, by bootstrap over queries; NaN: unknown."),
             Column("high", pa.float64(), "Upper end of the 95 % interval; NaN: unknown."),
             Column("p_value", pa.float64(), "Two-sided, by permutation of queries; NaN: not tested."),
-            Column("p_adjusted", pa.float64(), "Corrected for all tests of the analysis (Holm); NaN: not tested."),
+            Column("p_adjusted", pa.float64(), "Corrected for the tests of analysis and method (Holm); NaN: none."),
             Column("queries", pa.int32(), "Queries of the group."),
             Column("chance", pa.float64(), "What would be expected by chance; NaN: does not apply."),
             STAMP,
@@ -72,11 +72,13 @@ class Evidence:
 
 
 def evidence_rows(analysis: str, found: Iterable[Evidence], stamp: str) -> pa.Table:
-    """The rows of one analysis, with p-values corrected for all of its tests."""
-    ordered = sorted(found, key=lambda each: each.sort_key)
-    adjusted = holm(np.array([each.p_value for each in ordered], np.float64))
-    rows = [
-        asdict(each) | {"analysis": analysis, "p_adjusted": float(p), "fingerprint": stamp}
-        for each, p in zip(ordered, adjusted, strict=True)
-    ]
+    """The rows of one analysis, with p-values corrected for all of its tests of the same method."""
+    ordered, rows = sorted(found, key=lambda each: each.sort_key), []
+    for method in sorted({each.method for each in ordered}):
+        of_method = [each for each in ordered if each.method == method]
+        adjusted = holm(np.array([each.p_value for each in of_method], np.float64))
+        rows += [
+            asdict(each) | {"analysis": analysis, "p_adjusted": float(p), "fingerprint": stamp}
+            for each, p in zip(of_method, adjusted, strict=True)
+        ]
     return pa.Table.from_pylist(rows, schema=evidence_table("any").schema)

@@ -51,7 +51,9 @@ def find_kinds(step: Step, study: Study) -> Found:
     """Kinds at the top of every query whose task the rules name, and the share of procedural documents."""
     queries, rules = queries_of(step, study), study_rules(study)
     asked = queries.filter(pl.col("task").is_in(rules.tasks)).select("query_id", "group", "task")
-    top = merged_ends(step, study, "top").filter(pl.col("rank") <= study.spec.findings.kinds_depth)
+    top = merged_ends(step, study, study.spec.findings.ranking, "top").filter(
+        pl.col("rank") <= study.spec.findings.kinds_depth
+    )
     top = top.join(asked, on="query_id")
     kinds = pl.DataFrame(
         list(_classified(step, study, top, rules)), schema=["document_id", "task", "kind"], orient="row"

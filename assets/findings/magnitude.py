@@ -24,6 +24,8 @@ from assets.specs.study import Study
 from assets.step.step import Step
 
 STORY = "Influence of the best documents, by share and by count: summed, per nat of the completion, and as a share."
+TESTED = "top 1 %"
+"""The cut at which groups are compared; at the others their means are told."""
 GROUP = Column("group", pa.string(), "Kind of the query, or the kind that it is a control of.")
 TASK = Column("task", pa.string(), "Task of the query.")
 
@@ -53,7 +55,7 @@ def magnitude_table(study: str) -> Table:
 
 def find_magnitude(step: Step, study: Study) -> Found:
     """Sums of both ends of every query's scores, compared between groups of queries."""
-    queries, histograms = queries_of(step, study), merged_histograms(step, study)
+    queries, histograms = queries_of(step, study), merged_histograms(step, study, "raw")
     rows = pl.DataFrame(
         [row for key, histogram in sorted(histograms.items()) for row in _of_query(study, key, histogram)]
     )
@@ -65,8 +67,9 @@ def find_magnitude(step: Step, study: Study) -> Found:
     for (method, sign, cut), part in rows.group_by("method", "sign", "cut", maintain_order=True):
         for column, name in (("influence_per_nat", "influence per nat"), ("coverage", "coverage")):
             values = part.select("query_id", value=column)
-            evidence += comparing.found(method, f"{sign} {name}, {cut}", values)
-        evidence += comparing.found(method, f"volatility of {sign} influence per nat, {cut}", _distance(part))
+            evidence += comparing.found(method, f"{sign} {name}, {cut}", values, tested=cut == TESTED)
+        statistic = f"volatility of {sign} influence per nat, {cut}"
+        evidence += comparing.found(method, statistic, _distance(part), tested=cut == TESTED)
     return Found(rows.drop("nats"), evidence)
 
 

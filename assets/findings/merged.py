@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from assets.findings.moments import Moments
 from assets.findings.score_histogram import ScoreHistogram
@@ -34,9 +35,9 @@ class MethodMoments:
     moments: Moments
 
 
-def merged_moments(step: Step, study: Study) -> list[MethodMoments]:
+def merged_moments(step: Step, study: Study, ranking: str) -> list[MethodMoments]:
     """Means and co-moments of every method, in the order of their names."""
-    means, co_moments = _added(step, study, "co_moments")
+    means, co_moments = _added(step, study, ranking, "co_moments")
     merged = []
     for method in sorted({method for method, _ in co_moments}):
         queries = [query for name, query in sorted(co_moments) if name == method]
@@ -49,9 +50,9 @@ def merged_moments(step: Step, study: Study) -> list[MethodMoments]:
     return merged
 
 
-def merged_method_moments(step: Step, study: Study) -> tuple[list[str], dict[str, Moments]]:
+def merged_method_moments(step: Step, study: Study, ranking: str) -> tuple[list[str], dict[str, Moments]]:
     """The methods in order, and of every query the moments of its scores under each of them."""
-    means, co_moments = _added(step, study, "method_co_moments")
+    means, co_moments = _added(step, study, ranking, "method_co_moments")
     methods = sorted({method for method, _ in co_moments})
     merged = {}
     for query in sorted({query for _, query in co_moments}):
@@ -64,11 +65,13 @@ def merged_method_moments(step: Step, study: Study) -> tuple[list[str], dict[str
     return methods, merged
 
 
-def _added(step: Step, study: Study, column: str) -> tuple[dict, dict]:
+def _added(step: Step, study: Study, ranking: str, column: str) -> tuple[dict, dict]:
     """By (method, query): the documents and mean of every shard in the order of shards, and the summed co-moments."""
     seen: dict[tuple[str, str], dict[str, tuple[int, float]]] = {}
     summed: dict[tuple[str, str], np.ndarray] = {}
-    for block in _blocks(step, score_statistics_table(study.name), ["shard", *KEY, "documents", "mean", column]):
+    for block in _blocks(
+        step, score_statistics_table(study.name), ranking, ["shard", *KEY, "documents", "mean", column]
+    ):
         rows = block.select("shard", *KEY, "documents", "mean").iter_rows()
         values = block[column].explode().to_numpy().reshape(len(block), -1)
         for (shard, method, query, documents, mean), row in zip(rows, values, strict=True):
@@ -92,27 +95,29 @@ def _between(documents_QS: np.ndarray, parts: list[list[tuple[int, float]]]) -> 
     return int(counts.sum()), (centred * counts) @ centred.T
 
 
-def merged_histograms(step: Step, study: Study) -> dict[tuple[str, str], ScoreHistogram]:
+def merged_histograms(step: Step, study: Study, ranking: str) -> dict[tuple[str, str], ScoreHistogram]:
     """Of all documents' scores, by (method, query)."""
-    merged = _merged_bins(step, score_statistics_table(study.name), KEY, ["counts", "sums"])
+    merged = _merged_bins(step, score_statistics_table(study.name), ranking, KEY, ["counts", "sums"])
     return {
         (method, query): ScoreHistogram(part["bins"].to_numpy(), part["counts"].to_numpy(), part["sums"].to_numpy())
         for (method, query), part in merged.items()
     }
 
 
-def merged_source_histograms(step: Step, study: Study) -> dict[tuple[str, str, str], ScoreHistogram]:
+def merged_source_histograms(step: Step, study: Study, ranking: str) -> dict[tuple[str, str, str], ScoreHistogram]:
     """Of the scores of each source's documents, by (method, query, source); without sums."""
-    merged = _merged_bins(step, source_statistics_table(study.name), [*KEY, "source"], ["counts"])
+    merged = _merged_bins(step, source_statistics_table(study.name), ranking, [*KEY, "source"], ["counts"])
     return {
         key: ScoreHistogram(part["bins"].to_numpy(), part["counts"].to_numpy(), np.zeros(len(part)))
         for key, part in merged.items()
     }
 
 
-def _merged_bins(step: Step, table: Table, key: list[str], values: list[str]) -> dict[tuple, pl.DataFrame]:
+def _merged_bins(
+    step: Step, table: Table, ranking: str, key: list[str], values: list[str]
+) -> dict[tuple, pl.DataFrame]:
     whole: pl.DataFrame | None = None
-    for block in _blocks(step, table, [*key, "bins", *values]):
+    for block in _blocks(step, table, ranking, [*key, "bins", *values]):
         part = block.explode("bins", *values, empty_as_null=False)
         joined = part if whole is None else pl.concat([whole, part])
         whole = joined.group_by(*key, "bins").agg(pl.col(name).sum() for name in values)
@@ -121,13 +126,13 @@ def _merged_bins(step: Step, table: Table, key: list[str], values: list[str]) ->
     return whole.sort(*key, "bins").partition_by(*key, as_dict=True)
 
 
-def merged_ends(step: Step, study: Study, end: str) -> pl.DataFrame:
+def merged_ends(step: Step, study: Study, ranking: str, end: str) -> pl.DataFrame:
     """The `findings.depth` documents at one end (top or bottom) of all shards: method, query_id, rank, document_id,
     shard, score."""
     table, depth = score_statistics_table(study.name), study.spec.findings.depth
     names = {f"{end}_document_ids": "document_id", f"{end}_scores": "score"}
     whole: pl.DataFrame | None = None
-    for block in _blocks(step, table, [*KEY, "shard", *names]):
+    for block in _blocks(step, table, ranking, [*KEY, "shard", *names]):
         part = block.rename(names).explode("document_id", "score", empty_as_null=False)
         whole = _best(part if whole is None else pl.concat([whole, part]), end, depth)
     if whole is None:
@@ -141,14 +146,14 @@ def _best(rows: pl.DataFrame, end: str, depth: int) -> pl.DataFrame:
     return ordered.filter(pl.int_range(pl.len()).over(KEY) < depth)
 
 
-def _blocks(step: Step, table: Table, columns: list[str]) -> Iterator[pl.DataFrame]:
-    """The table's rows, some thousands at a time."""
+def _blocks(step: Step, table: Table, ranking: str, columns: list[str]) -> Iterator[pl.DataFrame]:
+    """The rows of one ranking (raw or normed), some thousands at a time."""
     held, rows = [], 0
-    for batch in step.lake.read_batches(table, columns=columns, version=step.version(table)):
-        held.append(batch)
-        rows += batch.num_rows
+    for batch in step.lake.read_batches(table, columns=["ranking", *columns], version=step.version(table)):
+        held.append(batch.filter(pc.equal(batch.column("ranking"), ranking)).drop_columns("ranking"))
+        rows += held[-1].num_rows
         if rows >= ROWS_AT_ONCE:
             yield pl.from_arrow(pa.Table.from_batches(held))
             held, rows = [], 0
-    if held:
+    if rows:
         yield pl.from_arrow(pa.Table.from_batches(held))

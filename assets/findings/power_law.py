@@ -56,8 +56,8 @@ def power_law_table(study: str) -> Table:
 
 def find_power_law(step: Step, study: Study) -> Found:
     """Both fits of every query's top documents, compared between groups of queries."""
-    queries, histograms = queries_of(step, study), merged_histograms(step, study)
-    tops = merged_ends(step, study, "top").partition_by("method", "query_id", as_dict=True)
+    queries, histograms = queries_of(step, study), merged_histograms(step, study, "raw")
+    tops = merged_ends(step, study, "raw", "top").partition_by("method", "query_id", as_dict=True)
     rows = pl.DataFrame(
         [_fitted(study, *key, top["score"].to_numpy(), histograms[key].documents) for key, top in sorted(tops.items())]
     )

@@ -16,7 +16,7 @@ from assets.findings.moments import Moments
 from assets.findings.score_histogram import MANTISSA_BITS, bins_of
 from assets.lake.columns import METHOD, QUERY_ID, SHARD, SOURCE, STAMP
 from assets.lake.tables import Column, Table
-from assets.study.candidates import smallest
+from assets.study.candidates import RANKING, smallest
 
 INTS, FLOATS, TEXTS = pa.list_(pa.int64()), pa.list_(pa.float64()), pa.list_(pa.string())
 DOCUMENTS = Column("documents", pa.int64(), "Documents that were scored.")
@@ -27,10 +27,11 @@ COUNTS = Column("counts", INTS, "Documents in each of the bins.")
 def score_statistics_table(study: str) -> Table:
     return Table(
         key=("study", study, "score_statistics"),
-        grain="one row per shard, method and query",
+        grain="one row per shard, method, ranking and query",
         columns=(
             SHARD,
             METHOD,
+            RANKING,
             QUERY_ID,
             DOCUMENTS,
             Column("mean", pa.float64(), "Mean score of the shard's documents."),
@@ -46,7 +47,7 @@ def score_statistics_table(study: str) -> Table:
             STAMP,
         ),
         partition_by=("shard",),
-        sort_by=("method", "query_id"),
+        sort_by=("method", "ranking", "query_id"),
         row_group_rows=100,
     )
 
@@ -54,18 +55,25 @@ def score_statistics_table(study: str) -> Table:
 def source_statistics_table(study: str) -> Table:
     return Table(
         key=("study", study, "source_statistics"),
-        grain="one row per shard, method, query and source",
-        columns=(SHARD, METHOD, QUERY_ID, SOURCE, DOCUMENTS, BINS, COUNTS, STAMP),
+        grain="one row per shard, method, ranking, query and source",
+        columns=(SHARD, METHOD, RANKING, QUERY_ID, SOURCE, DOCUMENTS, BINS, COUNTS, STAMP),
         partition_by=("shard",),
-        sort_by=("method", "query_id", "source"),
+        sort_by=("method", "ranking", "query_id", "source"),
         row_group_rows=1_000,
     )
 
 
 def score_statistics_rows(
-    shard: str, keys: Sequence[tuple[str, str]], ids: Sequence[str], scores_QD: np.ndarray, depth: int, stamp: str
+    shard: str,
+    ranking: str,
+    keys: Sequence[tuple[str, str]],
+    ids: Sequence[str],
+    scores_QD: np.ndarray,
+    depth: int,
+    stamp: str,
 ) -> pa.Table:
-    """Rows for the (method, query) `keys`, sorted, each with a row of finite float32 scores in the order of `ids`."""
+    """Rows for the (method, query) `keys`, sorted, each with a row of finite float32 scores in the order of `ids`: what
+    documents are ranked by, raw or divided by their norms."""
     table, by_id = score_statistics_table("any"), np.argsort(np.argsort(np.array(ids)))
     names = np.array(ids, object)
     methods = sorted({method for method, _ in keys})
@@ -84,6 +92,7 @@ def score_statistics_rows(
             {
                 "shard": shard,
                 "method": method,
+                "ranking": ranking,
                 "query_id": query_id,
                 "documents": len(ids),
                 "mean": within[method].mean[at],
@@ -103,7 +112,7 @@ def score_statistics_rows(
 
 
 def source_statistics_rows(
-    shard: str, keys: Sequence[tuple[str, str]], sources: Sequence[str], scores_QD: np.ndarray, stamp: str
+    shard: str, ranking: str, keys: Sequence[tuple[str, str]], sources: Sequence[str], scores_QD: np.ndarray, stamp: str
 ) -> pa.Table:
     """Rows for the same keys and every source of the shard; `sources` in the order of the scores' documents."""
     table, (names, codes) = source_statistics_table("any"), np.unique(np.array(sources), return_inverse=True)
@@ -116,6 +125,7 @@ def source_statistics_rows(
         of, bins = joint >> 32, ((joint & 0xFFFFFFFF) - 2**31).astype(np.int32)
         for code, source in enumerate(names):
             mine = of == code
-            row = {"shard": shard, "method": method, "query_id": query_id, "source": str(source), "fingerprint": stamp}
-            rows.append(row | {"documents": counts[mine].sum(), "bins": bins[mine], "counts": counts[mine]})
+            row = {"shard": shard, "method": method, "ranking": ranking, "query_id": query_id, "source": str(source)}
+            told = {"documents": counts[mine].sum(), "bins": bins[mine], "counts": counts[mine], "fingerprint": stamp}
+            rows.append(row | told)
     return pa.Table.from_pylist(rows, schema=table.schema)

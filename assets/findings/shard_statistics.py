@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 import numpy as np
+import pyarrow as pa
 
 from assets.corpus.documents import documents_table
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
@@ -18,7 +19,7 @@ from assets.specs.study import Study
 from assets.step.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
 from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
-from assets.study.influence import influence_table
+from assets.study.influence import document_norms_table, influence_table
 from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
 
@@ -30,7 +31,8 @@ SOURCES_STORY = "How the scores of each source are distributed, for over- and un
 def shard_statistics_asset(study: Study) -> dg.AssetsDefinition:
     """Sums up the scores of shards."""
     stories = {score_statistics_table: STORY, source_statistics_table: SOURCES_STORY}
-    deps = [influence_table(study.name).asset_key, documents_table(study.spec.corpus.name).asset_key]
+    upstream = (influence_table(study.name), document_norms_table(study.name), documents_table(study.spec.corpus.name))
+    deps = [table.asset_key for table in upstream]
     group = f"study_{study.name}"
 
     @dg.multi_asset(
@@ -75,9 +77,20 @@ def _sum_up_shard(step: Step, study: Study, shard: str, stamp: str | None) -> No
     if all([step.is_current(table, stamp, shard) for table in tables]):
         return
     keys, ids, sources, scores = _scores(step, study, shard)
+    norms = _norms(step, study, shard)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ranked = {"normed": np.where(norms > 0, scores / norms, 0).astype(np.float32), "raw": scores}
     depth = study.spec.findings.depth
-    step.write(tables[0], score_statistics_rows(shard, keys, ids, scores, depth, stamp), stamp, shard=shard)
-    step.write(tables[1], source_statistics_rows(shard, keys, sources, scores, stamp), stamp, shard=shard)
+    rows = [score_statistics_rows(shard, name, keys, ids, each, depth, stamp) for name, each in ranked.items()]
+    step.write(tables[0], pa.concat_tables(rows), stamp, shard=shard)
+    rows = [source_statistics_rows(shard, name, keys, sources, each, stamp) for name, each in ranked.items()]
+    step.write(tables[1], pa.concat_tables(rows), stamp, shard=shard)
+
+
+def _norms(step: Step, study: Study, shard: str) -> np.ndarray:
+    """Gradient norms of the shard's documents, in the order of their ids."""
+    norms = step.scan(document_norms_table(study.name), shard=shard).select("document_id", "norm")
+    return norms.sort("document_id").collect()["norm"].to_numpy()
 
 
 def _scores(step: Step, study: Study, shard: str) -> tuple[list[tuple[str, str]], list[str], list[str], np.ndarray]:

@@ -49,14 +49,26 @@ def sources_table(study: str) -> Table:
 def find_sources(step: Step, study: Study) -> Found:
     """Representation of every source at every cut-off that the corpus is larger than."""
     queries = queries_of(step, study)
-    rows = pl.DataFrame(list(_rows(study, merged_histograms(step, study), merged_source_histograms(step, study))))
+    rows = pl.DataFrame(
+        list(
+            _rows(
+                study,
+                merged_histograms(step, study, study.spec.findings.ranking),
+                merged_source_histograms(step, study, study.spec.findings.ranking),
+            )
+        )
+    )
     rows = rows.join(queries.select("query_id", "group", "task"), on="query_id", how="left")
     comparing, evidence = Comparing(queries, study.spec.findings), []
     for (method, end, cut_off, source), part in rows.group_by(
         "method", "end", "cut_off", "source", maintain_order=True
     ):
-        values = part.select("query_id", value="representation")
-        evidence += comparing.found(method, f"representation of {source}, {end} {cut_off}", values, chance=1.0)
+        values, statistic = (
+            part.select("query_id", value="representation"),
+            f"representation of {source}, {end} {cut_off}",
+        )
+        tested = end == "top" and cut_off == study.spec.findings.cutoffs[0]
+        evidence += comparing.found(method, statistic, values, chance=1.0, tested=tested)
     return Found(rows, evidence)
 
 

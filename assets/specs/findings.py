@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -73,6 +73,11 @@ class JudgeSpec(Spec):
 class FindingsSpec(Spec):
     """How the findings are made; the defaults are the paper's depths and cut-offs."""
 
+    ranking: Literal["normed", "raw"] = Field(
+        "normed",
+        description="What answers, kinds and sources are ranked by: the score divided by the document's gradient norm, "
+        "as the paper's lists are, or the score itself. Correlations, magnitudes and power laws are of raw scores.",
+    )
     depth: int = Field(500, ge=2, description="Top documents per query in which answers are sought and slopes fitted.")
     kinds_depth: int = Field(100, ge=1, description="Top documents per query whose kinds are counted.")
     cutoffs: Counts = Field((50, 500, 5000, 50_000, 500_000), description="Documents at each end, for sources.")

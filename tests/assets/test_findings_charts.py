@@ -316,12 +316,12 @@ def test_odd_names_are_shown_as_they_are(study):
     renamed = queries().with_columns(pl.col("task").replace({"slope": ODD, "capital": "it's"}))
     for name in NAMES:
         if name != "claims":
-            assert "<b>" not in drawn(name, *MAKE[name](renamed)).svg
+            assert "<b>" not in drawn(name, *MAKE[name](renamed, ("ekfac",))).svg
 
 
 def test_many_sources_are_cut_to_those_that_differ_most():
     shares = SOURCES | {f"source {number}": 0.01 for number in range(8)}
-    shown = words(drawn("sources", *sources(queries(), METHODS, shares)))
+    shown = words(drawn("sources", *sources(queries(), ("ekfac",), shares)))
     assert "the 10 of 13 sources" in shown and "maths" in shown and "3 % of the corpus" in shown
 
 
@@ -349,6 +349,19 @@ def test_the_matrix_holds_every_pair_in_its_place(study):
     assert "4,950 pairs of 100 queries" in shown and "5,000,000 documents" in shown and "reasoning, 40" in shown
     mean = estimate(evidence, "mean correlation", "reasoning, same task")["estimate"]
     assert f"reasoning, same task {mean:.2f}" in shown and "factual × reasoning" in shown
+
+
+def test_small_correlations_keep_their_sign_in_the_png(study):
+    """Few colors are kept; a block of r = 0.06 must not turn blue, nor one of −0.06 red."""
+    rows, evidence = study["correlation"]
+    for sign in (1, -1):
+        of_facts = (pl.col("group") == "factual") & (pl.col("other_group") == "factual")
+        turned = rows.with_columns(r=pl.when(of_facts).then(sign * pl.col("r")).otherwise("r"))
+        with Image.open(io.BytesIO(drawn("correlation", turned, evidence).png)) as picture:
+            width, height = picture.size
+            block = picture.convert("RGB").crop((0.21 * width, 0.125 * height, 0.295 * width, 0.24 * height))
+        redness = np.asarray(block, int)[..., 0] - np.asarray(block, int)[..., 2]
+        assert sign * redness.mean() > 1
 
 
 def test_colors_of_correlations_are_white_at_zero_and_grey_where_unknown():

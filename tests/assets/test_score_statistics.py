@@ -46,9 +46,9 @@ def whole(tmp_path_factory):
         names = [f"d{number}-{each:03d}" for each in draw.permutation(documents)]
         of = [("books", "code", "web")[int(name[-1]) % 3] for name in names]
         shard = f"{number:05d}"
-        rows = score_statistics_rows(shard, KEYS, names, part, DEPTH, "f" * 16)
+        rows = score_statistics_rows(shard, "raw", KEYS, names, part, DEPTH, "f" * 16)
         lake.overwrite(score_statistics_table("s"), rows, where={"shard": shard}, commit={})
-        rows = source_statistics_rows(shard, KEYS, of, part, "f" * 16)
+        rows = source_statistics_rows(shard, "raw", KEYS, of, part, "f" * 16)
         lake.overwrite(source_statistics_table("s"), rows, where={"shard": shard}, commit={})
         scores.append(part)
         ids += names
@@ -60,7 +60,7 @@ def whole(tmp_path_factory):
 
 
 def test_moments_of_shards_are_the_moments_of_all(whole):
-    dot, ekfac = merged_moments(whole.step, whole.study)
+    dot, ekfac = merged_moments(whole.step, whole.study, "raw")
     assert (dot.method, ekfac.method) == METHODS
     assert dot.query_ids == [f"q{number}" for number in range(QUERIES)]
     for of, scores in ((dot, whole.scores[:QUERIES]), (ekfac, whole.scores[QUERIES:])):
@@ -71,7 +71,7 @@ def test_moments_of_shards_are_the_moments_of_all(whole):
 
 
 def test_methods_are_compared_on_the_same_query(whole):
-    methods, merged = merged_method_moments(whole.step, whole.study)
+    methods, merged = merged_method_moments(whole.step, whole.study, "raw")
     assert tuple(methods) == METHODS
     for number in range(QUERIES):
         exact = np.corrcoef(whole.scores[number].astype(np.float64), whole.scores[QUERIES + number].astype(np.float64))
@@ -106,7 +106,7 @@ def test_bins_are_in_the_order_of_scores_and_hold_their_edges():
 
 
 def test_histograms_of_shards_are_the_histogram_of_all(whole):
-    merged = merged_histograms(whole.step, whole.study)
+    merged = merged_histograms(whole.step, whole.study, "raw")
     for key, scores in zip(KEYS, whole.scores, strict=True):
         exact = ScoreHistogram.of(scores)
         np.testing.assert_array_equal(merged[key].bins, exact.bins)
@@ -119,16 +119,16 @@ def test_sums_at_the_top_are_right_to_the_width_of_a_bin(whole, documents):
     scores = whole.scores[3].astype(np.float64)
     positive = np.sort(scores[scores > 0])[::-1]
     exact = positive[: int(documents)].sum() + (documents % 1) * (positive[int(documents)] if documents % 1 else 0)
-    histogram = merged_histograms(whole.step, whole.study)[KEYS[3]].positive()
+    histogram = merged_histograms(whole.step, whole.study, "raw")[KEYS[3]].positive()
     assert histogram.top_sum(documents) == pytest.approx(exact, rel=1 / 32)
     assert histogram.top_sum(len(positive)) == pytest.approx(positive.sum(), rel=1e-12)
     negative = np.sort(-scores[scores < 0])[::-1]
-    turned = merged_histograms(whole.step, whole.study)[KEYS[3]].negated().positive()
+    turned = merged_histograms(whole.step, whole.study, "raw")[KEYS[3]].negated().positive()
     assert turned.top_sum(len(negative)) == pytest.approx(negative.sum(), rel=1e-12)
 
 
 def test_ranks_lie_within_their_bins(whole):
-    histogram = merged_histograms(whole.step, whole.study)[KEYS[4]]
+    histogram = merged_histograms(whole.step, whole.study, "raw")[KEYS[4]]
     for score in whole.scores[4][::17]:
         best, worst = histogram.rank_range(float(score))
         assert best <= (whole.scores[4] > score).sum() + 1 <= worst
@@ -136,7 +136,7 @@ def test_ranks_lie_within_their_bins(whole):
 
 @pytest.mark.parametrize("end", ["top", "bottom"])
 def test_the_ends_of_all_shards_are_the_ends_of_all(whole, end):
-    found = merged_ends(whole.step, whole.study, end)
+    found = merged_ends(whole.step, whole.study, "raw", end)
     exact = pl.DataFrame(
         {
             "method": np.repeat([method for method, _ in KEYS], len(whole.ids)),
@@ -153,7 +153,10 @@ def test_the_ends_of_all_shards_are_the_ends_of_all(whole, end):
 
 @pytest.mark.parametrize("documents", [1, 20, 150, 10_000])
 def test_sources_at_the_top_are_counted_to_a_bin(whole, documents):
-    histograms, sources = merged_histograms(whole.step, whole.study), merged_source_histograms(whole.step, whole.study)
+    histograms, sources = (
+        merged_histograms(whole.step, whole.study, "raw"),
+        merged_source_histograms(whole.step, whole.study, "raw"),
+    )
     for key, scores in list(zip(KEYS, whole.scores, strict=True))[:4]:
         order = np.argsort(-scores, kind="stable")[:documents]
         total = 0.0
@@ -172,6 +175,6 @@ def test_nothing_summed_up_is_a_sentence(tmp_path):
     step = SimpleNamespace(lake=lake, version=lake.version)
     study = SimpleNamespace(name="s", spec=SimpleNamespace(findings=SimpleNamespace(depth=DEPTH)))
     with pytest.raises(BadInput, match="no scores are summed up"):
-        merged_ends(step, study, "top")
-    assert merged_moments(step, study) == []
-    assert merged_histograms(step, study) == {}
+        merged_ends(step, study, "raw", "top")
+    assert merged_moments(step, study, "raw") == []
+    assert merged_histograms(step, study, "raw") == {}
