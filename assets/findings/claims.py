@@ -2,7 +2,8 @@
 
 A claim is a statement about the evidence that is true or false by rule. One about a mean holds where its interval lies
 on the stated side of chance; one about a contrast where the interval of the difference lies on the stated side of zero
-and its corrected p-value is below 0.05. The same rule is then put to the controls: an effect that holds there as well is not specific to the task.
+and its corrected p-value is below 0.05. The same rule is then put to the controls: an effect that holds there as well
+is not specific to the task.
 """
 
 from collections.abc import Iterator, Sequence
