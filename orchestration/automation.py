@@ -81,7 +81,7 @@ def _conditions(study: Study) -> dict[dg.AssetKey, dg.AutomationCondition]:
 
 def _conditions_of_findings(study: Study) -> dict[dg.AssetKey, dg.AutomationCondition]:
     shards, whole = ([table.asset_key for table in each(study)] for each in (shard_tables, whole_tables))
-    *analyses, claims = whole
+    *analyses, evidence, claims = whole
     of_influence = _follows(influence_table(study.name).asset_key).with_label("when its scores are made anew")
     of_shards = _follows(*shards).with_label("when all shards are summed up, and one of them anew")
     of_analyses = _follows(*analyses).with_label("when an analysis is made anew")
@@ -89,7 +89,7 @@ def _conditions_of_findings(study: Study) -> dict[dg.AssetKey, dg.AutomationCond
     return {
         **dict.fromkeys(shards, of_influence),
         **dict.fromkeys(analyses, of_shards),
-        claims: of_analyses,
+        **dict.fromkeys((evidence, claims), of_analyses),
         report_table(study.name).asset_key: of_claims,
     }
 

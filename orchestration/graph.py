@@ -68,7 +68,7 @@ def study_assets_once(studies: Iterable[Study]) -> list[dg.AssetsDefinition | dg
 
 def study_job(study: Study):
     """Everything that a study needs, as one job."""
-    keys = [key for definition in study_assets(study) for key in definition.keys]
+    keys = [table.asset_key for table in study_tables(study)]
     return dg.define_asset_job(
         job_name(study),
         dg.AssetSelection.assets(*keys),

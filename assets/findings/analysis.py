@@ -74,6 +74,12 @@ def queries_of(step: Step, study: Study) -> pl.DataFrame:
     return grouped(step.scan(completions_table(study.name)).collect())
 
 
+def framed(rows: Iterable[Mapping], table: Table, *without: str) -> pl.DataFrame:
+    """Rows as a frame with the types of the table's columns, also where there are none; `without` some of them."""
+    columns = pl.from_arrow(table.schema.empty_table()).drop("fingerprint", *without).schema
+    return pl.DataFrame(list(rows), schema=columns)
+
+
 def drawn(analysis: str, rows: pl.DataFrame, evidence: pl.DataFrame) -> "Figure":
     """The figure of an analysis, out of its table's rows and its evidence."""
     from assets.findings import charts

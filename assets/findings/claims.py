@@ -19,12 +19,13 @@ from assets.lake.columns import METHOD, STAMP
 from assets.lake.lake import Lake
 from assets.lake.tables import Column, Table
 from assets.specs.study import Study
-from assets.step.declaring import asset_arguments
+from assets.step.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
 from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
 from assets.tracking.tracking import Tracking
 
 CODE_VERSION = "1"
+EVIDENCE_STORY = "What every analysis found, in the same words; each analysis wrote its own part."
 STORY = "Whether each of the paper's effects holds in this study, and whether it holds in the controls too."
 LEVEL = 0.05
 
@@ -93,14 +94,20 @@ def claims_table(study: str) -> Table:
 
 
 def claims_asset(study: Study, analyses: Sequence[Table]) -> dg.AssetsDefinition:
-    """Decides all claims on the evidence of these `analyses`."""
-    table = claims_table(study.name)
+    """Gathers the evidence of these `analyses`, each of which has written its own part, and decides all claims on it."""
+    table, group = claims_table(study.name), f"study_{study.name}"
+    stories = {evidence_table(study.name): EVIDENCE_STORY, table: STORY}
 
-    @dg.asset(
-        **asset_arguments(
-            table, f"study_{study.name}", CODE_VERSION, STORY, owners=study.spec.owners, kinds=("polars",)
-        ),
-        deps=[each.asset_key for each in analyses],
+    @dg.multi_asset(
+        name=dagster_name(f"study__{study.name}__claims"),
+        specs=[
+            dg.AssetSpec(
+                **spec_arguments(each, group, CODE_VERSION, story, owners=study.spec.owners, kinds=("polars",)),
+                deps=[each.asset_key for each in analyses],
+            )
+            for each, story in stories.items()
+        ],
+        retry_policy=AFTER_A_CRASH,
     )
     def claims(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
         yield from run_step(context, lake, tracking, lambda step: _decide(step, study, table, analyses))
@@ -112,9 +119,11 @@ def _decide(step: Step, study: Study, table: Table, analyses: Sequence[Table]) -
     names = [each.key[-1] for each in analyses]
     stamps = step.lake.fingerprints(evidence_table(study.name), version=step.version(evidence_table(study.name)))
     stamp = fingerprint("claims", CODE_VERSION, {name: stamps.get(name) for name in names})
+    evidence = step.scan(evidence_table(study.name)).filter(pl.col("analysis").is_in(names)).collect()
+    gathered = {"dagster/row_count": len(evidence), "Delta version": step.version(evidence_table(study.name))}
+    step.report.add(evidence_table(study.name), None, stamp, gathered)
     if step.is_current(table, stamp):
         return
-    evidence = step.scan(evidence_table(study.name)).filter(pl.col("analysis").is_in(names)).collect()
     rows = decided(evidence)
     specific = sum(bool(row["task_specific"]) for row in rows)
     data = pa.Table.from_pylist([row | {"fingerprint": stamp} for row in rows], schema=table.schema)

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from assets.findings.analysis import Analysis, Found, queries_of
+from assets.findings.analysis import Analysis, Found, framed, queries_of
 from assets.findings.comparing import Comparing
 from assets.findings.evidence import Evidence
 from assets.findings.magnitude import GROUP, TASK
@@ -60,7 +60,12 @@ def find_correlation(step: Step, study: Study) -> Found:
     matched = [row for query, moments in across.items() for row in _matched(methods, query, moments)]
     own = queries.select("query_id", "task", "group")
     other = own.rename({"query_id": "other_query_id", "task": "other_task", "group": "other_group"})
-    rows = pl.DataFrame(pairs + matched).join(own, on="query_id").join(other, on="other_query_id")
+    joined = ("task", "group", "other_task", "other_group")
+    rows = (
+        framed(pairs + matched, correlation_table(study.name), *joined)
+        .join(own, on="query_id")
+        .join(other, on="other_query_id")
+    )
     rows = rows.sort("method", "other_method", "query_id", "other_query_id")
     evidence = [each for method in merged for each in _within_method(study, method, queries)]
     comparing = Comparing(queries, study.spec.findings)

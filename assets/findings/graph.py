@@ -32,7 +32,7 @@ def findings_assets(study: Study) -> list[dg.AssetsDefinition]:
         answer_statistics_asset(study),
         *(analysis_asset(study, analysis) for analysis in analyses(study)),
         claims_asset(study, [analysis.table(study.name) for analysis in analyses(study)]),
-        report_asset(study, whole_tables(study)),
+        report_asset(study, [*(analysis.table(study.name) for analysis in analyses(study)), claims_table(study.name)]),
     ]
 
 
@@ -50,10 +50,11 @@ def shard_tables(study: Study) -> list[Table]:
 
 
 def whole_tables(study: Study) -> list[Table]:
-    """What is made anew of all shards after it; each is an asset of its own."""
-    return [*(analysis.table(study.name) for analysis in analyses(study)), claims_table(study.name)]
+    """What is made anew of all shards after it."""
+    decided = [evidence_table(study.name), claims_table(study.name)]
+    return [*(analysis.table(study.name) for analysis in analyses(study)), *decided]
 
 
 def findings_tables(study: Study) -> list[Table]:
-    """All tables of the findings; `evidence` is written by every analysis, and no asset of its own."""
-    return [*shard_tables(study), *whole_tables(study), report_table(study.name), evidence_table(study.name)]
+    """All tables of the findings."""
+    return [*shard_tables(study), *whole_tables(study), report_table(study.name)]

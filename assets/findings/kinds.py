@@ -55,9 +55,8 @@ def find_kinds(step: Step, study: Study) -> Found:
         pl.col("rank") <= study.spec.findings.kinds_depth
     )
     top = top.join(asked, on="query_id")
-    kinds = pl.DataFrame(
-        list(_classified(step, study, top, rules)), schema=["document_id", "task", "kind"], orient="row"
-    )
+    names = dict.fromkeys(("document_id", "task", "kind"), pl.String)
+    kinds = pl.DataFrame(list(_classified(step, study, top, rules)), schema=names, orient="row")
     rows = _with_shares(top.join(kinds, on=["document_id", "task"]), _corpus_shares(step, study))
     depth = min(study.spec.findings.kinds_depth, int(top["rank"].max() or 0))
     comparing, evidence = Comparing(queries.filter(pl.col("task").is_in(rules.tasks)), study.spec.findings), []

@@ -74,9 +74,10 @@ def find_magnitude(step: Step, study: Study) -> Found:
 
 
 def _distance(part: pl.DataFrame) -> pl.DataFrame:
-    """How far each query's influence per nat lies from its group's mean, relative to it."""
+    """How far each query's influence per nat lies from its group's mean, relative to it; null: it is the only one."""
     mean = pl.col("influence_per_nat").mean().over("group")
-    return part.select("query_id", value=(pl.col("influence_per_nat") - mean).abs() / mean)
+    distance = (pl.col("influence_per_nat") - mean).abs() / mean
+    return part.select("query_id", value=pl.when(pl.len().over("group") > 1).then(distance))
 
 
 def cuts(study: Study, documents: int) -> Iterator[tuple[str, float]]:

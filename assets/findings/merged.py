@@ -6,7 +6,8 @@ taken in the order of the blocks, so that they are the same to rounding however 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,32 +99,62 @@ def _between(documents_QS: np.ndarray, parts: list[list[tuple[int, float]]]) -> 
 def merged_histograms(step: Step, study: Study, ranking: str) -> dict[tuple[str, str], ScoreHistogram]:
     """Of all documents' scores, by (method, query)."""
     merged = _merged_bins(step, score_statistics_table(study.name), ranking, KEY, ["counts", "sums"])
-    return {
-        (method, query): ScoreHistogram(part["bins"].to_numpy(), part["counts"].to_numpy(), part["sums"].to_numpy())
-        for (method, query), part in merged.items()
-    }
+    return {key: ScoreHistogram(bins, counts.astype(np.int64), sums) for key, (bins, counts, sums) in merged.items()}
 
 
 def merged_source_histograms(step: Step, study: Study, ranking: str) -> dict[tuple[str, str, str], ScoreHistogram]:
     """Of the scores of each source's documents, by (method, query, source); without sums."""
     merged = _merged_bins(step, source_statistics_table(study.name), ranking, [*KEY, "source"], ["counts"])
     return {
-        key: ScoreHistogram(part["bins"].to_numpy(), part["counts"].to_numpy(), np.zeros(len(part)))
-        for key, part in merged.items()
+        key: ScoreHistogram(bins, counts.astype(np.int64), np.zeros(len(bins)))
+        for key, (bins, counts) in merged.items()
     }
 
 
 def _merged_bins(
     step: Step, table: Table, ranking: str, key: list[str], values: list[str]
-) -> dict[tuple, pl.DataFrame]:
-    whole: pl.DataFrame | None = None
+) -> dict[tuple, list[np.ndarray]]:
+    """By key, in order: the bins that hold any score, and the sums of each of the `values`."""
+    merged: dict[tuple, _SumsOfBins] = defaultdict(lambda: _SumsOfBins(len(values)))
     for block in _blocks(step, table, ranking, [*key, "bins", *values]):
-        part = block.explode("bins", *values, empty_as_null=False)
-        joined = part if whole is None else pl.concat([whole, part])
-        whole = joined.group_by(*key, "bins").agg(pl.col(name).sum() for name in values)
-    if whole is None:
-        return {}
-    return whole.sort(*key, "bins").partition_by(*key, as_dict=True)
+        ends = np.cumsum(block["bins"].list.len().to_numpy())[:-1]
+        columns = [block[name].explode(empty_as_null=False).to_numpy() for name in ("bins", *values)]
+        parts = [np.split(column, ends) for column in columns]
+        for row, bins, *added in zip(block.select(key).iter_rows(), *parts, strict=True):
+            merged[row].add(bins, added)
+    return {row: merged[row].held() for row in sorted(merged)}
+
+
+class _SumsOfBins:
+    """Sums by bin, in an array for each sign that is as long as its bins lie apart: shards add to it in place."""
+
+    def __init__(self, values: int) -> None:
+        self.starts, self.sums = [0, 0], [np.zeros((values, 0)), np.zeros((values, 0))]
+
+    def add(self, bins: np.ndarray, values: Sequence[np.ndarray]) -> None:
+        """Of one row, whose `bins` rise; the first of the `values` are counts, never 0."""
+        middle = int(np.searchsorted(bins, 0))
+        for sign, part in enumerate((slice(0, middle), slice(middle, len(bins)))):
+            if len(mine := bins[part]):
+                self._reach(sign, int(mine[0]), int(mine[-1]) + 1)
+                for sums, added in zip(self.sums[sign], values, strict=True):
+                    sums[mine - self.starts[sign]] += added[part]
+
+    def _reach(self, sign: int, first: int, end: int) -> None:
+        sums, start = self.sums[sign], self.starts[sign]
+        if not sums.shape[1]:
+            self.starts[sign], self.sums[sign] = first, np.zeros((len(sums), end - first))
+        elif first < start or end > start + sums.shape[1]:
+            around = (max(start - first, 0), max(end - start - sums.shape[1], 0))
+            self.starts[sign], self.sums[sign] = min(start, first), np.pad(sums, ((0, 0), around))
+
+    def held(self) -> list[np.ndarray]:
+        """The bins with a count above 0, and their sums."""
+        bins = np.concatenate(
+            [start + np.arange(sums.shape[1]) for start, sums in zip(self.starts, self.sums, strict=True)]
+        )
+        sums = np.concatenate(self.sums, axis=1)
+        return [bins[sums[0] > 0].astype(np.int32), *sums[:, sums[0] > 0]]
 
 
 def merged_ends(step: Step, study: Study, ranking: str, end: str) -> pl.DataFrame:

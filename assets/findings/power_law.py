@@ -66,7 +66,8 @@ def find_power_law(step: Step, study: Study) -> Found:
     for (method,), part in rows.group_by("method", maintain_order=True):
         for statistic in ("slope", "alpha"):
             evidence += comparing.found(method, statistic, part.select("query_id", value=statistic))
-        fits = part.select("query_id", value=(pl.col("p_fit") > LEAST_P_FIT).cast(pl.Float64))
+        fitted = pl.col("p_fit").fill_nan(None)  # to polars NaN is above every number
+        fits = part.select("query_id", value=(fitted > LEAST_P_FIT).cast(pl.Float64))
         evidence += comparing.shares(method, "share of queries whose tail fits a power law", fits)
     return Found(rows, evidence)
 

@@ -19,14 +19,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from statistics import NormalDist
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.special import ndtr, ndtri, stdtrit
 
 LEVEL = 0.95
 RESAMPLES = 10_000
-Z = float(ndtri(0.5 + LEVEL / 2))
+Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 CELLS = 4_000_000
 """Numbers held at once while labels are permuted."""
 
@@ -432,6 +432,8 @@ def _bca(
     For a mean the influence is (value − mean)/n. The sides of the interval are lengthened to those of Student's t, with
     Satterthwaite's degrees of freedom; `by_jackknife`, also where resampling spreads more than the jackknife does.
     """
+    from scipy.special import ndtr, ndtri, stdtrit  # late, since definitions load without it
+
     resampled, all_influences = resampled[np.isfinite(resampled)], np.concatenate(influences)
     if not np.isfinite(all_influences).all() or not len(resampled) or not math.isfinite(estimate):
         return Interval(estimate, NAN, NAN)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import polars as pl
 import pyarrow as pa
 
-from assets.findings.analysis import Analysis, Found, queries_of
+from assets.findings.analysis import Analysis, Found, framed, queries_of
 from assets.findings.comparing import Comparing
 from assets.findings.magnitude import GROUP, TASK
 from assets.findings.merged import merged_histograms, merged_source_histograms
@@ -49,15 +48,9 @@ def sources_table(study: str) -> Table:
 def find_sources(step: Step, study: Study) -> Found:
     """Representation of every source at every cut-off that the corpus is larger than."""
     queries = queries_of(step, study)
-    rows = pl.DataFrame(
-        list(
-            _rows(
-                study,
-                merged_histograms(step, study, study.spec.findings.ranking),
-                merged_source_histograms(step, study, study.spec.findings.ranking),
-            )
-        )
-    )
+    histograms = merged_histograms(step, study, study.spec.findings.ranking)
+    by_source = merged_source_histograms(step, study, study.spec.findings.ranking)
+    rows = framed(_rows(study, histograms, by_source), sources_table(study.name), "group", "task")
     rows = rows.join(queries.select("query_id", "group", "task"), on="query_id", how="left")
     comparing, evidence = Comparing(queries, study.spec.findings), []
     for (method, end, cut_off, source), part in rows.group_by(

@@ -52,6 +52,17 @@ KEYS = {
     "study/tiny/candidates",
     "study/tiny/coverage",
     "study/tiny/rankings",
+    "study/tiny/score_statistics",
+    "study/tiny/source_statistics",
+    "study/tiny/answer_statistics",
+    "study/tiny/correlation",
+    "study/tiny/magnitude",
+    "study/tiny/power_law",
+    "study/tiny/answers",
+    "study/tiny/sources",
+    "study/tiny/evidence",
+    "study/tiny/claims",
+    "study/tiny/report",
 }
 
 

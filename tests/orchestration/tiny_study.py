@@ -57,6 +57,7 @@ def write_study(directory: Path, **changes) -> Path:
         "curvature": {"name": "tiny", "sample_documents": 60},
         "queries": {"name": "tiny", "path": "queries.jsonl"},
         "options": {"rank": 8, "top_k": 5, "max_new_tokens": 4, "token_budget": 256},
+        "findings": {"resamples": 100},
     }
     for section, change in changes.items():
         study[section] = study[section] | change if isinstance(study.get(section), dict) else change

@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from assets.findings.report import numerals
 from assets.findings.report.evidence_tables import EvidenceTables, method_name
 from assets.findings.report.passages import ShownQuery
@@ -109,7 +107,9 @@ def render(page: Page) -> str:
 
 
 @cache
-def _environment() -> Environment:
+def _environment():
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     environment = Environment(
         loader=PackageLoader("assets.findings.report", "templates"),
         autoescape=True,
