@@ -105,7 +105,7 @@ def _graph(page: Page, shards: int) -> None:
 
 def _partitions(page: Page, shards: int) -> None:
     open_asset(page, "study/many/influence", "partitions")
-    expect(page.get_by_text(re.compile(rf"Materialized \({shards:,}\)"))).to_be_visible()
+    expect(page.get_by_text(re.compile(rf"Materialized \({shards}\)"))).to_be_visible()
 
 
 def _one_shard(page: Page, shards: int) -> None:

@@ -18,6 +18,7 @@ from assets.findings.comparing import Comparing
 from assets.findings.magnitude import GROUP, TASK
 from assets.findings.matching import answered_rank
 from assets.findings.merged import merged_ends, merged_histograms
+from assets.findings.score_histogram import ScoreHistogram
 from assets.findings.score_statistics import score_statistics_table
 from assets.lake.columns import METHOD, QUERY_ID, STAMP
 from assets.lake.tables import Column, Table
@@ -56,11 +57,11 @@ def answers_table(study: str) -> Table:
 
 def find_answers(step: Step, study: Study) -> Found:
     """Ranks of the answers of all queries, and the share of queries that are answered at the top."""
-    queries = queries_of(step, study)
-    rows = _ranked(step, study, _added_up(step, study)).join(
+    queries, histograms = queries_of(step, study), merged_histograms(step, study, study.spec.findings.ranking)
+    rows = _ranked(step, study, _added_up(step, study), histograms).join(
         queries.select("query_id", "group", "task", "is_right"), on="query_id", how="left"
     )
-    documents = next(iter(merged_histograms(step, study, study.spec.findings.ranking).values())).documents
+    documents = next(iter(histograms.values())).documents
     comparing, evidence = Comparing(queries, study.spec.findings), []
     for (method,), part in rows.group_by("method", maintain_order=True):
         for top in (top for top in TOPS if top <= min(study.spec.findings.depth, documents)):
@@ -84,13 +85,14 @@ def _added_up(step: Step, study: Study) -> pl.DataFrame:
     )
 
 
-def _ranked(step: Step, study: Study, found: pl.DataFrame) -> pl.DataFrame:
+def _ranked(
+    step: Step, study: Study, found: pl.DataFrame, histograms: dict[tuple[str, str], ScoreHistogram]
+) -> pl.DataFrame:
     """With the best document's rank: exact among those listed, to a bin of the histogram beyond."""
     listed = merged_ends(step, study, study.spec.findings.ranking, "top").select(
         "method", "query_id", "rank", best_document_id="document_id"
     )
     rows = found.join(listed, on=["method", "query_id", "best_document_id"], how="left")
-    histograms = merged_histograms(step, study, study.spec.findings.ranking)
     ranges = [
         (rank, rank)
         if rank is not None

@@ -165,11 +165,19 @@ def merged_ends(step: Step, study: Study, ranking: str, end: str) -> pl.DataFram
     whole: pl.DataFrame | None = None
     for block in _blocks(step, table, ranking, [*KEY, "shard", *names]):
         part = block.rename(names).explode("document_id", "score", empty_as_null=False)
-        whole = _best(part if whole is None else pl.concat([whole, part]), end, depth)
+        whole = _best(part if whole is None else pl.concat([whole, _near(part, whole, end, depth)]), end, depth)
     if whole is None:
         raise BadInput(f"study {study.name}: no scores are summed up; materialize score_statistics first")
     rank = pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(KEY)
     return whole.with_columns(rank=rank).select(*KEY, "rank", "document_id", "shard", "score")
+
+
+def _near(rows: pl.DataFrame, whole: pl.DataFrame, end: str, depth: int) -> pl.DataFrame:
+    """Those of the rows that are not beaten by `depth` others already: few, and only they need to be sorted."""
+    score, last = pl.col("score"), pl.col("score").min() if end == "top" else pl.col("score").max()
+    full = whole.group_by(KEY).agg(last=last, listed=pl.len()).filter(pl.col("listed") >= depth)
+    near = score >= pl.col("last") if end == "top" else score <= pl.col("last")
+    return rows.join(full.drop("listed"), on=KEY, how="left").filter(near | pl.col("last").is_null()).drop("last")
 
 
 def _best(rows: pl.DataFrame, end: str, depth: int) -> pl.DataFrame:

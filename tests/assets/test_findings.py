@@ -160,12 +160,14 @@ def test_exponents_and_slopes_of_pareto_tails(tmp_path, factual, reasoning):
     study.put_scores({METHOD: scores}, shards=(4_000, 9_000))
     rows, evidence = study.found(POWER_LAW)
     assert rows["points"].to_list() == [500] * 24
-    for kind, truth in (("factual", factual), ("reasoning", reasoning)):
-        assert inside(one(evidence, "alpha", kind), truth)
-        slope = np.mean(-1 / (alphas[mean == truth] - 1))
-        # Least squares give the first ranks too much weight, which shifts a slope by some hundredths of itself.
-        told = one(evidence, "slope", kind)
-        assert told["low"] - 0.03 <= slope <= told["high"] + 0.03
+    for kind in TASKS:
+        # Both estimates of a single query are known to be off by some hundredths of themselves: the exponent because
+        # x_min is chosen, the slope because the first ranks weigh most.
+        for statistic, truths in (("alpha", alphas), ("slope", -1 / (alphas - 1))):
+            truth = truths[[query.kind == kind for query in study.queries]].mean()
+            told, slack = one(evidence, statistic, kind), 0.03 * abs(truth)
+            assert told["low"] - slack <= truth <= told["high"] + slack
+            assert told["high"] - told["low"] < 0.15 * abs(truth)
         assert one(evidence, "share of queries whose tail fits a power law", kind)["estimate"] > 0.6
     for statistic in ("slope", "alpha"):
         contrast = one(evidence, statistic, "factual", "reasoning")
