@@ -9,6 +9,8 @@ import dagster as dg
 
 from assets.corpus.partitions import partitions_name
 from assets.corpus.shard_list import shards_table
+from assets.findings.graph import whole_tables
+from assets.findings.report.report import report_table
 from assets.lake.lake import Lake
 from assets.specs.study import Study
 from assets.step.declaring import dagster_name
@@ -59,7 +61,8 @@ def followed_by(study: Study) -> str:
 def catch_up_sensor(study: Study, job) -> dg.SensorDefinition:
     """Computes what is behind, once the listing of a catch-up is there."""
     name, keys = study.name, [*corpus_keys(study), *study_keys(study)]
-    over_all = [coverage_table(name).asset_key, rankings_table(name).asset_key]
+    findings = [*whole_tables(study), report_table(name)]
+    over_all = [table.asset_key for table in (coverage_table(name), rankings_table(name), *findings)]
 
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,

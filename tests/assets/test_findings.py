@@ -13,12 +13,14 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from assets.corpus.documents import documents_table
+from assets.findings import merged as merging
 from assets.findings.answer_statistics import answer_statistics_table, kind_rows, kind_statistics_table, study_rules
 from assets.findings.answers import ANSWERS
 from assets.findings.claims import decided
 from assets.findings.correlation import CORRELATION
 from assets.findings.kinds import KINDS
 from assets.findings.magnitude import MAGNITUDE
+from assets.findings.merged import merged_ends, merged_histograms, merged_source_histograms
 from assets.findings.power_law import POWER_LAW
 from assets.findings.sources import SOURCES
 from tests.assets.findings_study import METHOD, STAMP, FindingsStudy, Query, document_ids, one, several
@@ -154,7 +156,7 @@ def test_exponents_and_slopes_of_pareto_tails(tmp_path, factual, reasoning):
     draw = np.random.default_rng(6)
     study = FindingsStudy(tmp_path, all_queries(4))
     mean = np.array([factual if query.kind == "factual" else reasoning for query in study.queries])
-    alphas = mean + draw.uniform(-0.15, 0.15, 24)
+    alphas = mean + np.tile(np.linspace(-0.15, 0.15, 12), 2)  # the same spread for both kinds
     scores = draw.pareto(alphas[:, None] - 1, (24, 20_000)) + 1
     scores[:, ::3] *= -1
     study.put_scores({METHOD: scores}, shards=(4_000, 9_000))
@@ -502,3 +504,39 @@ def test_scores_that_are_all_alike_say_nothing(tmp_path):
     assert one(evidence, "positive coverage, top 1 %", "factual")["queries"] == 5
     rows, _ = study.found(POWER_LAW)
     assert math.isnan(rows["slope"][0])
+
+
+def test_a_group_of_one_query_has_no_volatility(tmp_path):
+    study = FindingsStudy(tmp_path, [*several("factual", ["a"], 3), *several("reasoning", ["slope"], 1)])
+    study.put_scores({METHOD: np.random.default_rng(19).normal(size=(4, 300))})
+    _, evidence = study.found(MAGNITUDE)
+    volatility = evidence.filter(pl.col("statistic").str.starts_with("volatility"))
+    assert set(volatility["group"]) == {"factual"}
+    alone = one(evidence, "positive influence per nat, top 1 %", "reasoning")
+    assert alone["estimate"] > 0
+    assert math.isnan(alone["low"])
+
+
+def test_statistics_are_the_same_in_whatever_blocks_they_are_read(tmp_path, monkeypatch):
+    draw = np.random.default_rng(20)
+    study = FindingsStudy(tmp_path, several("factual", ["a", "b"], 2), depth=30)
+    scores = draw.standard_t(1, (4, 600)).round(1)  # ties, and shards whose scores reach differently far
+    study.put_scores({METHOD: scores}, sources=draw.choice(["books", "code"], 600), shards=(5, 40, 0, 200, 150))
+
+    def merged() -> list:
+        ends = [merged_ends(study, study.study, "raw", end) for end in ("top", "bottom")]
+        by_source = merged_source_histograms(study, study.study, "raw")
+        histograms = {**merged_histograms(study, study.study, "raw"), **by_source}
+        return [
+            *ends,
+            [(key, *(column.tolist() for column in vars(each).values())) for key, each in histograms.items()],
+        ]
+
+    whole = merged()
+    monkeypatch.setattr(merging, "ROWS_AT_ONCE", 1)  # every shard is a block
+    blocks = merged()
+    assert_frame_equal(whole[0], blocks[0])
+    assert_frame_equal(whole[1], blocks[1])
+    for one_histogram, other in zip(whole[2], blocks[2], strict=True):
+        assert one_histogram[:3] == other[:3]
+        assert one_histogram[3] == pytest.approx(other[3], rel=1e-12)

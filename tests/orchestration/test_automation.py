@@ -111,7 +111,17 @@ def platform(study):
 
 
 CORPUS = ("corpus/tiny/records", "corpus/tiny/rejected", "corpus/tiny/tombstones", "corpus/tiny/documents")
-SCORES = ("study/tiny/influence", "study/tiny/document_norms", "study/tiny/candidates")
+STATISTICS = ("study/tiny/score_statistics", "study/tiny/source_statistics", "study/tiny/answer_statistics")
+SCORES = ("study/tiny/influence", "study/tiny/document_norms", "study/tiny/candidates", *STATISTICS)
+ANALYSES = tuple(f"study/tiny/{name}" for name in ("correlation", "magnitude", "power_law", "answers", "sources"))
+OVER_ALL = (
+    "study/tiny/coverage",
+    "study/tiny/rankings",
+    *ANALYSES,
+    "study/tiny/evidence",
+    "study/tiny/claims",
+    "study/tiny/report",
+)
 
 
 def test_a_new_shard_alone_is_read_scored_and_followed_by_rankings(platform):
@@ -126,7 +136,7 @@ def test_a_new_shard_alone_is_read_scored_and_followed_by_rankings(platform):
     assert platform.tick(study_keys) == set()  # rankings wait for the scores
     for path in SCORES:
         platform.update(path, "00002")
-    assert platform.tick(study_keys) == {("study/tiny/coverage", None), ("study/tiny/rankings", None)}
+    assert platform.tick(study_keys) == {(path, None) for path in OVER_ALL}
     assert platform.tick(study_keys) == set()
 
 

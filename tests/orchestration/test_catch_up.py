@@ -15,10 +15,9 @@ from orchestration.automation import corpus_keys, study_keys
 from orchestration.graph import job_name
 from orchestration.run import PROCESS_TAG
 from orchestration.sensors import observers_of_runs
-from tests.orchestration.test_automation import CORPUS, SCORES, Conditions
+from tests.orchestration.test_automation import CORPUS, OVER_ALL, SCORES, Conditions
 from tests.orchestration.tiny_study import records
 
-OVER_ALL = ("study/tiny/coverage", "study/tiny/rankings")
 ALL_SHARDS = ("00000", "00002")
 
 
