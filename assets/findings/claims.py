@@ -94,7 +94,7 @@ def claims_table(study: str) -> Table:
 
 
 def claims_asset(study: Study, analyses: Sequence[Table]) -> dg.AssetsDefinition:
-    """Gathers the evidence of these `analyses`, each of which has written its own part, and decides all claims on it."""
+    """Gathers the evidence that each of the `analyses` has written a part of, and decides all claims on it."""
     table, group = claims_table(study.name), f"study_{study.name}"
     stories = {evidence_table(study.name): EVIDENCE_STORY, table: STORY}
 
