@@ -25,7 +25,7 @@ from assets.corpus.documents import documents_table
 from assets.corpus.records import records_table, rejected_table
 from assets.corpus.shard_list import shards_table, source_key
 from assets.corpus.tombstones import tombstones_table
-from assets.findings.graph import shard_tables, whole_tables
+from assets.findings.graph import own_score_tables, shard_tables, whole_tables
 from assets.findings.report.report import report_table
 from assets.specs.study import Study
 from assets.study.candidates import candidates_table
@@ -46,7 +46,7 @@ def study_keys(study: Study) -> list[dg.AssetKey]:
     """What a study makes anew of a shard whose documents changed, and of all shards together after it."""
     tables = (influence_table, document_norms_table, candidates_table, coverage_table, rankings_table)
     scored = [table(study.name) for table in tables]
-    found = [*shard_tables(study), *whole_tables(study), report_table(study.name)]
+    found = [*own_score_tables(study), *shard_tables(study), *whole_tables(study), report_table(study.name)]
     return [table.asset_key for table in (*scored, *found)]
 
 
@@ -80,22 +80,28 @@ def _conditions(study: Study) -> dict[dg.AssetKey, dg.AutomationCondition]:
 
 
 def _conditions_of_findings(study: Study) -> dict[dg.AssetKey, dg.AutomationCondition]:
-    shards, whole = ([table.asset_key for table in each(study)] for each in (shard_tables, whole_tables))
+    own, shards, whole = (
+        [table.asset_key for table in each(study)] for each in (own_score_tables, shard_tables, whole_tables)
+    )
     *analyses, evidence, claims = whole
-    of_influence = _follows(influence_table(study.name).asset_key).with_label("when its scores are made anew")
+    of_coverage = _follows(coverage_table(study.name).asset_key).with_label("when all shards are scored, and one anew")
+    # One more shard changes what BM25 says of all: it has to be there before a new one is summed up.
+    of_scores = _follows(*own, when_missing=False) if own else _follows(influence_table(study.name).asset_key)
+    of_scores = of_scores.with_label("when its scores are made anew")
     of_shards = _follows(*shards).with_label("when all shards are summed up, and one of them anew")
     of_analyses = _follows(*analyses).with_label("when an analysis is made anew")
     of_claims = _follows(claims).with_label("when the claims are decided anew")
     return {
-        **dict.fromkeys(shards, of_influence),
+        **dict.fromkeys(own, of_coverage),
+        **dict.fromkeys(shards, of_scores),
         **dict.fromkeys(analyses, of_shards),
         **dict.fromkeys((evidence, claims), of_analyses),
         report_table(study.name).asset_key: of_claims,
     }
 
 
-def _follows(*keys: dg.AssetKey) -> dg.AutomationCondition:
-    """Requests a partition once when one of these is updated, or it is newly missing.
+def _follows(*keys: dg.AssetKey, when_missing: bool = True) -> dg.AutomationCondition:
+    """Requests a partition once when one of these is updated, or (`when_missing`) it is newly missing.
 
     Unlike Dagster's `any_deps_updated`, it counts an update by a run that was to make the follower too: such a run may
     have ended in between. Where it did not, the follower's own update is the later one.
@@ -103,9 +109,8 @@ def _follows(*keys: dg.AssetKey) -> dg.AutomationCondition:
     these = dg.AssetSelection.assets(*keys)
     updated = AC.any_deps_match(AC.newly_updated()).allow(these).with_label("updated")
     with_it = AC.any_deps_match(AC.will_be_requested()).allow(these).with_label("requested with it")
-    return (
-        AC.newly_missing().since_last_handled() | (_since_asked(updated) & updated.since(AC.newly_updated())) | with_it
-    ) & _free()
+    due = (_since_asked(updated) & updated.since(AC.newly_updated())) | with_it
+    return ((AC.newly_missing().since_last_handled() | due) if when_missing else due) & _free()
 
 
 def _follows_source(source: dg.AssetKey, after: dg.AssetKey | None = None) -> dg.AutomationCondition:

@@ -12,6 +12,7 @@ from assets.corpus.documents import documents_table
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
 from assets.findings.document_rules import DocumentRules, read_rules
 from assets.findings.matching import EXACT, AnswerMatcher, Sought, sought_parts
+from assets.findings.scores import HAS_NORMS, scanned_scores, score_stamps, score_tables
 from assets.lake.columns import METHOD, QUERY_ID, SHARD, STAMP
 from assets.lake.lake import Lake
 from assets.lake.tables import Column, Table
@@ -20,7 +21,7 @@ from assets.specs.study import Study
 from assets.step.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
 from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
-from assets.study.influence import document_norms_table, influence_table
+from assets.study.influence import document_norms_table
 from assets.tracking.tracking import Tracking
 
 CODE_VERSION = "1"
@@ -77,7 +78,7 @@ def answer_statistics_asset(study: Study) -> dg.AssetsDefinition:
     stories = {answer_statistics_table: ANSWERS_STORY}
     if study.spec.findings.document_rules:
         stories[kind_statistics_table] = KINDS_STORY
-    upstream = (influence_table(study.name), document_norms_table(study.name), documents_table(study.spec.corpus.name))
+    upstream = (*score_tables(study), document_norms_table(study.name), documents_table(study.spec.corpus.name))
     deps = [each.asset_key for each in (*upstream, queries_table(study.spec.queries.name))]
 
     @dg.multi_asset(
@@ -113,14 +114,12 @@ def _look_through(step: Step, study: Study) -> None:
     sought = [part for query in queries.iter_rows(named=True) for part in sought_parts(query)]
     matcher = AnswerMatcher(sought)
     asked = step.fingerprint(queries_table(study.spec.queries.name))
-    influence, documents = (
-        step.shard_fingerprints(table)
-        for table in (influence_table(study.name), documents_table(study.spec.corpus.name))
-    )
+    scores = score_stamps(step, study)
+    documents = step.shard_fingerprints(documents_table(study.spec.corpus.name))
     with step.progress(f"{study.name}: answers and kinds", len(shards), "shards") as progress:
 
         def look(shard: str) -> None:
-            scored, cut = influence.get(shard), documents.get(shard)
+            scored, cut = scores.get(shard), documents.get(shard)
             stamp = scored and fingerprint(
                 "answer_statistics", CODE_VERSION, study.spec.findings.ranking, asked, scored, cut
             )
@@ -167,14 +166,13 @@ def _answer_rows(
         schema={"document_id": pl.String, "query_id": pl.String, "part": pl.String, "is_exact": pl.Boolean},
         orient="row",
     )
-    influence = step.scan(influence_table(study.name), shard=shard)
-    scored = influence.select("method", "query_id", "document_id", "score").join(
-        hits.lazy(), on=["query_id", "document_id"]
-    )
+    scores = scanned_scores(step, study, shard)
+    scored = scores.join(hits.lazy(), on=["query_id", "document_id"])
     if study.spec.findings.ranking == "normed":
         norms = step.scan(document_norms_table(study.name), shard=shard).select("document_id", "norm")
         normed = (pl.col("score") / pl.col("norm")).fill_nan(0.0).cast(pl.Float32)
-        scored = scored.join(norms, on="document_id").with_columns(score=normed)
+        scored = scored.join(norms, on="document_id")
+        scored = scored.with_columns(score=pl.when(HAS_NORMS).then(normed).otherwise("score"))
     key = ["method", "query_id", "part"]
     counted = (
         scored.sort("score", "document_id", descending=[True, False])
@@ -192,7 +190,7 @@ def _answer_rows(
         schema={"query_id": pl.String, "part": pl.String, "answer": pl.String},
         orient="row",
     )
-    methods = influence.select(pl.col("method").unique()).collect()
+    methods = scores.select(pl.col("method").unique()).collect()
     whole = methods.join(asked, how="cross").join(counted, on=key, how="left")
     whole = whole.with_columns(
         pl.col("documents", "exact_documents").fill_null(0), shard=pl.lit(shard), fingerprint=pl.lit(stamp)

@@ -11,6 +11,7 @@ from assets.findings.answer_statistics import (
     kind_statistics_table,
 )
 from assets.findings.answers import ANSWERS
+from assets.findings.bm25 import bm25_asset, bm25_table
 from assets.findings.claims import claims_asset, claims_table
 from assets.findings.correlation import CORRELATION
 from assets.findings.evidence import evidence_table
@@ -26,8 +27,9 @@ from assets.specs.study import Study
 
 
 def findings_assets(study: Study) -> list[dg.AssetsDefinition]:
-    """Statistics of shards, the analyses, the claims that they decide, and the page that tells them."""
+    """BM25 where it is asked for, statistics of shards, the analyses, the claims that they decide, and their page."""
     return [
+        *([bm25_asset(study)] if study.spec.findings.bm25 else []),
         shard_statistics_asset(study),
         answer_statistics_asset(study),
         *(analysis_asset(study, analysis) for analysis in analyses(study)),
@@ -40,6 +42,11 @@ def analyses(study: Study) -> list[Analysis]:
     """Those that the study can make: kinds of document need rules that tell them."""
     kinds = [KINDS] if study.spec.findings.document_rules else []
     return [CORRELATION, MAGNITUDE, POWER_LAW, ANSWERS, *kinds, SOURCES]
+
+
+def own_score_tables(study: Study) -> list[Table]:
+    """What the findings score by themselves, of all shards in one step."""
+    return [bm25_table(study.name)] if study.spec.findings.bm25 else []
 
 
 def shard_tables(study: Study) -> list[Table]:
@@ -57,4 +64,4 @@ def whole_tables(study: Study) -> list[Table]:
 
 def findings_tables(study: Study) -> list[Table]:
     """All tables of the findings."""
-    return [*shard_tables(study), *whole_tables(study), report_table(study.name)]
+    return [*own_score_tables(study), *shard_tables(study), *whole_tables(study), report_table(study.name)]

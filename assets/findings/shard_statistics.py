@@ -8,18 +8,20 @@ import pyarrow as pa
 
 from assets.corpus.documents import documents_table
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
+from assets.findings.bm25 import BM25
 from assets.findings.score_statistics import (
     score_statistics_rows,
     score_statistics_table,
     source_statistics_rows,
     source_statistics_table,
 )
+from assets.findings.scores import scanned_scores, score_stamps, score_tables
 from assets.lake.lake import Lake
 from assets.specs.study import Study
 from assets.step.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
 from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
-from assets.study.influence import document_norms_table, influence_table
+from assets.study.influence import document_norms_table
 from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
 
@@ -31,7 +33,7 @@ SOURCES_STORY = "How the scores of each source are distributed, for over- and un
 def shard_statistics_asset(study: Study) -> dg.AssetsDefinition:
     """Sums up the scores of shards."""
     stories = {score_statistics_table: STORY, source_statistics_table: SOURCES_STORY}
-    upstream = (influence_table(study.name), document_norms_table(study.name), documents_table(study.spec.corpus.name))
+    upstream = (*score_tables(study), document_norms_table(study.name), documents_table(study.spec.corpus.name))
     deps = [table.asset_key for table in upstream]
     group = f"study_{study.name}"
 
@@ -53,19 +55,19 @@ def shard_statistics_asset(study: Study) -> dg.AssetsDefinition:
     return statistics
 
 
-def statistics_stamp(study: Study, influence: str | None, documents: str | None) -> str | None:
+def statistics_stamp(study: Study, scores: str | None, documents: str | None) -> str | None:
     """The fingerprint of a shard's statistics; None where it has no scores."""
-    return influence and fingerprint("score_statistics", CODE_VERSION, study.spec.findings.depth, influence, documents)
+    return scores and fingerprint("score_statistics", CODE_VERSION, study.spec.findings.depth, scores, documents)
 
 
 def _sum_up_shards(step: Step, study: Study) -> None:
     shards = step.context.partition_keys
-    influence = step.shard_fingerprints(influence_table(study.name))
+    scores = score_stamps(step, study)
     documents = step.shard_fingerprints(documents_table(study.spec.corpus.name))
     with step.progress(f"{study.name}: statistics of scores", len(shards), "shards") as progress:
 
         def sum_up(shard: str) -> None:
-            stamp = statistics_stamp(study, influence.get(shard), documents.get(shard))
+            stamp = statistics_stamp(study, scores.get(shard), documents.get(shard))
             _sum_up_shard(step, study, shard, stamp)
             progress.advance(1)
 
@@ -79,7 +81,11 @@ def _sum_up_shard(step: Step, study: Study, shard: str, stamp: str | None) -> No
     keys, ids, sources, scores = _scores(step, study, shard)
     norms = _norms(step, study, shard)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ranked = {"normed": np.where(norms > 0, scores / norms, 0).astype(np.float32), "raw": scores}
+        normed = np.where(norms > 0, scores / norms, 0).astype(np.float32)
+    for place, (method, _) in enumerate(keys):
+        if method == BM25:  # which is of no gradient
+            normed[place] = scores[place]
+    ranked = {"normed": normed, "raw": scores}
     depth = study.spec.findings.depth
     rows = [score_statistics_rows(shard, name, keys, ids, each, depth, stamp) for name, each in ranked.items()]
     step.write(tables[0], pa.concat_tables(rows), stamp, shard=shard)
@@ -97,11 +103,8 @@ def _scores(step: Step, study: Study, shard: str) -> tuple[list[tuple[str, str]]
     """Keys (method, query), document ids, their sources, and the scores as a matrix, one row per key."""
     documents = step.scan(documents_table(study.spec.corpus.name), shard=shard)
     listed = documents.select("document_id", "source").sort("document_id").with_row_index("place").collect()
-    scanned = step.scan(influence_table(study.name), shard=shard).select("method", "query_id", "document_id", "score")
-    placed = scanned.join(listed.lazy().select("document_id", "place"), on="document_id").sort(
-        "method", "query_id", "place"
-    )
-    scored = placed.select("method", "query_id", "score").collect()
+    placed = scanned_scores(step, study, shard).join(listed.lazy().select("document_id", "place"), on="document_id")
+    scored = placed.sort("method", "query_id", "place").select("method", "query_id", "score").collect()
     keys = scored.select("method", "query_id").unique(maintain_order=True).rows()
     if len(scored) != len(keys) * len(listed):
         raise BadInput(

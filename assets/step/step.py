@@ -68,6 +68,21 @@ class Step(Reading):
         self._report_kept(table, shard, version, fingerprint or "")
         return True
 
+    def current_shards(self, table: Table, fingerprint: str, shards: Sequence[str]) -> set[str] | None:
+        """The same of an asset that one step writes shard by shard: the shards that can be kept; None where that is
+        all of the table."""
+        version = self.lake.version(table) if self.reuse or self.takes_up else None
+        if version is None:
+            return set()
+        stored = self.stored_fingerprints(table, version)
+        held = {shard for shard in shards if stored.get(shard) == fingerprint}
+        if not self.reuse:
+            held &= self._finished_before_crash(table)
+        if not held or held != set(shards) or held != stored.keys():
+            return held
+        self._report_kept(table, None, version, fingerprint)
+        return None
+
     def _finished_before_crash(self, table: Table) -> set[str]:
         """The shards ("" for a table in one piece) that this run, or the one that it takes up, has written."""
         run = self.context.run

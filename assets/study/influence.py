@@ -185,7 +185,7 @@ def _score_shard(step: Step, study: Study, influence_pass, keys, shard: str, sta
         kinds = step.scan(completions_table(study.name)).select("query_id", "kind").collect()
         sampled = score_sample(keys, scores.scores_QD, dict(kinds.iter_rows()))
         facts |= kept_figure(step.tracking, "scores", lambda: influence_distribution(sampled))
-    rows = _influence_rows(influence, shard, keys, ids, scores.scores_QD, stamp)
+    rows = score_rows(influence, shard, keys, ids, scores.scores_QD, stamp)
     step.write(influence, rows, stamp, shard=shard, metadata=facts)
     return tokens
 
@@ -216,8 +216,8 @@ def _check_scores(step: Step, study: Study, shard: str, keys, ids: list[str], sc
     step.check(once, None if shape == expected else problem, shard=shard)
 
 
-def _influence_rows(table: Table, shard: str, keys, ids: list[str], scores_qd, stamp: str) -> Iterator[pa.RecordBatch]:
-    """All scores of a shard by method, query and falling score, a query at a time."""
+def score_rows(table: Table, shard: str, keys, ids: list[str], scores_qd, stamp: str) -> Iterator[pa.RecordBatch]:
+    """All scores of a shard by method, query and falling score, a query at a time; for tables with these columns."""
     import numpy as np
 
     identities = pa.array(ids, pa.string())

@@ -11,6 +11,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from assets.corpus.documents import documents_table
+from assets.findings.bm25 import BM25
+from assets.findings.score_statistics import score_statistics_table
 from assets.lake.lake import Lake
 from assets.queries.queries import queries_table
 from assets.specs.study import Study
@@ -24,7 +26,8 @@ from examples.demo.findings import (
 )
 from examples.demo.generate import Demo
 
-METHOD_NAMES = {"ekfac": "EK-FAC influence", "dot": "gradient dot product", "chance": "chance"}
+METHOD_NAMES = {"ekfac": "EK-FAC influence", "dot": "gradient dot product", BM25: "BM25", "chance": "chance"}
+RANKED = ("method", "query_id", "document_id", "rank")
 SHOWN = 5
 EXCERPT = 96
 
@@ -41,7 +44,18 @@ def print_report(study: Study, lake: Lake, demo: Demo, console: Console) -> None
         ("reasoning", same_procedure_documents(queries, documents, demo.truth)),
     ):
         _print_query(kind, queries, listed, fitting, console)
-    _print_findings(queries, documents, listed, demo.truth, console)
+    ranked = pl.concat([listed.select(RANKED), _ranked_by_words(study, lake)])
+    _print_findings(queries, documents, ranked, demo.truth, console)
+
+
+def _ranked_by_words(study: Study, lake: Lake) -> pl.DataFrame:
+    """The top documents by BM25, which has no rankings of its own: out of what its shards hold of them."""
+    shards = lake.scan(score_statistics_table(study.name)).filter(method=BM25, ranking="raw")
+    tops = shards.select("method", "query_id", document_id="top_document_ids", score="top_scores").collect()
+    listed = tops.explode("document_id", "score", empty_as_null=False)
+    ordered = listed.sort("method", "query_id", "score", "document_id", descending=[False, False, True, False])
+    rank = pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over("query_id")
+    return ordered.with_columns(rank=rank).filter(pl.col("rank") <= study.spec.options.top_k).select(RANKED)
 
 
 def _facts(study: Study, lake: Lake) -> pl.DataFrame:
@@ -98,7 +112,7 @@ def _print_query(
     console.print(grid)
 
 
-def _print_findings(queries, documents, listed, truth: dict, console: Console) -> None:
+def _print_findings(queries, documents, ranked, truth: dict, console: Console) -> None:
     right = queries.filter(pl.col("is_right") | (pl.col("kind") != "factual"))
     facts = "a document that states the fact is among the top …"
     for title, finding, asked in (
@@ -106,7 +120,7 @@ def _print_findings(queries, documents, listed, truth: dict, console: Console) -
         (f"Factual queries answered rightly: how often {facts}", fact_recall, right),
         ("Reasoning queries: share of the top documents that work the same procedure", same_procedure_share, queries),
     ):
-        _print_finding(title, finding(listed, asked, documents, truth), console)
+        _print_finding(title, finding(ranked, asked, documents, truth), console)
 
 
 def _print_finding(title: str, rows: pl.DataFrame, console: Console) -> None:
