@@ -39,6 +39,7 @@ def test_an_asset_says_what_its_rows_and_columns_are(page, desk):
     table = influence_table("tiny")
     page.goto("/assets")
     page.get_by_role("textbox").first.fill("influence")
+    page.keyboard.press("Enter")
     page.get_by_role("link").filter(has_text="study / tiny / influence").first.click()
     expect(page.get_by_text(re.compile(f"^{table.grain}", re.IGNORECASE)).first).to_be_visible()
     for column in table.columns:
