@@ -11,7 +11,7 @@ import pyarrow as pa
 from assets.corpus.documents import documents_table
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
 from assets.findings.document_rules import DocumentRules, read_rules
-from assets.findings.matching import EXACT, AnswerMatcher, Sought, sought_parts
+from assets.findings.matching import EXACT, NORMALIZED, AnswerMatcher, Sought, sought_parts
 from assets.findings.scores import HAS_NORMS, scanned_scores, score_stamps, score_tables
 from assets.lake.columns import METHOD, QUERY_ID, SHARD, STAMP
 from assets.lake.lake import Lake
@@ -24,24 +24,25 @@ from assets.step.step import Step, run_step
 from assets.study.influence import document_norms_table
 from assets.tracking.tracking import Tracking
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 ANSWERS_STORY = "Which documents hold an answer, or that of a step: how many, and the most influential of them."
 KINDS_STORY = "How many documents are of which kind for a task, by the study's rules."
 NO_RULE = "none"
+MATCH = Column("match", pa.string(), "normalized: documents with its words; exact: those with its very characters.")
 
 
 def answer_statistics_table(study: str) -> Table:
     return Table(
         key=("study", study, "answer_statistics"),
-        grain="one row per shard, method, query and part of its answer",
+        grain="one row per shard, method, query, part of its answer and way of matching",
         columns=(
             SHARD,
             METHOD,
             QUERY_ID,
             Column("part", pa.string(), "answer, or the answer of a step: step 1, step 2, …"),
             Column("answer", pa.string(), "What is looked for."),
-            Column("documents", pa.int64(), "Documents that hold it, by their words."),
-            Column("exact_documents", pa.int64(), "Those of them that hold its very characters."),
+            MATCH,
+            Column("documents", pa.int64(), "Documents that hold it."),
             Column(
                 "best_score",
                 pa.float32(),
@@ -52,7 +53,7 @@ def answer_statistics_table(study: str) -> Table:
             STAMP,
         ),
         partition_by=("shard",),
-        sort_by=("method", "query_id", "part"),
+        sort_by=("method", "query_id", "part", "match"),
     )
 
 
@@ -159,11 +160,12 @@ def _answer_rows(
 ) -> pa.Table:
     hits = pl.DataFrame(
         [
-            (document, hit.query_id, hit.part, hit.match == EXACT)
+            (document, hit.query_id, hit.part, match)
             for document, text in texts.iter_rows()
             for hit in matcher.find(text)
+            for match in {NORMALIZED, hit.match}  # whatever is exact is normalized too
         ],
-        schema={"document_id": pl.String, "query_id": pl.String, "part": pl.String, "is_exact": pl.Boolean},
+        schema={"document_id": pl.String, "query_id": pl.String, "part": pl.String, "match": pl.String},
         orient="row",
     )
     scores = scanned_scores(step, study, shard)
@@ -173,28 +175,25 @@ def _answer_rows(
         normed = (pl.col("score") / pl.col("norm")).fill_nan(0.0).cast(pl.Float32)
         scored = scored.join(norms, on="document_id")
         scored = scored.with_columns(score=pl.when(HAS_NORMS).then(normed).otherwise("score"))
-    key = ["method", "query_id", "part"]
+    key = ["method", "query_id", "part", "match"]
     counted = (
         scored.sort("score", "document_id", descending=[True, False])
         .group_by(key)
         .agg(
             documents=pl.len().cast(pl.Int64),
-            exact_documents=pl.col("is_exact").sum().cast(pl.Int64),
             best_score=pl.col("score").first(),
             best_document_id=pl.col("document_id").first(),
         )
         .collect()
     )
     asked = pl.DataFrame(
-        [(one.query_id, one.part, one.text) for one in sought],
-        schema={"query_id": pl.String, "part": pl.String, "answer": pl.String},
+        [(one.query_id, one.part, one.text, match) for one in sought for match in (EXACT, NORMALIZED)],
+        schema={"query_id": pl.String, "part": pl.String, "answer": pl.String, "match": pl.String},
         orient="row",
     )
     methods = scores.select(pl.col("method").unique()).collect()
     whole = methods.join(asked, how="cross").join(counted, on=key, how="left")
-    whole = whole.with_columns(
-        pl.col("documents", "exact_documents").fill_null(0), shard=pl.lit(shard), fingerprint=pl.lit(stamp)
-    )
+    whole = whole.with_columns(pl.col("documents").fill_null(0), shard=pl.lit(shard), fingerprint=pl.lit(stamp))
     return whole.select(answer_statistics_table("any").schema.names).to_arrow()
 
 

@@ -13,10 +13,10 @@ import polars as pl
 import pyarrow as pa
 
 from assets.findings.analysis import Analysis, Found, queries_of
-from assets.findings.answer_statistics import answer_statistics_table
+from assets.findings.answer_statistics import MATCH, answer_statistics_table
 from assets.findings.comparing import Comparing
 from assets.findings.magnitude import GROUP, TASK
-from assets.findings.matching import answered_rank
+from assets.findings.matching import EXACT, answered_rank
 from assets.findings.merged import merged_ends, merged_histograms
 from assets.findings.score_histogram import ScoreHistogram
 from assets.findings.score_statistics import score_statistics_table
@@ -26,6 +26,7 @@ from assets.specs.study import Study
 from assets.step.step import Step
 
 STORY = "At which rank a document holds the answer, or the answers of the steps, and how many of the corpus do."
+KEY = ("method", "query_id", "part", "match")
 TOPS = (1, 5, 10, 50, 100, 500)
 
 
@@ -33,7 +34,7 @@ def answers_table(study: str) -> Table:
     rank = pa.int64()
     return Table(
         key=("study", study, "answers"),
-        grain="one row per method, query and part of its answer",
+        grain="one row per method, query, part of its answer and way of matching",
         columns=(
             METHOD,
             QUERY_ID,
@@ -42,8 +43,8 @@ def answers_table(study: str) -> Table:
             Column("is_right", pa.bool_(), "Whether the completion gives the answer; null: unknown.", nullable=True),
             Column("part", pa.string(), "answer, or the answer of a step: step 1, step 2, …"),
             Column("answer", pa.string(), "What is looked for."),
-            Column("corpus_documents", pa.int64(), "Documents of the corpus that hold it, by their words."),
-            Column("exact_documents", pa.int64(), "Those of them that hold its very characters."),
+            MATCH,
+            Column("corpus_documents", pa.int64(), "Documents of the corpus that hold it."),
             Column("best_rank", rank, "Rank of the first that does, by score; null: none does.", nullable=True),
             Column(
                 "worst_rank", rank, "The same at worst: beyond findings.depth ranks are known to a bin.", nullable=True
@@ -51,7 +52,7 @@ def answers_table(study: str) -> Table:
             Column("best_document_id", pa.string(), "That document.", nullable=True),
             STAMP,
         ),
-        sort_by=("method", "query_id", "part"),
+        sort_by=KEY,
     )
 
 
@@ -63,23 +64,24 @@ def find_answers(step: Step, study: Study) -> Found:
     )
     documents = next(iter(histograms.values())).documents
     comparing, evidence = Comparing(queries, study.spec.findings), []
-    for (method,), part in rows.group_by("method", maintain_order=True):
+    for (method, match), part in rows.group_by("method", "match", maintain_order=True):
+        is_exact = match == EXACT
         for top in (top for top in TOPS if top <= min(study.spec.findings.depth, documents)):
             answered = pl.DataFrame(list(_answered(part, top)), schema=["query_id", "value"], orient="row")
+            statistic = f"{'exact ' if is_exact else ''}answer in the top {top}"
             chance = _by_chance(part, top, documents)
-            evidence += comparing.shares(method, f"answer in the top {top}", answered, chance=chance)
+            evidence += comparing.shares(method, statistic, answered, chance=chance, tested=not is_exact)
     return Found(rows, evidence)
 
 
 def _added_up(step: Step, study: Study) -> pl.DataFrame:
-    """Over all shards, by method, query and part: documents that hold it, and the best of them."""
-    key = ["method", "query_id", "part"]
-    rows = step.scan(answer_statistics_table(study.name)).collect().sort("best_score", descending=True)
-    rows = rows.sort(*key, "best_score", "best_document_id", descending=[False] * 3 + [True, False], nulls_last=True)
-    return rows.group_by(key, maintain_order=True).agg(
+    """Over all shards, by method, query, part and match: documents that hold it, and the best of them."""
+    rows = step.scan(answer_statistics_table(study.name)).collect()
+    falling = [False] * len(KEY) + [True, False]
+    rows = rows.sort(*KEY, "best_score", "best_document_id", descending=falling, nulls_last=True)
+    return rows.group_by(KEY, maintain_order=True).agg(
         pl.col("answer").first(),
         corpus_documents=pl.col("documents").sum(),
-        exact_documents=pl.col("exact_documents").sum(),
         best_score=pl.col("best_score").first(),
         best_document_id=pl.col("best_document_id").first(),
     )
@@ -126,7 +128,7 @@ def _by_chance(rows: pl.DataFrame, top: int, documents: int) -> dict[str, float]
 
 ANSWERS = Analysis(
     "answers",
-    "1",
+    "2",
     STORY,
     answers_table,
     lambda study: [answer_statistics_table(study.name), score_statistics_table(study.name)],

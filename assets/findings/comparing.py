@@ -58,7 +58,13 @@ class Comparing:
         )
 
     def shares(
-        self, method: str, statistic: str, values: pl.DataFrame, *, chance: float | Mapping[str, float] = math.nan
+        self,
+        method: str,
+        statistic: str,
+        values: pl.DataFrame,
+        *,
+        chance: float | Mapping[str, float] = math.nan,
+        tested: bool = True,
     ) -> list[Evidence]:
         """The same where the values are 0 and 1, and the mean is a share of queries."""
         options = {"resamples": self.settings.resamples, "seed": self.settings.seed}
@@ -68,7 +74,7 @@ class Comparing:
             values,
             chance,
             share_interval,
-            lambda one, other: difference_of_shares(one, other, **options),
+            (lambda one, other: difference_of_shares(one, other, **options)) if tested else None,
         )
 
     def _compared(

@@ -162,7 +162,8 @@ def answers(of: pl.DataFrame, methods: tuple[str, ...] = METHODS) -> tuple[pl.Da
             spread = 9.0 / strength(query, key["method"]) * (1 if query["kind"] == "factual" else 20)
             rank = int(draw.exponential(1) ** 3 * spread) + 1 if found else None
             ranks = {"best_rank": rank, "worst_rank": rank, "best_document_id": None if rank is None else "d"}
-            rows.append(key | {"is_right": query["is_right"], "part": part, "answer": "Paris", **ranks})
+            rows.append(key | {"is_right": query["is_right"], "part": part, "answer": "Paris"})
+            rows[-1] |= {"match": "normalized", **ranks}
             rows[-1]["corpus_documents"] = 12 if found else 0
     frame, comparing, found = pl.DataFrame(rows, infer_schema_length=None), Comparing(of, SETTINGS), []
     for (method,), part in frame.group_by("method", maintain_order=True):

@@ -23,6 +23,7 @@ from assets.findings.charts.looks import (
 )
 from assets.findings.charts.panels import Scale, Stroke, Word, grid
 from assets.findings.charts.reading import means
+from assets.findings.matching import NORMALIZED
 
 if TYPE_CHECKING:
     import altair as alt
@@ -109,9 +110,9 @@ def _dodged(looks: Mapping[str, Look]) -> dict[str, float]:
 
 def _anywhere(panel: Panel, rows: pl.DataFrame, kind: str) -> list[Word | Stroke]:
     """A rule at the share of queries that could be answered at all: every part stands somewhere in the corpus."""
-    if not rows.width or rows.filter(group=kind).is_empty():
+    if not rows.width or rows.filter(group=kind, match=NORMALIZED).is_empty():
         return []
-    main = rows.filter(group=kind).filter(pl.col("method") == ordered_methods(rows)[0])
+    main = rows.filter(group=kind, match=NORMALIZED).filter(pl.col("method") == ordered_methods(rows)[0])
     share = main.group_by("query_id").agg(there=(pl.col("corpus_documents") > 0).all())["there"].mean()
     place = panel.height - panel.y.place(share, panel.height)
     above = place > 12

@@ -57,8 +57,8 @@ SUBJECTS = (
         "A model that repeats what it has read needs a document that says so; one that works an answer out does not. "
         "In every document of the corpus the query’s answer is looked for by its words; a calculation needs the "
         "answers of all its steps, perhaps in several documents. The figure and the table give the share of queries "
-        "whose answer stands among the top documents by score. Chance is what a random order of the same documents "
-        "would give.",
+        "whose answer stands among the top documents by score. (The table evidence has the same of the answer’s very "
+        "characters.) Chance is what a random order of the same documents would give.",
         (r"^answer in the top",),
         "%",
         most=3,
