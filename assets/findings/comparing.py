@@ -14,9 +14,8 @@ import numpy as np
 import polars as pl
 
 from assets.findings.evidence import Evidence
-from assets.findings.resampling import (
-    Comparison,
-    Interval,
+from assets.findings.uncertainty.bootstrap import Comparison, Interval
+from assets.findings.uncertainty.values import (
     difference_of_means,
     difference_of_shares,
     mean_interval,

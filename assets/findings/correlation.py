@@ -18,8 +18,8 @@ from assets.findings.comparing import Comparing
 from assets.findings.evidence import Evidence
 from assets.findings.magnitude import GROUP, TASK
 from assets.findings.merged import MethodMoments, merged_method_moments, merged_moments
-from assets.findings.resampling import between_groups, within_against_between, within_groups
 from assets.findings.score_statistics import score_statistics_table
+from assets.findings.uncertainty.pairs import between_groups, within_against_between, within_groups
 from assets.lake.columns import METHOD, QUERY_ID, STAMP
 from assets.lake.tables import Column, Table
 from assets.specs.study import Study

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import pyarrow as pa
 
-from assets.findings.resampling import Comparison, Interval, holm
+from assets.findings.uncertainty.bootstrap import Comparison, Interval
+from assets.findings.uncertainty.corrections import holm
 from assets.lake.columns import METHOD, STAMP
 from assets.lake.tables import Column, Table
 
