@@ -186,6 +186,8 @@ def _claims(evidence: pl.DataFrame) -> Iterator[Claim]:
         sentence = f"{kind.capitalize()} queries of the same task draw on the same documents more than those of others."
         same, other = f"{kind}, same task", f"{kind}, other task"
         yield Claim(f"same task, {kind}", "correlation", sentence, "mean correlation", same, other)
+    sentence = "Reasoning queries draw on the same documents as each other more than factual queries do."
+    yield Claim("shared documents", "correlation", sentence, "mean correlation", "factual", "reasoning", sign=-1)
     sentence = "The top 1 % of documents have more influence per nat on factual than on reasoning queries."
     statistic = "positive influence per nat, top 1 %"
     yield Claim("magnitude", "magnitude", sentence, statistic, "factual", "reasoning")

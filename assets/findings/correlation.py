@@ -19,7 +19,12 @@ from assets.findings.evidence import Evidence
 from assets.findings.magnitude import GROUP, TASK
 from assets.findings.merged import MethodMoments, merged_method_moments, merged_moments
 from assets.findings.score_statistics import score_statistics_table
-from assets.findings.uncertainty.pairs import between_groups, within_against_between, within_groups
+from assets.findings.uncertainty.pairs import (
+    between_groups,
+    within_against_between,
+    within_against_within,
+    within_groups,
+)
 from assets.lake.columns import METHOD, QUERY_ID, STAMP
 from assets.lake.tables import Column, Table
 from assets.specs.study import Study
@@ -67,8 +72,8 @@ def find_correlation(step: Step, study: Study) -> Found:
         .join(other, on="other_query_id")
     )
     rows = rows.sort("method", "other_method", "query_id", "other_query_id")
-    evidence = [each for method in merged for each in _within_method(study, method, queries)]
     comparing = Comparing(queries, study.spec.findings)
+    evidence = [each for method in merged for each in _within_method(study, method, queries, comparing)]
     for (method, than), part in rows.filter(pl.col("method") != pl.col("other_method")).group_by(
         "method", "other_method", maintain_order=True
     ):
@@ -104,8 +109,10 @@ def _matched(methods: list[str], query: str, moments) -> Iterator[dict]:
         }
 
 
-def _within_method(study: Study, method: MethodMoments, queries: pl.DataFrame) -> Iterator[Evidence]:
-    """Means of R within each kind and its tasks, between kinds, and whether tasks set queries apart."""
+def _within_method(
+    study: Study, method: MethodMoments, queries: pl.DataFrame, comparing: Comparing
+) -> Iterator[Evidence]:
+    """Means of R within each kind and its tasks, between kinds, and whether tasks and kinds set queries apart."""
     r = method.moments.correlations()
     labels = pl.DataFrame({"query_id": method.query_ids}).join(
         queries, on="query_id", how="left", maintain_order="left"
@@ -122,6 +129,10 @@ def _within_method(study: Study, method: MethodMoments, queries: pl.DataFrame) -
     for one, other in combinations(sizes, 2):
         interval = between_groups(r, groups, one, other, **options)
         yield Evidence.of_group(f"{one} × {other}", interval, sizes[one] + sizes[other], 0.0, **named)
+    for one, other in comparing.pairs:
+        if one in sizes and other in sizes:
+            test = within_against_within(r, groups, one, other, **options)
+            yield Evidence.of_contrast(one, other, test, sizes[one] + sizes[other], **named)
 
 
 def _by_task(r: np.ndarray, tasks: list[str | None], group: str, named: dict, options: dict) -> Iterator[Evidence]:
@@ -140,5 +151,5 @@ def _by_task(r: np.ndarray, tasks: list[str | None], group: str, named: dict, op
 
 
 CORRELATION = Analysis(
-    "correlation", "1", STORY, correlation_table, lambda study: [score_statistics_table(study.name)], find_correlation
+    "correlation", "2", STORY, correlation_table, lambda study: [score_statistics_table(study.name)], find_correlation
 )

@@ -110,6 +110,14 @@ def test_tasks_are_compared_with_tasks_of_controls():
     assert names == set()
 
 
+@pytest.mark.parametrize(("estimate", "holds"), [(-0.3, True), (0.3, False)])
+def test_reasoning_shares_documents_where_factual_queries_correlate_less(estimate, holds):
+    ends = {"estimate": estimate, "low": estimate - 0.1, "high": estimate + 0.1, "p_adjusted": 0.01}
+    groups = [row("correlation", "mean correlation", kind, chance=0.0) for kind in ("factual", "reasoning")]
+    contrast = row("correlation", "mean correlation", "factual", "reasoning", **ends)
+    assert the("shared documents", *groups, contrast)["holds"] == holds
+
+
 def test_claims_are_made_for_every_method_and_depth_that_there_is():
     rows = [
         mean("factual", 0.4, 0.1),

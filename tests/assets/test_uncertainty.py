@@ -23,7 +23,6 @@ from assets.findings.uncertainty.values import (
     difference_of_means,
     difference_of_shares,
     mean_interval,
-    paired_difference,
     share_interval,
 )
 
@@ -98,7 +97,6 @@ def test_a_seed_gives_the_same_numbers_whatever_the_order(draw):
     assert mean_interval(values, seed=3) == mean_interval(values[::-1], seed=3)
     assert mean_interval(values, seed=3) != mean_interval(values, seed=4)
     assert difference_of_means(values, others, seed=3) == difference_of_means(values[::-1], others[::-1], seed=3)
-    assert paired_difference(values, -values, seed=1) == paired_difference(values[::-1], -values[::-1], seed=1)
 
 
 def test_too_few_queries_have_no_interval():
@@ -165,25 +163,6 @@ def test_groups_of_one_or_none_are_not_tested():
     two = np.array([1.0, 2.0])
     np.testing.assert_equal(difference_of_means(np.array([3.0]), two), Comparison(1.5, NAN, NAN, NAN))
     np.testing.assert_equal(difference_of_means(two, np.array([])), Comparison(NAN, NAN, NAN, NAN))
-    np.testing.assert_equal(paired_difference(np.array([3.0]), np.array([1.0])), Comparison(2, NAN, NAN, NAN))
-    np.testing.assert_equal(paired_difference(np.array([]), np.array([])), Comparison(NAN, NAN, NAN, NAN))
-
-
-def test_pairs_are_flipped():
-    """Of the 16 ways to sign 1, 2, 3 and 4 two have a sum as far from zero as 10, and four at least 8."""
-    zeros = np.zeros(4)
-    assert paired_difference(np.array([1.0, 2.0, 3.0, 4.0]), zeros).p_value == 2 / 16
-    assert paired_difference(np.array([-1.0, 2.0, 3.0, 4.0]), zeros).p_value == 4 / 16
-    with pytest.raises(ValueError, match="as many values"):
-        paired_difference(zeros, np.zeros(3))
-
-
-def test_paired_p_is_uniform_and_sees_what_queries_share(draw):
-    found = [paired_difference(draw.normal(size=15), draw.normal(size=15), resamples=400) for _ in range(300)]
-    assert np.mean([each.p_value <= 0.1 for each in found]) == pytest.approx(0.1, abs=0.06)
-    levels = draw.normal(0, 10, 15)
-    noisy = [levels + draw.normal(mean, 0.5, 15) for mean in (1, 0)]
-    assert paired_difference(*noisy).p_value < 0.01 < 0.5 < difference_of_means(*noisy).p_value
 
 
 # Shares

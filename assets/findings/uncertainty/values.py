@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from assets.findings.uncertainty.bootstrap import RESAMPLES, Comparison, Interval, Z, bca, generators
-from assets.findings.uncertainty.permutation import p_value, welch_p
+from assets.findings.uncertainty.permutation import welch_p
 
 
 def mean_interval(values_Q: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
@@ -69,32 +69,6 @@ def difference_of_means(
     influences = [sign * (group - group.mean()) / len(group) for sign, group in zip((1, -1), groups, strict=True)]
     _, low, high = bca(estimate, means[0] - means[1], influences)
     return Comparison(estimate, low, high, welch_p(*groups, resamples, permutation))
-
-
-def paired_difference(
-    first_Q: np.ndarray, second_Q: np.ndarray, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Comparison:
-    """Mean of first minus second, the same queries in the same order under two methods (both of shape Q).
-
-    The p-value is two-sided, of flipping the signs of the differences: exact where there are no more than `resamples`
-    ways to do it, else with one added to both counts. One query has no interval and no p-value.
-    """
-    first, second = np.asarray(first_Q, np.float64), np.asarray(second_Q, np.float64)
-    if first.shape != second.shape:
-        raise ValueError(f"pairs need as many values on both sides, and they are {first.shape} and {second.shape}")
-    with np.errstate(invalid="ignore"):
-        differences = known(first - second)
-    interval = mean_interval(differences, resamples=resamples, seed=seed)
-    if len(differences) < 2 or not np.isfinite(differences).all():
-        return Comparison(*interval, math.nan)
-    count = len(differences)
-    exact = count < 60 and 2**count <= resamples
-    if exact:
-        flips = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
-    else:
-        flips = generators(seed)[1].integers(0, 2, (resamples, count))
-    sums, scale = (1 - 2 * flips) @ differences, float(np.abs(differences).sum())
-    return Comparison(*interval, p_value(differences.sum(), sums, "two-sided", exact, scale))
 
 
 # Shares of queries: the bootstrap says nothing of a share of 0 or 1
