@@ -77,7 +77,7 @@ def test_correlations_within_and_between_tasks_are_those_of_the_factors(tmp_path
     kinds = one(evidence, "mean correlation", "factual", "reasoning")
     of_kind = [one(evidence, "mean correlation", kind)["estimate"] for kind in TASKS]
     assert kinds["estimate"] == pytest.approx(of_kind[0] - of_kind[1])
-    assert kinds["low"] < 0 < kinds["high"] and kinds["p_adjusted"] > 0.05  # drawn from the same ranges
+    assert -0.1 < kinds["low"] < kinds["estimate"] < kinds["high"] < 0.2  # drawn from the same ranges
     told = one(evidence, "mean correlation", "factual: river")
     of_river = [place[query.id] for query in queries if query.task == "river"]
     assert told["estimate"] == pytest.approx(exact[np.ix_(of_river, of_river)][np.triu_indices(6, 1)].mean())
