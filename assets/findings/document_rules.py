@@ -19,8 +19,8 @@ from typing import Literal
 import regex
 from pydantic import Field, field_validator
 
-from assets.specs.corpus import FieldName, Spec
 from assets.specs.mistakes import validated
+from assets.specs.spec import FieldName, Spec
 from assets.specs.yaml_positions import Document, read_yaml
 from compute.errors import BadInput
 

@@ -2,41 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from assets.specs.spec import FieldName, Name, Paths, Spec
 
 Format = Literal["jsonl", "parquet", "text", "datasets"]
-
-
-def _checked_name(name: str) -> str:
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-        raise ValueError(
-            f"'{name}' is not a name: use lower-case letters, digits, '-' and '_', beginning with a letter or digit"
-        )
-    return name
-
-
-def _one_or_many(paths: Any) -> Any:
-    return (paths,) if isinstance(paths, str) else paths
-
-
-def _checked_paths(paths: tuple[str, ...]) -> tuple[str, ...]:
-    if not paths or not all(path.strip() for path in paths):
-        raise ValueError("path is empty; name a file, a directory or a glob")
-    return paths
-
-
-Name = Annotated[str, AfterValidator(_checked_name)]
-Paths = Annotated[tuple[str, ...], BeforeValidator(_one_or_many), AfterValidator(_checked_paths)]
-FieldName = Annotated[str, Field(min_length=1)]
-
-
-class Spec(BaseModel):
-    """A part of a study file: unknown fields are mistakes, and nothing changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class FieldMapping(Spec):

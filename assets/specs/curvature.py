@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from assets.specs.model import NAME
+from assets.specs.spec import Name, Spec
 
 
-class CurvatureSpec(BaseModel):
+class CurvatureSpec(Spec):
     """One EK-FAC fit, shared by every study that names it with the same model and corpus."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(pattern=NAME, description="Name in asset keys: curvature/<name>/covariances.")
+    name: Name = Field(description="Name in asset keys: curvature/<name>/covariances.")
     sample_documents: int = Field(10_000, gt=0, description="Documents in the pinned sample (the paper: 100,000).")
     labels: Literal["sampled", "empirical"] = Field(
         "sampled", description="Labels from the model (the true Fisher) or from the data (the empirical one)."

@@ -7,8 +7,8 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from assets.specs.corpus import Name, Spec
 from assets.specs.model import ModelSpec
+from assets.specs.spec import Name, Spec
 
 
 def _rising(values: tuple[float, ...]) -> tuple[float, ...]:

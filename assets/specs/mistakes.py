@@ -8,6 +8,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from assets.specs.spec import NAME_PATTERN
 from assets.specs.yaml_positions import Document, Location
 from compute.errors import BadInput
 
@@ -33,8 +34,8 @@ EXPECTED = {
     "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
+    "finite_number": "a finite number",
 }
-NAME_PATTERN = "^[a-z0-9][a-z0-9_-]*$"
 NAME = "lower-case letters, digits, '-' and '_', beginning with a letter or digit"
 LONGEST_VALUE = 60
 

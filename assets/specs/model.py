@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-NAME = r"^[a-z0-9][a-z0-9_-]*$"
+from assets.specs.spec import Name, Spec
 
 
-class TrainSpec(BaseModel):
+class TrainSpec(Spec):
     """Training from scratch with transformers' Trainer on the study's own documents; causal language modelling."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     architecture: Literal["gpt_neox", "llama", "gpt2"] = Field("gpt_neox", description="Family of the architecture.")
     hidden_size: int = Field(128, gt=0, description="Width of the residual stream.")
@@ -42,12 +40,10 @@ class TrainSpec(BaseModel):
         return self
 
 
-class ModelSpec(BaseModel):
+class ModelSpec(Spec):
     """A causal language model: exactly one of `path`, `hub` and `train`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(pattern=NAME, description="Name in asset keys: model/<name>/checkpoint.")
+    name: Name = Field(description="Name in asset keys: model/<name>/checkpoint.")
     path: str | None = Field(None, description="Directory of a Hugging Face checkpoint with safetensors.")
     hub: str | None = Field(None, description="Hugging Face hub id, owner/model.")
     revision: str | None = Field(None, description="Commit or tag of the hub id, so that the weights cannot change.")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from assets.specs.corpus import FieldName, Name, Paths, Spec
+from assets.specs.spec import FieldName, Name, Paths, Spec
 
 
 class QueryFields(Spec):

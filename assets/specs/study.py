@@ -6,21 +6,20 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import dagster as dg
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from assets.specs.corpus import CorpusSpec
 from assets.specs.curvature import CurvatureSpec
 from assets.specs.findings import FindingsSpec
-from assets.specs.model import NAME, ModelSpec
+from assets.specs.model import ModelSpec
 from assets.specs.queries import QueriesSpec
+from assets.specs.spec import Name, Spec
 
 OWNER = r"^(team:[A-Za-z0-9_]+|[^@\s]+@[^@\s]+\.[^@\s]+)$"
 
 
-class StudyOptions(BaseModel):
+class StudyOptions(Spec):
     """How documents are scored and ranked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     methods: tuple[Literal["ekfac", "dot"], ...] = Field(
         ("ekfac", "dot"), min_length=1, description="Scores to compute in the one pass: EK-FAC, gradient dot product."
@@ -49,10 +48,8 @@ class StudyOptions(BaseModel):
         return None if self.rank == "full" else self.rank
 
 
-class AutomationSpec(BaseModel):
+class AutomationSpec(Spec):
     """What runs without a hand on it, as the study's author wants it; the Dagster UI can switch each on and off too."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     watch: bool = Field(
         False, description="Look for source files that are new, changed or gone, and read and score their shards."
@@ -78,12 +75,10 @@ class AutomationSpec(BaseModel):
         return self
 
 
-class StudySpec(BaseModel):
+class StudySpec(Spec):
     """One study."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    study: str = Field(pattern=NAME, description="Name in asset keys: study/<name>/influence.")
+    study: Name = Field(description="Name in asset keys: study/<name>/influence.")
     corpus: CorpusSpec = Field(description="The documents that may have taught the model.")
     model: ModelSpec = Field(description="The model whose documents' gradients are taken.")
     query_model: ModelSpec | None = Field(

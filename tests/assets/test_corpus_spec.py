@@ -46,7 +46,7 @@ def test_frozen():
         ({"revision": "main"}, "'revision' belongs to 'hub'"),
         ({"path": ""}, "path is empty"),
         ({"path": []}, "path is empty"),
-        ({"name": "Demo corpus"}, "'Demo corpus' is not a name: use lower-case letters"),
+        ({"name": "Demo corpus"}, "String should match pattern"),
         ({"shard_records": 0}, "greater than or equal to 1"),
         ({"max_tokens": 1}, "greater than or equal to 2"),
         ({"max_rejected": 1.5}, "less than or equal to 1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import polars as pl
@@ -38,6 +39,12 @@ def test_unknown_field_names_file_line_and_field(refused, tmp_path):
     line = next(n for n, text in enumerate(study.read_text().splitlines(), 1) if "damppening" in text)
     sentence = refused(study)
     assert f"tiny.yaml:{line}" in sentence and "options.damppening" in sentence and "damping" in sentence
+
+
+@pytest.mark.parametrize("damping", [math.inf, math.nan, -0.1])
+def test_damping_is_a_number(refused, tmp_path, damping):
+    sentence = refused(write_study(tmp_path, options={"damping": damping}))
+    assert "options.damping" in sentence and "tiny.yaml:" in sentence
 
 
 def test_missing_corpus_file(refused, tmp_path):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import altair as alt
 
 TITLE = "The claims, and whether they hold"
-WIDE, NARROW, ROW, HEAD = 170, 84, 28, 24
+WIDE, NARROW, ROW, HEAD = 170, 116, 28, 24
 NUMBERS_AT, VERDICT_AT, BESIDE = WIDE + 12, WIDE + 158, 5
 ENDS = ("estimate", "low", "high")
 ON_OWN_SCALE = Scale("", -1.08, 1.08)
