@@ -1,4 +1,4 @@
-"""What the platform adds to the computation of a shard of default size: python -m benchmarks.overhead [SHARDS]
+"""What the platform adds to the computation of a shard of default size: python -m benchmarks.overhead [SHARDS] [WIDTH]
 
 Shards of 1,000 records are scored by a step of its own, as the Dagster UI would start it. Everything in the run that is
 not the pass over the documents (opening the model, reading, writing, checks, events, MLflow, figures) is overhead.
@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -30,21 +31,23 @@ DEFAULT_SIZE = GeneratedStudy("overhead", records=1_000, words=250, max_tokens=2
 SCORES = ("influence", "document_norms", "candidates")
 
 
-def main(shards: int) -> None:
+def main(shards: int = 4, width: int = DEFAULT_SIZE.hidden_size) -> None:
+    generated = replace(DEFAULT_SIZE, hidden_size=width)
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         os.environ["HEADWATER_HOME"] = str(root / "home")
         home = Home.from_environment().prepare()
-        study = open_study(DEFAULT_SIZE.write(root), home)
+        study = open_study(generated.write(root), home)
         for number in range(shards):
-            DEFAULT_SIZE.write_shard(root, number)
+            generated.write_shard(root, number)
         with home.instance() as instance:
             run_study(study, instance, resources_of(home))
             for keys in ([shard_keys(study, instance)[0]], shard_keys(study, instance)):
                 computed, whole = _seconds(study, instance, home, keys)
-                added = {"compute_seconds": round(computed, 2), "run_seconds": round(whole, 2)}
-                print(json.dumps({"shards": len(keys)} | added | {"added": round(whole / computed - 1, 4)}), flush=True)
+                told = {"shards": len(keys), "width": width, "compute_seconds": round(computed, 2)}
+                told |= {"run_seconds": round(whole, 2), "added": round(whole / computed - 1, 4)}
+                print(json.dumps(told), flush=True)
 
 
 def _seconds(study, instance: dg.DagsterInstance, home: Home, shards: list[str]) -> tuple[float, float]:
@@ -82,4 +85,4 @@ def _timed_passes(passes: list[float]) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 4)
+    main(*map(int, sys.argv[1:]))
