@@ -25,6 +25,7 @@ from assets.corpus.documents import documents_table
 from assets.corpus.records import records_table, rejected_table
 from assets.corpus.shard_list import shards_table, source_key
 from assets.corpus.tombstones import tombstones_table
+from assets.findings.comparison_statistics import comparison_statistics_table
 from assets.findings.graph import own_score_tables, shard_tables, whole_tables
 from assets.findings.report.report import report_table
 from assets.specs.study import Study
@@ -52,7 +53,9 @@ def study_keys(study: Study) -> list[dg.AssetKey]:
 
 def with_conditions(definitions: Iterable[dg.AssetsDefinition], studies: Iterable[Study]) -> list[dg.AssetsDefinition]:
     """The same assets with the conditions under which they follow what they depend on."""
+    studies = list(studies)
     conditions = {key: condition for study in studies for key, condition in _conditions(study).items()}
+    conditions |= {comparison_statistics_table(study.name).asset_key: _compares(study, studies) for study in studies}
     freshness = {key: policy for study in studies for key, policy in _freshness(study).items()}
 
     def attach(spec: dg.AssetSpec) -> dg.AssetSpec:
@@ -98,6 +101,13 @@ def _conditions_of_findings(study: Study) -> dict[dg.AssetKey, dg.AutomationCond
         **dict.fromkeys((evidence, claims), of_analyses),
         report_table(study.name).asset_key: of_claims,
     }
+
+
+def _compares(study: Study, studies: Iterable[Study]) -> dg.AutomationCondition:
+    """Of what is computed from the scores of several studies, each shard."""
+    compared = [each for each in studies if each is study or each.name in study.spec.findings.compare]
+    keys = [influence_table(each.name).asset_key for each in compared]
+    return _follows(*keys).with_label("when its scores, or those that they are compared with, are made anew")
 
 
 def _follows(*keys: dg.AssetKey, when_missing: bool = True) -> dg.AutomationCondition:

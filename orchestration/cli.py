@@ -44,16 +44,17 @@ def run(
     from orchestration.preflight import preflight
     from orchestration.resources import resources_of
     from orchestration.run import StepFailed, run_study
-    from orchestration.studies import open_study
+    from orchestration.studies import compared_studies, open_study
     from orchestration.summary import print_summary
 
     try:
         home = Home.from_environment().prepare()
         study = open_study(study_file, home)
+        others = compared_studies(study, home.studies)
         preflight(study)
         with home.instance() as instance:
             resources = resources_of(home)
-            run_study(study, instance, resources, recompute=recompute, refit=refit)
+            run_study(study, instance, resources, recompute=recompute, refit=refit, others=others)
             print_summary(study, resources["lake"])
     except BadInput as error:
         _exit(str(error))

@@ -32,8 +32,9 @@ from assets.tracking.tracking import STUDY_TAG
 from orchestration.automation import with_conditions
 
 
-def study_assets(study: Study) -> list[dg.AssetsDefinition]:
-    """Every asset of one study, in the order in which a document passes through them."""
+def study_assets(study: Study, others: Iterable[Study] = ()) -> list[dg.AssetsDefinition]:
+    """Every asset of one study, in the order in which a document passes through them. `others`: those that it may be
+    compared with."""
     return [
         shards_asset(study),
         records_asset(study),
@@ -50,18 +51,24 @@ def study_assets(study: Study) -> list[dg.AssetsDefinition]:
         influence_asset(study),
         coverage_asset(study),
         rankings_asset(study),
-        *findings_assets(study),
+        *findings_assets(study, others),
     ]
 
 
-def study_assets_once(studies: Iterable[Study]) -> list[dg.AssetsDefinition | dg.AssetSpec]:
-    """The assets of all studies, what they share once, with the conditions under which each follows the others."""
+def study_assets_once(
+    studies: Iterable[Study], others: Iterable[Study] = ()
+) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """The assets of all studies, what they share once, with the conditions under which each follows the others.
+
+    `others` are studies that these may be compared with, and whose assets are not wanted.
+    """
     studies = list(studies)
+    known = [*studies, *others]
     by_key: dict[dg.AssetKey, dg.AssetsDefinition] = {}
     sources: dict[dg.AssetKey, dg.AssetSpec] = {}
     for study in studies:
         sources.setdefault(source_key(study.spec.corpus.name), source_spec(study))
-        for definition in study_assets(study):
+        for definition in study_assets(study, known):
             by_key.setdefault(next(iter(definition.keys)), definition)
     return [*sources.values(), *with_conditions(by_key.values(), studies)]
 

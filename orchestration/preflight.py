@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from assets.corpus.preflight import preflight_corpus
 from assets.findings.answer_statistics import study_rules
+from assets.findings.judge import check_judge
 from assets.model.fit import check_architecture, check_context, check_query_length
 from assets.queries.reading import Query, read_queries
 from assets.specs.model import ModelSpec
@@ -15,6 +16,8 @@ def preflight(study: Study) -> None:
     """Raises BadInput for the first mistake that a look at the study's files and configurations can find."""
     preflight_corpus(study.spec.corpus, study.base)
     study_rules(study)
+    if study.spec.findings.judge:
+        check_judge(study.spec.findings.judge, study.base)
     queries = read_queries(study.spec.queries, study.base)
     skeleton = _trained_skeleton(study) if study.spec.model.train else _named_skeleton(study.spec.model, study.base)
     _check_modules(study, skeleton)

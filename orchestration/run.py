@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -39,16 +39,19 @@ def run_study(
     *,
     recompute: bool = False,
     refit: bool = False,
+    others: Iterable[Study] = (),
 ) -> list[str]:
     """Registers the corpus's shards, then materializes everything else; the ids of both Dagster runs.
 
     What is already there for the same inputs is kept, unless `recompute`. Pinned samples (tokenizer, training,
-    curvature) are drawn again with `refit`. Raises StepFailed for the first step that failed; what was finished
-    before it stays.
+    curvature) are drawn again with `refit`. `others` are the studies that it may be compared with. Raises StepFailed
+    for the first step that failed; what was finished before it stays.
     """
     _hush_libraries()
     clear_after_killed_runs(instance, resources["tracking"])
-    definitions = dg.Definitions(assets=study_assets_once([study]), jobs=[study_job(study)], resources=resources)
+    definitions = dg.Definitions(
+        assets=study_assets_once([study], others), jobs=[study_job(study)], resources=resources
+    )
     job = definitions.resolve_job_def(job_name(study))
     tags = {
         REUSE_TAG: str(not recompute).lower(),

@@ -98,6 +98,19 @@ def declared_models(directory: Path) -> list[ModelSpec]:
     return [part for study in studies for label, part in study_parts(study) if label in ("model", "query_model")]
 
 
+def compared_studies(study: Study, directory: Path) -> list[Study]:
+    """The studies that `findings.compare` names. Raises BadInput for a name that no study file here has."""
+    wanted = study.spec.findings.compare
+    known = {each.study.name: each.study for each in load_studies(directory) if each.study} if wanted else {}
+    for name in wanted:
+        if name not in known:
+            raise BadInput(
+                f"study {study.name}: findings.compare names {name}, and no study file in {directory} declares it; "
+                "correct the name, or put the file there"
+            )
+    return [known[name] for name in wanted]
+
+
 def _register(loaded: LoadedStudy, directory: Path) -> None:
     """Links a study file from elsewhere into the studies directory, under the study's name."""
     real, name = loaded.file, loaded.study.name
@@ -124,8 +137,13 @@ def _check_conflicts(loaded: LoadedStudy, others: Iterable[LoadedStudy]) -> None
             raise BadInput(_one_to_dagster(loaded, ("study",), loaded.study.name, other, ("study",), other.study.name))
         if conflict := _conflict(loaded, other):
             raise BadInput(conflict)
+        if conflict := _compared_in_vain(loaded, other) or _compared_in_vain(other, loaded):
+            raise BadInput(conflict)
     if conflict := _conflict(loaded, loaded):  # a model and a query_model of one name
         raise BadInput(conflict)
+    if loaded.study.name in loaded.study.spec.findings.compare:
+        place = loaded.document.place(("findings", "compare"))
+        raise BadInput(f"{place}: names the study itself; name others whose scores its own are compared with")
 
 
 def _name_is_taken(loaded: LoadedStudy, by: str) -> str:
@@ -147,6 +165,17 @@ def _conflict(loaded: LoadedStudy, other: LoadedStudy) -> str | None:
                 otherwise = _value(theirs, inner, other.study.base)
                 return _told(loaded, here, f"{label} {mine.name}", is_so, other, there, otherwise)
     return _fit_conflict(loaded, other)
+
+
+def _compared_in_vain(loaded: LoadedStudy, other: LoadedStudy) -> str | None:
+    """Scores are compared document by document."""
+    own, theirs = loaded.study.spec.corpus.name, other.study.spec.corpus.name
+    if other.study.name not in loaded.study.spec.findings.compare or own == theirs:
+        return None
+    return (
+        f"{loaded.document.place(('findings', 'compare'))}: names study {other.study.name}, whose corpus is {theirs} "
+        f"({_line(other, ('corpus', 'name'))}), and not {own}; only studies of one corpus can be compared"
+    )
 
 
 def _told(

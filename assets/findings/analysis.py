@@ -99,7 +99,7 @@ def _analyse(step: Step, study: Study, analysis: Analysis, table: Table) -> None
     told = pl.from_arrow(rows)
     previews = kept_figure(step.tracking, analysis.name, lambda: drawn(analysis.name, found.rows, told))
     previews |= {"evidence": table_of(told, limit=12, columns=SHOWN)}
-    step.tracking.log_metrics(_metrics(found.evidence), 0)
+    step.tracking.log_metrics(evidence_metrics(found.evidence), 0)
     frame = found.rows.with_columns(fingerprint=pl.lit(stamp)).select(table.schema.names)
     step.write(table, frame.to_arrow().cast(table.schema), stamp, metadata={**found.facts, **bounded(previews)})
 
@@ -110,7 +110,7 @@ def _stamp(step: Step, study: Study, analysis: Analysis) -> str:
     return fingerprint(analysis.name, analysis.code_version, study.spec.findings, shards, queries)
 
 
-def _metrics(evidence: Sequence[Evidence]) -> dict[str, float]:
+def evidence_metrics(evidence: Sequence[Evidence]) -> dict[str, float]:
     """For MLflow: the estimates under names that it takes."""
     named = {
         f"{each.method}/{each.statistic}/{each.group}{f' - {each.contrast}' if each.contrast else ''}": each.estimate

@@ -193,7 +193,9 @@ def _answer_rows(
     )
     methods = scores.select(pl.col("method").unique()).collect()
     whole = methods.join(asked, how="cross").join(counted, on=key, how="left")
-    whole = whole.with_columns(pl.col("documents").fill_null(0), shard=pl.lit(shard), fingerprint=pl.lit(stamp))
+    whole = whole.with_columns(
+        pl.col("documents").fill_null(0), shard=pl.lit(shard), fingerprint=pl.lit(stamp, pl.String)
+    )
     return whole.select(answer_statistics_table("any").schema.names).to_arrow()
 
 

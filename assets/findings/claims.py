@@ -166,7 +166,9 @@ def _claims(evidence: pl.DataFrame) -> Iterator[Claim]:
     statistics = evidence["statistic"].unique().sort().to_list()
     kinds = [group for group in evidence["group"].unique().sort() if group in ("factual", "reasoning")]
     for statistic in statistics:
-        if statistic.startswith("answer in the "):
+        if ", by " in statistic:
+            yield from _claims_of_judge(statistic)
+        elif statistic.startswith("answer in the "):
             depth = statistic.removeprefix("answer in the ")
             for kind in kinds:
                 what = "the answer" if kind == "factual" else "the answers of all steps"
@@ -174,10 +176,10 @@ def _claims(evidence: pl.DataFrame) -> Iterator[Claim]:
                 yield Claim(f"answers of {kind} queries, {depth}", "answers", sentence, statistic, kind)
             sentence = f"Answers of factual queries are in the {depth} more often than those of reasoning queries."
             yield Claim(f"answers, {depth}", "answers", sentence, statistic, "factual", "reasoning")
-        if statistic.startswith("share of procedural documents"):
+        elif statistic.startswith("share of procedural documents"):
             sentence = "Procedural documents are over-represented among the most influential ones of reasoning queries."
             yield Claim("procedural documents", "kinds", sentence, statistic, "reasoning")
-        if statistic.startswith("representation of ") and ", top " in statistic:
+        elif statistic.startswith("representation of ") and ", top " in statistic:
             source = statistic.removeprefix("representation of ")
             for kind in kinds:
                 sentence = f"Documents of {source}, are over-represented for {kind} queries."
@@ -195,6 +197,18 @@ def _claims(evidence: pl.DataFrame) -> Iterator[Claim]:
     yield Claim("volatility", "magnitude", sentence, f"volatility of {statistic}", "factual", "reasoning")
     sentence = "Influence falls off more steeply with rank for factual than for reasoning queries."
     yield Claim("power law", "power_law", sentence, "slope", "factual", "reasoning", sign=-1)
+
+
+def _claims_of_judge(statistic: str) -> Iterator[Claim]:
+    """Contrasts alone: nobody judged the whole corpus, so what chance gives is not known."""
+    asked, _, judge = statistic.partition(", by ")
+    depth, kinds = asked.rpartition(", ")[2].removeprefix("answer in the "), ("factual", "reasoning")
+    if asked.startswith("answer in the "):
+        sentence = f"{judge} finds the answers of factual queries in the {depth} more often than of reasoning queries."
+        yield Claim(f"answers, {depth}, by {judge}", "verdicts", sentence, statistic, *kinds)
+    else:
+        sentence = f"{judge} finds more procedural documents in the {depth} of reasoning than of factual queries."
+        yield Claim(f"procedural documents, {depth}, by {judge}", "verdicts", sentence, statistic, *kinds, sign=-1)
 
 
 def _control(group: str) -> str:

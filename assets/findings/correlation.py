@@ -1,7 +1,8 @@
 """study/<study>/correlation: which queries draw on the same documents (analysis 1).
 
 Pearson's R of two queries' scores over all documents of the corpus. Queries are the unit of the tests: labels of tasks
-and kinds are permuted among queries (Mantel), never documents. Between methods, each query is compared with itself.
+and kinds are permuted among queries (Mantel), never documents. Between methods, and between studies, each query is
+compared with itself.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pyarrow as pa
 
 from assets.findings.analysis import Analysis, Found, framed, queries_of
 from assets.findings.comparing import Comparing
+from assets.findings.comparison_statistics import compared_correlations, comparison_statistics_table
 from assets.findings.evidence import Evidence
 from assets.findings.magnitude import GROUP, TASK
 from assets.findings.merged import MethodMoments, merged_method_moments, merged_moments
@@ -32,18 +34,23 @@ from assets.step.step import Step
 
 STORY = "Pearson's R of every two queries' scores over all documents; and of each query under two methods."
 WITHIN, BETWEEN = "same task", "other task"
+ORDER = ("method", "other_method", "other_study", "query_id", "other_query_id")
+OTHER_STUDY = Column(
+    "other_study", pa.string(), "Study of the other scores: this one, or one that findings.compare names."
+)
 
 
 def correlation_table(study: str) -> Table:
     return Table(
         key=("study", study, "correlation"),
-        grain="one row per pair of queries, or per query and pair of methods",
+        grain="one row per pair of queries, per query and pair of methods, or per query and other study",
         columns=(
             METHOD,
             QUERY_ID,
             Column(
                 "other_method", pa.string(), "Method of the other; another one where a query is compared with itself."
             ),
+            OTHER_STUDY,
             Column("other_query_id", pa.string(), "The other query; within a method each pair stands once."),
             TASK,
             Column("other_task", pa.string(), "Task of the other query."),
@@ -53,7 +60,7 @@ def correlation_table(study: str) -> Table:
             Column("documents", pa.int64(), "Documents of the corpus, over which R is taken."),
             STAMP,
         ),
-        sort_by=("method", "other_method", "query_id", "other_query_id"),
+        sort_by=ORDER,
     )
 
 
@@ -65,13 +72,12 @@ def find_correlation(step: Step, study: Study) -> Found:
     matched = [row for query, moments in across.items() for row in _matched(methods, query, moments)]
     own = queries.select("query_id", "task", "group")
     other = own.rename({"query_id": "other_query_id", "task": "other_task", "group": "other_group"})
+    across_studies = _of_studies(step, study, merged)
     joined = ("task", "group", "other_task", "other_group")
-    rows = (
-        framed(pairs + matched, correlation_table(study.name), *joined)
-        .join(own, on="query_id")
-        .join(other, on="other_query_id")
-    )
-    rows = rows.sort("method", "other_method", "query_id", "other_query_id")
+    rows = framed(pairs + matched, correlation_table(study.name), *joined, "other_study")
+    rows = rows.with_columns(other_study=pl.lit(study.name))
+    rows = pl.concat([rows, across_studies.select(rows.columns)])
+    rows = rows.join(own, on="query_id").join(other, on="other_query_id").sort(ORDER)
     comparing = Comparing(queries, study.spec.findings)
     evidence = [each for method in merged for each in _within_method(study, method, queries, comparing)]
     for (method, than), part in rows.filter(pl.col("method") != pl.col("other_method")).group_by(
@@ -80,7 +86,17 @@ def find_correlation(step: Step, study: Study) -> Found:
         evidence += comparing.found(
             f"{method}, {than}", "correlation of two methods", part.select("query_id", value="r")
         )
+    for (method, name), part in across_studies.group_by("method", "other_study", maintain_order=True):
+        # Without contrasts, so that what a study is compared with does not change how its own tests are corrected.
+        values = part.select("query_id", value="r")
+        evidence += comparing.found(method, f"correlation with study {name}", values, tested=False)
     return Found(rows, evidence)
+
+
+def _of_studies(step: Step, study: Study, merged: list[MethodMoments]) -> pl.DataFrame:
+    """Of each query that another study has too, how its scores agree with those there, under the same method."""
+    rows = compared_correlations(step, study, {each.method: each.moments.documents for each in merged})
+    return rows.with_columns(other_method=pl.col("method"), other_query_id=pl.col("query_id"))
 
 
 def _pairs(method: MethodMoments) -> Iterator[dict]:
@@ -150,6 +166,9 @@ def _by_task(r: np.ndarray, tasks: list[str | None], group: str, named: dict, op
             yield Evidence.of_group(f"{group}: {task}", interval, count, 0.0, **named)
 
 
-CORRELATION = Analysis(
-    "correlation", "2", STORY, correlation_table, lambda study: [score_statistics_table(study.name)], find_correlation
-)
+def _by_shard(study: Study) -> list[Table]:
+    compared = [comparison_statistics_table(study.name)] if study.spec.findings.compare else []
+    return [score_statistics_table(study.name), *compared]
+
+
+CORRELATION = Analysis("correlation", "3", STORY, correlation_table, _by_shard, find_correlation)

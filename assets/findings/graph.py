@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import dagster as dg
 
 from assets.findings.analysis import Analysis, analysis_asset
@@ -13,8 +15,10 @@ from assets.findings.answer_statistics import (
 from assets.findings.answers import ANSWERS
 from assets.findings.bm25 import bm25_asset, bm25_table
 from assets.findings.claims import claims_asset, claims_table
+from assets.findings.comparison_statistics import comparison_asset, comparison_statistics_table
 from assets.findings.correlation import CORRELATION
 from assets.findings.evidence import evidence_table
+from assets.findings.judging import verdicts_table
 from assets.findings.kinds import KINDS
 from assets.findings.magnitude import MAGNITUDE
 from assets.findings.power_law import POWER_LAW
@@ -22,19 +26,26 @@ from assets.findings.report.report import report_asset, report_table
 from assets.findings.score_statistics import score_statistics_table, source_statistics_table
 from assets.findings.shard_statistics import shard_statistics_asset
 from assets.findings.sources import SOURCES
+from assets.findings.verdicts import verdicts_asset
 from assets.lake.tables import Table
 from assets.specs.study import Study
 
 
-def findings_assets(study: Study) -> list[dg.AssetsDefinition]:
-    """BM25 where it is asked for, statistics of shards, the analyses, the claims that they decide, and their page."""
+def findings_assets(study: Study, others: Iterable[Study] = ()) -> list[dg.AssetsDefinition]:
+    """BM25 where it is asked for, statistics of shards, the analyses, the claims that they decide, and their page.
+
+    `others` are the studies that it may be compared with.
+    """
+    decisive = decisive_tables(study)
     return [
         *([bm25_asset(study)] if study.spec.findings.bm25 else []),
         shard_statistics_asset(study),
         answer_statistics_asset(study),
+        *([comparison_asset(study, others)] if study.spec.findings.compare else []),
         *(analysis_asset(study, analysis) for analysis in analyses(study)),
-        claims_asset(study, [analysis.table(study.name) for analysis in analyses(study)]),
-        report_asset(study, [*(analysis.table(study.name) for analysis in analyses(study)), claims_table(study.name)]),
+        *([verdicts_asset(study)] if study.spec.findings.judge else []),
+        claims_asset(study, decisive),
+        report_asset(study, [*decisive, claims_table(study.name)]),
     ]
 
 
@@ -53,13 +64,19 @@ def shard_tables(study: Study) -> list[Table]:
     """What is made anew of a shard whose scores changed."""
     kinds = [kind_statistics_table(study.name)] if study.spec.findings.document_rules else []
     tables = (score_statistics_table, source_statistics_table, answer_statistics_table)
-    return [*(table(study.name) for table in tables), *kinds]
+    compared = [comparison_statistics_table(study.name)] if study.spec.findings.compare else []
+    return [*(table(study.name) for table in tables), *kinds, *compared]
 
 
 def whole_tables(study: Study) -> list[Table]:
     """What is made anew of all shards after it."""
-    decided = [evidence_table(study.name), claims_table(study.name)]
-    return [*(analysis.table(study.name) for analysis in analyses(study)), *decided]
+    return [*decisive_tables(study), evidence_table(study.name), claims_table(study.name)]
+
+
+def decisive_tables(study: Study) -> list[Table]:
+    """Those whose evidence decides the claims: of the analyses, and of a judge where the study names one."""
+    verdicts = [verdicts_table(study.name)] if study.spec.findings.judge else []
+    return [*(analysis.table(study.name) for analysis in analyses(study)), *verdicts]
 
 
 def findings_tables(study: Study) -> list[Table]:

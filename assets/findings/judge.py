@@ -40,6 +40,22 @@ def open_judge(spec: JudgeSpec, base: str) -> Judge:
     return LocalJudge(spec, base) if spec.local else EndpointJudge(spec)
 
 
+def judge_fingerprint(spec: JudgeSpec, base: str) -> str:
+    """That of the judge, without opening it: no key is asked for and no model loaded."""
+    if (model := spec.local) is None:
+        return fingerprint("endpoint", spec.endpoint, _request_fields(spec))
+    files = _digest(checkpoint_directory(model, base)) if model.path else None
+    return fingerprint("local", model.hub, model.revision, model.dtype, files, spec.max_new_tokens)
+
+
+def check_judge(spec: JudgeSpec, base: str) -> None:
+    """Raises BadInput for what can be told before the judge is needed: no key, or no local model."""
+    if spec.local is None:
+        EndpointJudge(spec)
+    elif spec.local.path:
+        checkpoint_directory(spec.local, base)
+
+
 class EndpointJudge:
     """Any endpoint that speaks OpenAI's chat completions."""
 
@@ -50,7 +66,7 @@ class EndpointJudge:
         self._where = f"judge {spec.name}: {self._url}"
         self._key = self._read_key()
         self._fields = _request_fields(spec)
-        self.fingerprint = fingerprint("endpoint", spec.endpoint, self._fields)
+        self.fingerprint = judge_fingerprint(spec, "")
 
     def verdict(self, prompt: str) -> str:
         """The reply, after as many attempts as the study allows while the endpoint is busy or cannot be reached."""
@@ -133,8 +149,7 @@ class LocalJudge:
         from compute.checkpoint import context_length, load_model, load_tokenizer
 
         self.name, self._max_new_tokens, model = spec.name, spec.max_new_tokens, spec.local
-        files = _digest(checkpoint_directory(model, base)) if model.path else None
-        self.fingerprint = fingerprint("local", model.hub, model.revision, model.dtype, files, spec.max_new_tokens)
+        self.fingerprint = judge_fingerprint(spec, base)
         location = model.location(base)
         self._model = load_model(location, revision=model.revision, dtype=model.dtype)
         self._tokenizer = load_tokenizer(location, revision=model.revision)

@@ -8,6 +8,7 @@ from assets.findings.charts.kinds import kinds_figure
 from assets.findings.charts.magnitude import magnitude_figure
 from assets.findings.charts.power_law import power_law_figure
 from assets.findings.charts.sources import sources_figure
+from assets.findings.charts.verdicts import verdicts_figure
 
 __all__ = [
     "answers_figure",
@@ -17,4 +18,5 @@ __all__ = [
     "magnitude_figure",
     "power_law_figure",
     "sources_figure",
+    "verdicts_figure",
 ]

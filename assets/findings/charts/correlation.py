@@ -28,7 +28,9 @@ MOST_TASKS = 12
 def correlation_figure(rows: pl.DataFrame, evidence: pl.DataFrame) -> Figure:
     """Rows of the table `correlation`: the matrix of the main method, blocks of tasks told at its side, and beside it
     the means of evidence, and how far the methods agree on the same query."""
-    within = rows.filter(pl.col("method") == pl.col("other_method")) if rows.width else rows
+    # Of one method, a query beside itself is one that another study has too.
+    is_pair = (pl.col("method") == pl.col("other_method")) & (pl.col("query_id") != pl.col("other_query_id"))
+    within = rows.filter(is_pair) if rows.width else rows
     if rows.is_empty() or within.is_empty():
         return in_words(TITLE, "A correlation takes two queries; the study has fewer.")
     method = ordered_methods(within)[0]

@@ -16,7 +16,7 @@ from assets.findings.charts.reading import means, number
 if TYPE_CHECKING:
     import altair as alt
 
-WITHIN, MATCHED = "mean correlation", "correlation of two methods"
+WITHIN, MATCHED, IN_STUDY = "mean correlation", "correlation of two methods", "correlation with study "
 WIDE, ROW, MOST_ROWS, ZERO = 130, 19, 22, "#d5d9de"
 TASKS_NAMED = 4
 """The tasks of a group that has more are left to the matrix."""
@@ -46,7 +46,8 @@ def means_panel(evidence: pl.DataFrame, method: str, looks: Mapping[str, Look]) 
 
 
 def _rows(shown: pl.DataFrame, method: str, looks: Mapping[str, Look]) -> Iterator[tuple[str, Look, dict]]:
-    """Label, look and evidence: of each kind and its tasks, between kinds, of controls, and between methods."""
+    """Label, look and evidence: of each kind and its tasks, between kinds, of controls, between methods, and between
+    studies."""
     within = {row["group"]: row for row in shown.filter(method=method, statistic=WITHIN).iter_rows(named=True)}
     kinds = [group for group in looks if not is_control(group)]
     for kind in kinds:
@@ -66,3 +67,6 @@ def _rows(shown: pl.DataFrame, method: str, looks: Mapping[str, Look]) -> Iterat
         others = [each for each in row["method"].split(", ") if each != method]
         if len(others) == 1 and row["group"] in kinds:
             yield f"{row['group']}, with {method_name(others[0])}", Look(QUIET), row
+    for row in shown.filter(pl.col("statistic").str.starts_with(IN_STUDY), method=method).iter_rows(named=True):
+        if row["group"] in kinds:
+            yield f"{row['group']}, with study {row['statistic'].removeprefix(IN_STUDY)}", Look(QUIET), row

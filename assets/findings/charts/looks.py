@@ -11,7 +11,7 @@ import polars as pl
 from assets.figures.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, QUIET, RED
 
 CONTROL = "control"
-ANALYSES = ("correlation", "magnitude", "power_law", "answers", "kinds", "sources")
+ANALYSES = ("correlation", "magnitude", "power_law", "answers", "kinds", "verdicts", "sources")
 KINDS = {"factual": BLUE, "reasoning": ORANGE}
 MORE_COLORS = (GREEN, PURPLE, RED, INK)
 METHODS = {"ekfac": "EK-FAC", "dot": "gradient dot product", "bm25": "BM25"}

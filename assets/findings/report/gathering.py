@@ -50,7 +50,7 @@ class Gathering:
         """Versions are listed last, when all tables have been read."""
         spec, documents = self.study.spec, self._documents()
         claims = self._claims()
-        sections = [self._section(subject) for subject in SUBJECTS]
+        sections = [self._section(each) for each in SUBJECTS if each.analysis in self.findings or not each.is_optional]
         queries, no_queries, ranking, agreement, spurious = self._ranked()
         identities = self._identities()
         versions = versions_of(self.step)

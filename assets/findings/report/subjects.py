@@ -22,6 +22,7 @@ class Subject:
     groups: str = "$^"  # pattern of groups that are shown next to the kinds
     note: str = ""
     most: int = 12  # statistics shown; of more, some that are spread over all of them
+    is_optional: bool = False  # no word of it where the study does not have it
 
     def leading(self, statistics: Sequence[str]) -> list[str]:
         """The statistics that the section shows, in the order of `leads`; the first ones where none is known."""
@@ -75,6 +76,18 @@ SUBJECTS = (
         "%",
     ),
     Subject(
+        "verdicts",
+        "Verdicts of a judge",
+        "What does a language model say that reads the most influential documents?",
+        "A judge was asked of each of the top documents whether it holds the query’s answer, in whatever words, and of "
+        "what kind it is for the query’s task. A query is answered where each part of its answer is in one of its "
+        "documents; the share of procedural documents is the mean over queries. Verdicts that could not be read are "
+        "left out. Nobody judged the whole corpus, so what chance gives is not known: compare the groups.",
+        (r"^answer in the top", r"^share of procedural"),
+        "%",
+        is_optional=True,
+    ),
+    Subject(
         "sources",
         "Sources",
         "Which sources do the influential documents come from, compared with what the corpus is made of?",
@@ -92,7 +105,7 @@ SUBJECTS = (
         "of their own. For each pair of queries, Pearson’s correlation of their scores over all documents of the "
         "corpus. Pairs share queries and are not independent, so intervals resample queries, and tests permute them. "
         "0 is what unrelated queries would give.",
-        (r"^mean correlation",),
+        (r"^mean correlation", r"^correlation with study "),
         groups=r", (?:same|other) task$|^(?!.*control)[^:,]* × [^:,]*$",
     ),
     Subject(
