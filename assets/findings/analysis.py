@@ -107,7 +107,9 @@ def _analyse(step: Step, study: Study, analysis: Analysis, table: Table) -> None
 def _stamp(step: Step, study: Study, analysis: Analysis) -> str:
     shards = [step.shard_fingerprints(table) for table in analysis.by_shard(study)]
     queries = step.fingerprint(completions_table(study.name))
-    return fingerprint(analysis.name, analysis.code_version, study.spec.findings, shards, queries)
+    # A judge changes no analysis, and the shards' statistics know what they are compared with.
+    settings = study.spec.findings.model_dump(mode="json", exclude={"judge", "compare"})
+    return fingerprint(analysis.name, analysis.code_version, settings, shards, queries)
 
 
 def evidence_metrics(evidence: Sequence[Evidence]) -> dict[str, float]:

@@ -23,7 +23,6 @@ from assets.findings.matching import sought_parts
 from assets.lake.columns import DOCUMENT_ID, QUERY_ID, STAMP
 from assets.lake.tables import Column, Table
 from assets.step.fingerprints import fingerprint
-from compute.errors import BadInput
 
 if TYPE_CHECKING:
     import polars as pl
@@ -102,6 +101,9 @@ def verdicts_table(study: str) -> Table:
                 "or unclear.",
             ),
             Column("question", pa.string(), "Digest of judge and prompt: what was asked before is not asked again."),
+            Column(
+                "is_current", pa.bool_(), "Whether the findings are of it; false: asked of another judge or document."
+            ),
             STAMP,
         ),
         sort_by=("analysis", "query_id", "part", "document_id"),
@@ -158,6 +160,7 @@ def judged(judge: Judge, questions: Sequence[Question], kept: Mapping[str, str])
             failed.set()
             raise
 
+    # Whatever the failure is, of the others that are under way each reply is waited for and given.
     with ThreadPoolExecutor(judge.at_once) as pool:
         asked = {digest: pool.submit(ask, question) for digest, question in unasked.items()}
         failures = []
@@ -167,7 +170,7 @@ def judged(judge: Judge, questions: Sequence[Question], kept: Mapping[str, str])
                     reply = kept[digest] if digest in kept else asked[digest].result()
                 except CancelledError:
                     continue
-                except BadInput as error:
+                except Exception as error:
                     failures.append(error)
                     continue
                 yield _row(judge, question, digest, reply)
@@ -193,6 +196,7 @@ def _row(judge: Judge, question: Question, digest: str, reply: str) -> dict:
         "reply": reply,
         "verdict": parse_verdict(reply, question),
         "question": digest,
+        "is_current": True,
     }
 
 

@@ -2,11 +2,13 @@
 
 It asks of each whether it holds the query's answer and of what kind it is for the query's task. What a verdict costs is
 not lost: replies are written while the judge is at work, also where it fails, and what was asked before is not asked
-again. Verdicts that cannot be read are left out of every share; how many they are is told.
+again, even if the document was not among the top ones in between. Verdicts that cannot be read are left out of every
+share; how many they are is told.
 """
 
 import itertools
 import math
+import time
 from collections.abc import Iterator, Mapping
 
 import dagster as dg
@@ -51,8 +53,8 @@ from assets.tracking.tracking import Tracking
 CODE_VERSION = "1"
 STORY = "What a judge says of each query's most influential documents: is the answer there, and of what kind are they."
 ANALYSIS = "verdicts"
-SAVED_EVERY = 200
-"""Verdicts after which they are written: so many a process that is killed may lose."""
+SAVED_EVERY, SAVED_SECONDS = 200, 60.0
+"""Verdicts, or seconds, after which they are written: so many a process that is killed may lose."""
 MAIN_METHOD = "ekfac"
 
 
@@ -84,9 +86,10 @@ def _give_verdicts(step: Step, study: Study, table: Table) -> None:
     top = _top_documents(step, study)
     texts = _texts(step, study, top)
     questions = list(_questions(step, study, top, texts))
-    kept = {} if step.lake.version(table) is None else kept_replies(step.lake.scan(table, allow_empty=True).collect())
     judge = open_judge(study.spec.findings.judge, study.base)
-    rows = _asked(step, study, judge, questions, kept)
+    before = _asked_before(step, table)
+    kept, others = kept_replies(before), _of_others(before, questions, judge)
+    rows = _asked(step, study, judge, questions, kept, others)
     frame = pl.from_arrow(verdict_rows(table, rows, stamp))
     queries = queries_of(step, study)
     comparing = Comparing(queries, study.spec.findings)
@@ -97,7 +100,7 @@ def _give_verdicts(step: Step, study: Study, table: Table) -> None:
     tasks = dict(queries.select("query_id", "task").iter_rows())
     facts = _facts(frame, judge, kept) | _agreement(study, frame, tasks, texts)
     previews = _previews(step, frame, pl.from_arrow(told))
-    step.write(table, frame.to_arrow(), stamp, metadata=facts | previews)
+    step.write(table, verdict_rows(table, [*rows, *others], stamp), stamp, metadata=facts | previews)
 
 
 def _stamp(step: Step, study: Study) -> str:
@@ -142,7 +145,23 @@ def _questions(step: Step, study: Study, top: pl.DataFrame, texts: Mapping[str, 
         yield kind_question(queries[query_id], document, texts[document], longest=longest)
 
 
-def _asked(step: Step, study: Study, judge: Judge, questions: list[Question], kept: Mapping[str, str]) -> list[dict]:
+def _asked_before(step: Step, table: Table) -> pl.DataFrame:
+    """What the table holds, also what a run that failed has left there."""
+    if step.lake.version(table) is None:
+        return pl.from_arrow(table.schema.empty_table())
+    return step.lake.collect(table, step.lake.scan(table, allow_empty=True))
+
+
+def _of_others(before: pl.DataFrame, questions: list[Question], judge: Judge) -> list[dict]:
+    """The rows of what is not asked now, to be kept until it is again."""
+    asked = [question.asked_of(judge) for question in questions]
+    others = before.filter(~pl.col("question").is_in(asked)).with_columns(is_current=pl.lit(False))
+    return others.drop("fingerprint").to_dicts()
+
+
+def _asked(
+    step: Step, study: Study, judge: Judge, questions: list[Question], kept: Mapping[str, str], others: list[dict]
+) -> list[dict]:
     """The rows of all questions; those that are known first, so that what is written on the way holds them too."""
     table, rows = verdicts_table(study.name), []
     known_first = sorted(questions, key=lambda question: question.asked_of(judge) not in kept)
@@ -151,18 +170,21 @@ def _asked(step: Step, study: Study, judge: Judge, questions: list[Question], ke
         # Not by the step: this is no materialization. The mark is none that a finished table can have.
         unfinished = fingerprint("unfinished", step.context.run.run_id, len(rows))
         commit = {"dagster_run_id": step.context.run.run_id, "fingerprint": unfinished}
-        step.lake.overwrite(table, verdict_rows(table, rows, unfinished), commit=commit)
+        step.lake.overwrite(table, verdict_rows(table, [*rows, *others], unfinished), commit=commit)
         step.context.log.info(f"{table.path}: {len(rows)} of {len(questions)} verdicts are written")
 
     with step.progress(f"{study.name}: verdicts of {judge.name}", len(questions), "verdicts") as progress:
+        unsaved, saved_at = 0, time.monotonic()
         try:
             for row in judged(judge, known_first, kept):
                 rows.append(row)
+                unsaved += row["question"] not in kept
                 progress.advance(1)
-                if row["question"] not in kept and len(rows) % SAVED_EVERY == 0:
+                if unsaved >= SAVED_EVERY or (unsaved and time.monotonic() - saved_at > SAVED_SECONDS):
                     save()
+                    unsaved, saved_at = 0, time.monotonic()
         except BaseException:  # also of a run that is cancelled
-            if any(row["question"] not in kept for row in rows):
+            if unsaved:
                 save()
             raise
     return rows

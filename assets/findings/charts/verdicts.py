@@ -24,6 +24,7 @@ def verdicts_figure(rows: pl.DataFrame, evidence: pl.DataFrame) -> Figure:
     """Rows of the table `verdicts`, and evidence: a dot with its interval for each kind of query and its controls."""
     # Of a group's parts (tasks, right and wrong answers) the report has a table.
     shown = means(evidence).filter(~pl.col("group").str.contains(r": |, (?:right|wrong)$"))
+    rows = rows.filter("is_current") if rows.width else rows
     if rows.is_empty() or shown.is_empty():
         return in_words(TITLE, "No verdict could be read.")
     method, looks = ordered_methods(shown)[0], looks_of(shown["group"])
