@@ -64,14 +64,18 @@ def copy_of(study_file: Path, directory: Path) -> CopiedStudy:
     """Everything that lies around the study's file: corpus, model, queries, and the home with lake and instance."""
     target = directory / "copy"
     shutil.copytree(study_file.parent, target, symlinks=True)
-    root = target / "home"
-    home = Home(
+    home = home_at(target / "home")
+    return CopiedStudy(
+        target, read_study(target / study_file.name), home, dg.DagsterInstance.from_config(str(home.dagster))
+    )
+
+
+def home_at(root: Path) -> Home:
+    """The home whose directory this is, with everything in its usual place."""
+    return Home(
         root=root,
         lake=str(root / "lake"),
         tracking=f"sqlite:///{root / 'mlflow/mlflow.db'}",
         studies=root / "studies",
         cache=root / "cache",
-    )
-    return CopiedStudy(
-        target, read_study(target / study_file.name), home, dg.DagsterInstance.from_config(str(home.dagster))
     )
