@@ -168,13 +168,17 @@ def _conflict(loaded: LoadedStudy, other: LoadedStudy) -> str | None:
 
 
 def _compared_in_vain(loaded: LoadedStudy, other: LoadedStudy) -> str | None:
-    """Scores are compared document by document."""
-    own, theirs = loaded.study.spec.corpus.name, other.study.spec.corpus.name
-    if other.study.name not in loaded.study.spec.findings.compare or own == theirs:
+    """Scores are compared document by document: of one corpus, or of two that differ by name alone."""
+    own, theirs = loaded.study.spec.corpus, other.study.spec.corpus
+    if other.study.name not in loaded.study.spec.findings.compare:
+        return None
+    inner = _difference(own.model_copy(update={"name": theirs.name}), loaded.study.base, theirs, other.study.base)
+    if not inner:
         return None
     return (
-        f"{loaded.document.place(('findings', 'compare'))}: names study {other.study.name}, whose corpus is {theirs} "
-        f"({_line(other, ('corpus', 'name'))}), and not {own}; only studies of one corpus can be compared"
+        f"{loaded.document.place(('findings', 'compare'))}: names study {other.study.name}, whose corpus {theirs.name} "
+        f"({_line(other, ('corpus', *inner))}) differs from {own.name} in {'.'.join(map(str, inner))}; only studies of "
+        "the same documents can be compared"
     )
 
 

@@ -24,7 +24,7 @@ from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
 from assets.tracking.tracking import Tracking
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 EVIDENCE_STORY = "What every analysis found, in the same words; each analysis wrote its own part."
 STORY = "Whether each of the paper's effects holds in this study, and whether it holds in the controls too."
 LEVEL = 0.05

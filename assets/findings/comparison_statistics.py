@@ -1,7 +1,8 @@
 """study/<study>/comparison_statistics: how a shard's scores go with those that other studies gave the same documents.
 
-Queries are matched by id and prompt, methods by name; completions may differ, as those of two models do. A shard's rows
-hold means and sums of squares around them, so that shards add up to the correlation over the whole corpus.
+Queries are matched by id and prompt, methods by name; completions may differ, as those of two models do. Two models may
+each have a corpus of their own, cut from the same records by the same tokenizer. A shard's rows hold means and sums of
+squares around them, so that shards add up to the correlation over the whole corpus.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
+from assets.corpus.tokenizer import tokenizer_table
 from assets.lake.columns import METHOD, QUERY_ID, SHARD, STAMP
 from assets.lake.lake import Lake
 from assets.lake.tables import Column, Table
@@ -57,14 +59,17 @@ def comparison_statistics_table(study: str) -> Table:
 def comparison_asset(study: Study, others: Iterable[Study]) -> dg.AssetsDefinition:
     """Compares shards with those of the studies that `findings.compare` names, found among `others`."""
     table, by_name = comparison_statistics_table(study.name), {each.name: each for each in others}
-    named = [by_name[name] for name in study.spec.findings.compare if name in by_name]
-    compared = [study, *(each for each in named if each.spec.corpus.name == study.spec.corpus.name)]
+    compared = [study, *(by_name[name] for name in study.spec.findings.compare if name in by_name)]
+    by_shard = dg.IdentityPartitionMapping()  # also where the other's shards are those of another corpus
 
     @dg.asset(
         **asset_arguments(
             table, f"study_{study.name}", CODE_VERSION, STORY, owners=study.spec.owners, kinds=("polars",)
         ),
-        deps=[of(each.name).asset_key for each in compared for of in (influence_table, completions_table)],
+        deps=[
+            *(dg.AssetDep(influence_table(each.name).asset_key, partition_mapping=by_shard) for each in compared),
+            *(completions_table(each.name).asset_key for each in compared),
+        ],
         partitions_def=shard_partitions(study.spec.corpus.name),
         backfill_policy=several_shards_per_run(),
     )
@@ -143,10 +148,13 @@ def _other(step: Step, study: Study, name: str, by_name: Mapping[str, Study]) ->
     where, corpus = f"study {study.name}: findings.compare names {name}", study.spec.corpus.name
     if (other := by_name.get(name)) is None:
         raise BadInput(f"{where}, and there is no such study here; correct the name, or add the study's file")
-    if other.spec.corpus.name != corpus:
-        raise BadInput(f"{where}, whose corpus is {other.spec.corpus.name} and not {corpus}; name a study of {corpus}")
     if not is_begun(step.lake, other) or step.lake.version(influence_table(name)) is None:
         raise BadInput(f"{where}, which has no scores yet; run study {name} first")
+    if len({_tokenizer(step, each) for each in (corpus, other.spec.corpus.name)}) > 1:
+        raise BadInput(
+            f"{where}, whose corpus {other.spec.corpus.name} is cut by another tokenizer than {corpus}; "
+            "name a study of documents that are cut alike"
+        )
     asked, theirs = (
         step.scan(completions_table(each)).select("query_id", "prompt").collect() for each in (study.name, name)
     )
@@ -158,6 +166,10 @@ def _other(step: Step, study: Study, name: str, by_name: Mapping[str, Study]) ->
         raise BadInput(f"{where}, but no method is in both; give both studies a common one (options.methods)")
     stamps = step.shard_fingerprints(influence_table(name))
     return _Other(name, queries, methods, shard_states(step.lake, other), stamps)
+
+
+def _tokenizer(step: Step, corpus: str) -> str:
+    return step.scan(tokenizer_table(corpus)).select("tokenizer_fingerprint").first().collect().item()
 
 
 def _refuse_behind(study: str, shard: str, states: Mapping[str, str]) -> None:

@@ -34,19 +34,23 @@ class CopiedStudy:
     def table(self, path: str) -> pl.DataFrame:
         return pl.scan_delta(str(self.directory / "home/lake" / path)).collect()
 
-    def definitions(self) -> dg.Definitions:
+    def definitions(self, others: Sequence[Study] = ()) -> dg.Definitions:
         resources = resources_of(self.home)
-        return dg.Definitions(study_assets_once([self.study]), jobs=[study_job(self.study)], resources=resources)
+        assets = study_assets_once([self.study], others)
+        return dg.Definitions(assets, jobs=[study_job(self.study)], resources=resources)
 
-    def materialize(self, *paths: str, shards: Sequence[str] = (), reuse: bool = False) -> dg.ExecuteInProcessResult:
-        """One run of these assets; over a range of shards where they are given by the first and the last."""
+    def materialize(
+        self, *paths: str, shards: Sequence[str] = (), reuse: bool = False, others: Sequence[Study] = ()
+    ) -> dg.ExecuteInProcessResult:
+        """One run of these assets; over a range of shards where they are given by the first and the last. `others` are
+        the studies that it may be compared with."""
         tags = {REUSE_TAG: str(reuse).lower()}
         if shards:
             tags |= {
                 "dagster/asset_partition_range_start": shards[0],
                 "dagster/asset_partition_range_end": shards[-1],
             }
-        job = self.definitions().resolve_job_def(job_name(self.study))
+        job = self.definitions(others).resolve_job_def(job_name(self.study))
         keys = [dg.AssetKey(path.split("/")) for path in paths]
         return job.execute_in_process(
             instance=self.instance, asset_selection=keys, tags=tags, raise_on_error=False, run_config=_QUIET
