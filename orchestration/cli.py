@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -129,6 +130,62 @@ def studies(as_json: Annotated[bool, typer.Option("--json", help="The same as JS
         _print_json([state_json(state) for state in states])
     else:
         print_states(states, home.studies)
+
+
+@app.command(
+    epilog='Examples: headwater sql · headwater sql "SELECT method, count(*) FROM influence GROUP BY method" · '
+    'headwater sql --out top.parquet "SELECT * FROM rankings WHERE rank <= 20"'
+)
+def sql(
+    query: Annotated[str | None, typer.Argument(help="One SELECT; - reads it from standard input.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Rows as a list of JSON objects.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Rows as CSV.")] = False,
+    out: Annotated[Path | None, typer.Option(help="A file instead: .parquet, .csv or .jsonl.")] = None,
+    at: Annotated[datetime | None, typer.Option(help="Read the tables as they were then (local time).")] = None,
+    version: Annotated[
+        list[str] | None, typer.Option(metavar="TABLE=N", help="Version of a table, as study/demo/rankings=3.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="At most so many rows.")] = 100_000,
+    seconds: Annotated[float, typer.Option(min=0.01, help="At most so long.")] = 60.0,
+    memory: Annotated[float, typer.Option(min=0.05, help="At most so many GiB of memory.")] = 2.0,
+) -> None:
+    """Ask the tables of all studies a question in DuckDB's SQL; without one, list the tables.
+
+    A query reads the lake's tables and nothing else, and changes nothing.
+    """
+    from orchestration.results import Results
+    from orchestration.results.printing import (
+        check_name,
+        print_csv,
+        print_json,
+        print_rows,
+        print_tables,
+        save_rows,
+        tables_json,
+    )
+    from orchestration.results.sql import Limits
+    from orchestration.results.views import Moment, named_versions
+
+    try:
+        results = Results.open()
+        if query is None:
+            _print_json(tables_json(results)) if as_json else print_tables(results)
+            return
+        if out:
+            check_name(out)
+        moment = Moment(at.astimezone() if at else None, named_versions(version or ()))
+        limits = Limits(seconds=seconds, memory_bytes=int(memory * 2**30), rows=rows)
+        found = results.answer(sys.stdin.read() if query == "-" else query, moment, limits)
+        if out or as_json or as_csv:
+            found.refuse_cut()  # what is read by programs is whole or not there
+        if out:
+            save_rows(found.frame, out)
+        else:
+            (print_json if as_json else print_csv if as_csv else print_rows)(found.frame)
+    except BadInput as error:
+        _exit(str(error))
+    cut = "the first " if found.is_cut else ""
+    print(f"{cut}{len(found.frame):,} rows in {found.seconds:.2f} s{f' in {out}' if out else ''}", file=sys.stderr)
 
 
 @app.command(epilog="Example: headwater delete demo")

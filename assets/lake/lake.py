@@ -38,6 +38,7 @@ from compute.errors import BadInput
 
 if TYPE_CHECKING:
     import polars as pl
+    import pyarrow.dataset as ds
     from deltalake import DeltaTable
 
 #: With delta-rs' default of 15, 8 of 32 concurrent disjoint writers failed; with 200, none of 64.
@@ -214,6 +215,12 @@ class Lake(dg.ConfigurableResource):
         frame = pl.scan_delta(source, use_pyarrow=not self.place.polars_can_scan)
         conditions = [pl.col(name) == value for name, value in _partition(table, where).items()]
         return frame.filter(*conditions) if conditions else frame
+
+    def dataset(self, table: Table, *, version: int | None = None) -> ds.Dataset:
+        """One version of the table (the newest unless named) for readers of Arrow, which skip what its statistics rule
+        out. Read it inside of `reading`.
+        """
+        return self._existing(table, version).to_pyarrow_dataset()
 
     def collect(self, table: Table, frame: pl.LazyFrame) -> pl.DataFrame:
         """`frame.collect()`, for a frame that was made from a scan of the table."""

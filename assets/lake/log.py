@@ -125,6 +125,10 @@ class TableLog:
                 return entry
         return None
 
+    def version_at(self, moment: datetime) -> int | None:
+        """The newest version that was committed by then; None where there was none yet, or none is kept."""
+        return next((entry.version for entry in self.entries(self.newest_version()) if entry.time <= moment), None)
+
     @cached_property
     def _files(self) -> PyFileSystem:
         return self.place.files(self.path)

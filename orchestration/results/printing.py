@@ -1,0 +1,138 @@
+"""Rows of results on a terminal, and as JSON, CSV or Parquet; and the list of the tables there are."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compute.errors import BadInput
+
+if TYPE_CHECKING:
+    import polars as pl
+    from rich.console import Console
+
+    from orchestration.results.results import Results
+
+LONGEST = 60
+"""Characters of a value on a terminal; whole values are in the other forms."""
+
+
+def print_rows(frame: pl.DataFrame) -> None:
+    """A grid on standard output: numbers to the right, long values cut."""
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for name, kind in frame.schema.items():
+        grid.add_column(Text(name), justify="right" if kind.is_numeric() else "left", overflow="fold")
+    for row in frame.iter_rows():
+        grid.add_row(*(Text(shown(value)) for value in row))
+    _console().print(grid)
+
+
+def shown(value: Any) -> str:
+    """One value in one line. Control characters, which a document may hold, do not reach the terminal."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    if isinstance(value, list):
+        value = f"[{', '.join(shown(each) for each in value[:3])}{', …' if len(value) > 3 else ''}]"
+    text = "".join(each if each.isprintable() else " " for each in " ".join(str(value).split()))
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def print_json(frame: pl.DataFrame) -> None:
+    """A list of objects; numbers that JSON does not know (NaN, infinity) are null."""
+    import polars as pl
+
+    finite = frame.with_columns(pl.selectors.float().replace([float("nan"), float("inf"), -float("inf")], None))
+    print(json.dumps(finite.to_dicts(), ensure_ascii=False, indent=2, default=_plain))
+
+
+def print_csv(frame: pl.DataFrame) -> None:
+    sys.stdout.write(flat(frame).write_csv())
+
+
+def save_rows(frame: pl.DataFrame, path: Path) -> None:
+    """Writes a file of the kind that its name ends in: .parquet, .csv or .jsonl. Raises BadInput for other names."""
+    check_name(path)
+    try:
+        if path.suffix == ".parquet":
+            frame.write_parquet(path)
+        elif path.suffix == ".csv":
+            flat(frame).write_csv(path)
+        else:
+            frame.write_ndjson(path)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be written ({error.strerror or error}); name another file") from error
+
+
+def check_name(path: Path) -> None:
+    if path.suffix not in (".parquet", ".csv", ".jsonl"):
+        raise BadInput(f"{path}: end the file's name in .parquet, .csv or .jsonl")
+
+
+def flat(frame: pl.DataFrame) -> pl.DataFrame:
+    """For CSV, which knows no lists: those are JSON there."""
+    import polars as pl
+
+    nested = [name for name, kind in frame.schema.items() if kind.is_nested() or kind == pl.Binary]
+    as_json = {
+        name: pl.Series(
+            name, [None if v is None else json.dumps(v, default=_plain) for v in frame[name].to_list()], pl.String
+        )
+        for name in nested
+    }
+    return frame.with_columns(**as_json)
+
+
+def print_tables(results: Results) -> None:
+    """Every view with its grain and columns, as the lake itself tells them."""
+    from rich.table import Table as Grid
+    from rich.text import Text
+
+    console = _console()
+    if not results.views:
+        console.print(f"The lake {results.lake.place.root} holds no tables yet; headwater run STUDY.yaml fills it")
+        return
+    grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    grid.add_column("table", no_wrap=True)
+    for heading in ("rows are", "columns"):
+        grid.add_column(heading, overflow="fold")
+    for name, view in results.views.items():
+        table = next(iter(results.tables(name).values()))
+        columns = [view.owner.name, *(column.name for column in table.columns)]
+        grid.add_row(Text(name), Text(table.grain), Text(", ".join(columns), style="dim"))
+    console.print(grid)
+
+
+def tables_json(results: Results) -> list[Mapping[str, Any]]:
+    """The same with each column's type and sentence."""
+    return [
+        {
+            "table": name,
+            "of": list(view.paths),
+            "grain": table.grain,
+            "columns": [
+                {"name": column.name, "type": str(column.type), "description": column.description}
+                for column in (view.owner, *table.columns)
+            ],
+        }
+        for name, view in results.views.items()
+        for table in [next(iter(results.tables(name).values()))]
+    ]
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=500)
+
+
+def _plain(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,79 @@
+"""The lake's tables as Polars frames and by SQL, for notebooks and for the command line."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from assets.lake.lake import Lake
+from assets.lake.stored import stored_table
+from assets.lake.tables import Table
+from orchestration.home import Home
+from orchestration.resources import resources_of
+from orchestration.results.sql import Answer, Limits, answer
+from orchestration.results.views import Moment, View, refuse_unknown_versions, view_named, views_of
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+NOW = Moment()
+LIMITS = Limits()
+
+
+class Results:
+    """What studies left in one lake.
+
+    >>> results = Results.open()
+    >>> results.table("rankings").filter(study="demo", rank=1).collect()
+    >>> results.sql("SELECT query_id, max(score) FROM influence GROUP BY query_id").collect()
+    """
+
+    def __init__(self, lake: Lake) -> None:
+        self.lake = lake
+
+    @classmethod
+    def open(cls, home: Home | None = None) -> Results:
+        """The results in .headwater, or where HEADWATER_HOME and HEADWATER_LAKE say."""
+        return cls(resources_of(home or Home.from_environment())["lake"])
+
+    @cached_property
+    def views(self) -> dict[str, View]:
+        """The views by name, as the lake was when they were first asked for."""
+        return views_of(self.lake)
+
+    def tables(self, name: str) -> dict[str, Table]:
+        """Grain and columns of each table of a view, by whose it is. Raises BadInput for an unknown name."""
+        return {
+            owner: stored_table(self.lake.place, path) for owner, path in view_named(self.views, name).paths.items()
+        }
+
+    def table(self, name: str, moment: Moment = NOW) -> pl.LazyFrame:
+        """All tables of one name as a lazy frame; its first column says whose each row is.
+
+        Raises BadInput for an unknown name or version, and for a moment at which a table was not there yet.
+        """
+        import polars as pl
+
+        view = view_named(self.views, name)
+        refuse_unknown_versions([view], moment)
+        parts = []
+        for owner, path in view.paths.items():
+            table = stored_table(self.lake.place, path)
+            frame = self.lake.scan(table, version=moment.version(self.lake, path), allow_empty=True)
+            parts.append(frame.select(pl.lit(owner).alias(view.owner.name), pl.all()))
+        return pl.concat(parts, how="diagonal")
+
+    def sql(self, query: str, moment: Moment = NOW, limits: Limits = LIMITS) -> pl.LazyFrame:
+        """The rows that a SELECT gives, in DuckDB's SQL over all views, as a lazy frame.
+
+        The query can read these tables and nothing else: no file, no network, no extension, and it changes nothing.
+        Raises BadInput for anything else, and for a query that takes more time, memory or rows than `limits`.
+        """
+        found = self.answer(query, moment, limits)
+        found.refuse_cut()
+        return found.frame.lazy()
+
+    def answer(self, query: str, moment: Moment = NOW, limits: Limits = LIMITS) -> Answer:
+        """The same with what is to be told about it; more rows than the limit are cut off and not refused."""
+        return answer(self.lake, self.views, query, moment, limits)
