@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,27 +31,34 @@ def print_rows(frame: pl.DataFrame) -> None:
         grid.add_column(Text(name), justify="right" if kind.is_numeric() else "left", overflow="fold")
     for row in frame.iter_rows():
         grid.add_row(*(Text(shown(value)) for value in row))
-    _console().print(grid)
+    console().print(grid)
 
 
 def shown(value: Any) -> str:
-    """One value in one line. Control characters, which a document may hold, do not reach the terminal."""
+    """One value in one line. Control characters of a document do not reach the terminal."""
     if value is None:
         return "–"
     if isinstance(value, float):
         return f"{value:.5g}"
     if isinstance(value, list):
         value = f"[{', '.join(shown(each) for each in value[:3])}{', …' if len(value) > 3 else ''}]"
-    text = "".join(each if each.isprintable() else " " for each in " ".join(str(value).split()))
+    text = printable(" ".join(str(value).split()))
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def print_json(frame: pl.DataFrame) -> None:
-    """A list of objects; numbers that JSON does not know (NaN, infinity) are null."""
-    import polars as pl
+def printable(text: str) -> str:
+    """The text with its lines, and a blank for everything else that a terminal would obey."""
+    return "".join(each if each.isprintable() or each == "\n" else " " for each in text)
 
-    finite = frame.with_columns(pl.selectors.float().replace([float("nan"), float("inf"), -float("inf")], None))
-    print(json.dumps(finite.to_dicts(), ensure_ascii=False, indent=2, default=_plain))
+
+def print_json(frame: pl.DataFrame) -> None:
+    """A list of objects."""
+    print(json.dumps(plain_rows(frame), ensure_ascii=False, indent=2))
+
+
+def plain_rows(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    """Rows as JSON can hold them: numbers that it does not know (NaN, infinity) are null."""
+    return [{name: _plain(value) for name, value in row.items()} for row in frame.to_dicts()]
 
 
 def print_csv(frame: pl.DataFrame) -> None:
@@ -82,9 +90,7 @@ def flat(frame: pl.DataFrame) -> pl.DataFrame:
 
     nested = [name for name, kind in frame.schema.items() if kind.is_nested() or kind == pl.Binary]
     as_json = {
-        name: pl.Series(
-            name, [None if v is None else json.dumps(v, default=_plain) for v in frame[name].to_list()], pl.String
-        )
+        name: pl.Series(name, [None if v is None else json.dumps(_plain(v)) for v in frame[name].to_list()], pl.String)
         for name in nested
     }
     return frame.with_columns(**as_json)
@@ -95,9 +101,8 @@ def print_tables(results: Results) -> None:
     from rich.table import Table as Grid
     from rich.text import Text
 
-    console = _console()
     if not results.views:
-        console.print(f"The lake {results.lake.place.root} holds no tables yet; headwater run STUDY.yaml fills it")
+        console().print(f"The lake {results.lake.place.root} holds no tables yet; headwater run STUDY.yaml fills it")
         return
     grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     grid.add_column("table", no_wrap=True)
@@ -107,7 +112,7 @@ def print_tables(results: Results) -> None:
         table = next(iter(results.tables(name).values()))
         columns = [view.owner.name, *(column.name for column in table.columns)]
         grid.add_row(Text(name), Text(table.grain), Text(", ".join(columns), style="dim"))
-    console.print(grid)
+    console().print(grid)
 
 
 def tables_json(results: Results) -> list[Mapping[str, Any]]:
@@ -127,12 +132,21 @@ def tables_json(results: Results) -> list[Mapping[str, Any]]:
     ]
 
 
-def _console() -> Console:
+def console() -> Console:
+    """Standard output; as wide as it takes where nobody looks at it."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=500)
+    there = Console(highlight=False)
+    return there if there.is_terminal else Console(highlight=False, width=500)
 
 
-def _plain(value: Any) -> str:
-    return value.hex() if isinstance(value, bytes) else str(value)
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, bytes):
+        return value.hex()
+    return value if value is None or isinstance(value, bool | int | str) else str(value)

@@ -158,6 +158,12 @@ def _spans(tokens: Sequence[str], scores: Sequence[float], total: float, largest
         yield Span(plain)
 
 
+def token_levels(scores: Sequence[float]) -> list[int]:
+    """The colour of each token: from −5 (raises the loss) to 5 (lowers it)."""
+    largest = _largest(scores)
+    return [_level(score, largest) for score in scores]
+
+
 def _level(score: float | None, largest: float) -> int:
     weight = _finite(score)
     level = sum(abs(weight) >= threshold * largest for threshold in LEVELS) if largest else 0

@@ -1,32 +1,18 @@
-"""The command line. Commands import what they need when they run, so that `--help` is quick."""
+"""Commands that make results, and look after them: run, ui, studies, lineage, delete."""
 
 from __future__ import annotations
 
-import json
 import sys
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from compute.errors import BadInput
+from orchestration.cli.root import app, exit_with, print_json
 
 if TYPE_CHECKING:
     from orchestration.home import Home
-
-app = typer.Typer(
-    name="headwater",
-    help="Traces what a language model writes back to the pretraining documents that taught it.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-)
-
-
-@app.callback()
-def headwater() -> None:
-    """Results are Delta tables under .headwater (or HEADWATER_HOME); messages go to standard error."""
 
 
 @app.command(epilog="Example: headwater run examples/demo/demo.yaml")
@@ -58,9 +44,9 @@ def run(
             run_study(study, instance, resources, recompute=recompute, refit=refit, others=others)
             print_summary(study, resources["lake"])
     except BadInput as error:
-        _exit(str(error))
+        exit_with(str(error))
     except StepFailed as failed:
-        _exit(failed.sentence if failed.is_users_mistake else f"step {failed.step} failed:\n{failed.sentence}")
+        exit_with(failed.sentence if failed.is_users_mistake else f"step {failed.step} failed:\n{failed.sentence}")
 
 
 @app.command()
@@ -78,7 +64,7 @@ def ui(
     try:
         serve(Home.from_environment().prepare(), port=port, mlflow_port=mlflow_port)
     except (BadInput, ServerEnded) as error:
-        _exit(str(error))
+        exit_with(str(error))
 
 
 @app.command(epilog="Example: headwater lineage demo arithmetic-00 'arithmetic-0000#0'")
@@ -106,9 +92,9 @@ def lineage(
         add_facts(lake, found, declared_models(home.studies))
         pages = mlflow_pages(home, found)
     except BadInput as error:
-        _exit(str(error))
+        exit_with(str(error))
     if as_json:
-        _print_json(lineage_json(found, lake.place.root, dagster_ui, pages))
+        print_json(lineage_json(found, lake.place.root, dagster_ui, pages))
     else:
         print_lineage(found, lake.place.root, dagster_ui, pages)
 
@@ -125,67 +111,11 @@ def studies(as_json: Annotated[bool, typer.Option("--json", help="The same as JS
         home = Home.from_environment()
         states = study_states(resources_of(home)["lake"], load_studies(home.studies))
     except BadInput as error:
-        _exit(str(error))
+        exit_with(str(error))
     if as_json:
-        _print_json([state_json(state) for state in states])
+        print_json([state_json(state) for state in states])
     else:
         print_states(states, home.studies)
-
-
-@app.command(
-    epilog='Examples: headwater sql · headwater sql "SELECT method, count(*) FROM influence GROUP BY method" · '
-    'headwater sql --out top.parquet "SELECT * FROM rankings WHERE rank <= 20"'
-)
-def sql(
-    query: Annotated[str | None, typer.Argument(help="One SELECT; - reads it from standard input.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Rows as a list of JSON objects.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Rows as CSV.")] = False,
-    out: Annotated[Path | None, typer.Option(help="A file instead: .parquet, .csv or .jsonl.")] = None,
-    at: Annotated[datetime | None, typer.Option(help="Read the tables as they were then (local time).")] = None,
-    version: Annotated[
-        list[str] | None, typer.Option(metavar="TABLE=N", help="Version of a table, as study/demo/rankings=3.")
-    ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="At most so many rows.")] = 100_000,
-    seconds: Annotated[float, typer.Option(min=0.01, help="At most so long.")] = 60.0,
-    memory: Annotated[float, typer.Option(min=0.05, help="At most so many GiB of memory.")] = 2.0,
-) -> None:
-    """Ask the tables of all studies a question in DuckDB's SQL; without one, list the tables.
-
-    A query reads the lake's tables and nothing else, and changes nothing.
-    """
-    from orchestration.results import Results
-    from orchestration.results.printing import (
-        check_name,
-        print_csv,
-        print_json,
-        print_rows,
-        print_tables,
-        save_rows,
-        tables_json,
-    )
-    from orchestration.results.sql import Limits
-    from orchestration.results.views import Moment, named_versions
-
-    try:
-        results = Results.open()
-        if query is None:
-            _print_json(tables_json(results)) if as_json else print_tables(results)
-            return
-        if out:
-            check_name(out)
-        moment = Moment(at.astimezone() if at else None, named_versions(version or ()))
-        limits = Limits(seconds=seconds, memory_bytes=int(memory * 2**30), rows=rows)
-        found = results.answer(sys.stdin.read() if query == "-" else query, moment, limits)
-        if out or as_json or as_csv:
-            found.refuse_cut()  # what is read by programs is whole or not there
-        if out:
-            save_rows(found.frame, out)
-        else:
-            (print_json if as_json else print_csv if as_csv else print_rows)(found.frame)
-    except BadInput as error:
-        _exit(str(error))
-    cut = "the first " if found.is_cut else ""
-    print(f"{cut}{len(found.frame):,} rows in {found.seconds:.2f} s{f' in {out}' if out else ''}", file=sys.stderr)
 
 
 @app.command(epilog="Example: headwater delete demo")
@@ -211,18 +141,13 @@ def delete(
             if planned.is_empty:
                 return
             if not yes and not confirmed(planned):
-                _exit("nothing was removed")
+                exit_with("nothing was removed")
             if plan_removal(home, lake, instance, study).parts != planned.parts:
-                _exit("nothing was removed, since studies or tables changed meanwhile; look again")
+                exit_with("nothing was removed, since studies or tables changed meanwhile; look again")
             remove(home, lake, instance, planned, on_part=lambda part: print(f"removed {part}", file=sys.stderr))
             print_removed(planned)
     except BadInput as error:
-        _exit(str(error))
-
-
-def main() -> None:
-    """Entry point of the `headwater` command."""
-    app()
+        exit_with(str(error))
 
 
 def _existing(home: Home) -> Home:
@@ -232,16 +157,3 @@ def _existing(home: Home) -> Home:
             f"{home.root}: nothing has been run here; name the directory that results are in (HEADWATER_HOME)"
         )
     return home
-
-
-def _print_json(content: object) -> None:
-    print(json.dumps(content, indent=2, ensure_ascii=False, default=str))
-
-
-def _exit(sentence: str) -> NoReturn:
-    print(f"headwater: {sentence}", file=sys.stderr)
-    raise SystemExit(1)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,118 @@
+"""What a study says of a query or of a document: the ranked documents, and the queries that a document drives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from assets.lake.stored import stored_table
+from assets.specs.mistakes import near_matches
+from compute.errors import BadInput
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from assets.lake.tables import Table
+    from orchestration.results.results import Results
+
+MAIN_METHOD = "ekfac"
+
+
+def study_queries(results: Results, study: str) -> pl.DataFrame:
+    """The queries of a study in their order: query_id, kind, task, is_right, nats, prompt, completion and answer."""
+    columns = ("query_id", "kind", "task", "is_right", "nats", "prompt", "completion", "answer")
+    return _read(results, study, "completions", lambda frame: frame.sort("position").select(columns))
+
+
+def ranked_documents(
+    results: Results, study: str, query: str, *, method: str | None, ranking: str, end: str, count: int
+) -> pl.DataFrame:
+    """The rows of `rankings` at one end, best first, at most `count`.
+
+    Raises BadInput for an unknown study, query or method (left out: ekfac, or the only one).
+    """
+    query_known(results, study, query)
+
+    def listed(frame: pl.LazyFrame) -> pl.LazyFrame:
+        return frame.filter(query_id=query, ranking=ranking, end=end).sort("method", "rank")
+
+    rows = _read(results, study, "rankings", listed)
+    chosen = chosen_method(study, rows["method"].unique().sort().to_list(), method)
+    return rows.filter(method=chosen).head(count)
+
+
+def chosen_method(study: str, methods: list[str], method: str | None) -> str:
+    if method is None:
+        return MAIN_METHOD if MAIN_METHOD in methods or not methods else methods[0]
+    if method not in methods:
+        raise BadInput(f"study {study}: no document is ranked by {method}; {near_matches(method, methods, 'methods')}")
+    return method
+
+
+def query_known(results: Results, study: str, query: str) -> dict:
+    """The query's row of the study's completions. Raises BadInput where there is none."""
+    queries = study_queries(results, study)
+    found = queries.filter(query_id=query)
+    if found.is_empty():
+        known = queries["query_id"].to_list()
+        raise BadInput(f"study {study}: there is no query {query}; {near_matches(query, known, 'queries')}")
+    return found.row(0, named=True)
+
+
+def document_row(results: Results, study: str, document: str) -> dict:
+    """The document of the study's corpus. Raises BadInput where the corpus has none of that id."""
+    corpus = corpus_of(results, study)
+    table = _of(results, corpus, "documents")
+    found = results.lake.collect(table, results.lake.scan(table).filter(document_id=document))
+    if found.is_empty():
+        raise BadInput(f"corpus {corpus}: there is no document {document}; its ids are in the table documents")
+    return found.row(0, named=True)
+
+
+def corpus_of(results: Results, study: str) -> str:
+    """The corpus whose documents the study has scored, as the newest commit of its scores says."""
+    read = json.loads(results.lake.last_commit(_of(results, study, "influence")).get("inputs") or "{}")
+    corpora = [path.split("/")[1] for path in read if path.startswith("corpus/") and path.endswith("/documents")]
+    if not corpora:
+        raise BadInput(f"study {study}: its scores do not say of which corpus they are; run the study again")
+    return corpora[0]
+
+
+def drives(results: Results, study: str, document: str) -> pl.DataFrame:
+    """The rows of `rankings` that list a document, best rank first."""
+    return _read(results, study, "rankings", lambda frame: frame.filter(document_id=document).sort("rank", "query_id"))
+
+
+def of_query(rows: pl.DataFrame, study: str, document: str, query: str, method: str | None) -> pl.DataFrame:
+    """Of the rows that list a document, those of one query and method. Raises BadInput where it is not listed there."""
+    rows = rows.filter(query_id=query)
+    if rows.is_empty():
+        raise BadInput(
+            f"study {study}: document {document} is not among the ranked documents of query {query}, so its "
+            "tokens have no scores; its score alone is in the table influence"
+        )
+    return rows.filter(method=chosen_method(study, rows["method"].unique().sort().to_list(), method))
+
+
+def plain_document(row: dict) -> dict:
+    """A document's row without what only programs of the platform read."""
+    return {
+        name: value for name, value in row.items() if name not in ("token_ids", "fingerprint", "tokenizer_fingerprint")
+    }
+
+
+def _read(results: Results, study: str, name: str, wanted: Callable[[pl.LazyFrame], pl.LazyFrame]) -> pl.DataFrame:
+    table = _of(results, study, name)
+    return results.lake.collect(table, wanted(results.lake.scan(table)))
+
+
+def _of(results: Results, owner: str, name: str) -> Table:
+    """The table of one study (or corpus); what is not there is told by its name."""
+    view = results.views.get(name)
+    paths = view.paths if view else {}
+    if owner not in paths:
+        family = view.family if view else "study"
+        hint = near_matches(owner, paths, "studies" if family == "study" else f"names of a {family}")
+        raise BadInput(f"{family} {owner}: there is no table {name} of it in {results.lake.place.root}; {hint}")
+    return stored_table(results.lake.place, paths[owner])
