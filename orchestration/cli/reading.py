@@ -1,4 +1,4 @@
-"""Commands that read results: top, show, sql and export."""
+"""Commands that read results: top, show, sql, export."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ from orchestration.cli.root import app, exit_with, print_json
 StudyName = Annotated[str, typer.Argument(help="Name of the study.")]
 Method = Annotated[str | None, typer.Option(help="How documents are scored: ekfac unless another is named.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The same as JSON.")]
+
+
+class Form(StrEnum):
+    """Kinds of file."""
+
+    parquet = "parquet"
+    csv = "csv"
 
 
 class Ranking(StrEnum):
@@ -136,3 +143,23 @@ def sql(
         exit_with(str(error))
     cut = "the first " if found.is_cut else ""
     print(f"{cut}{len(found.frame):,} rows in {found.seconds:.2f} s{f' in {out}' if out else ''}", file=sys.stderr)
+
+
+@app.command(
+    epilog="Examples: headwater export demo --to results · headwater export demo --to scores --table influence"
+)
+def export(
+    study: StudyName,
+    to: Annotated[Path, typer.Option(help="A directory, new or empty.")],
+    form: Annotated[Form, typer.Option("--as", help="Kind of file.")] = Form.parquet,
+    table: Annotated[list[str] | None, typer.Option(help="Only this table; may be given again.")] = None,
+) -> None:
+    """Write the tables of a study that people read as files, and its report as a page."""
+    from orchestration.results import Results
+    from orchestration.results.export import export_study
+
+    try:
+        for path in export_study(Results.open(), study, to, form.value, table or []):
+            print(path)
+    except BadInput as error:
+        exit_with(str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import polars as pl
@@ -57,6 +58,8 @@ def test_show_gives_text_queries_and_shares(run):
         (["top", "tiny", "givn"], "there is no query givn; did you mean given"),
         (["top", "tiny", "given", "--method", "bm25"], "no document is ranked by bm25"),
         (["show", "tiny", "nothing#0"], "corpus tiny: there is no document nothing#0"),
+        (["export", "tine", "--to", "x"], "study tine: is not in"),
+        (["export", "tiny", "--to", "x", "--table", "ranking"], "has no table ranking; did you mean rankings"),
         (["show", "nowhere", "nothing#0"], "study nowhere: there is no table influence of it"),
     ],
 )
@@ -72,3 +75,24 @@ def test_a_document_that_is_not_ranked_has_no_shares(run):
     other = documents.filter(~documents.is_in(ranked.implode()))[0]
     result = headwater(run.home, "show", "tiny", other, "--query", "given")
     assert result.returncode == 1 and "is not among the ranked documents of query given" in result.stderr
+
+
+def test_export_writes_what_people_read(run, tmp_path):
+    result = headwater(run.home, "export", "tiny", "--to", tmp_path / "all")
+    assert result.returncode == 0, result.stderr
+    written = {path.name for path in (tmp_path / "all").iterdir()}
+    assert written == {Path(line).name for line in result.stdout.splitlines()}
+    assert {"rankings.parquet", "claims.parquet", "completions.parquet", "report.html"} <= written
+    exported = pl.read_parquet(tmp_path / "all/rankings.parquet")
+    assert exported.sort(pl.all()).equals(run.rankings.drop("fingerprint").sort(pl.all()))
+    assert (tmp_path / "all/report.html").read_text().lstrip().lower().startswith("<!doctype html>")
+    again = headwater(run.home, "export", "tiny", "--to", tmp_path / "all")
+    assert again.returncode == 1 and "holds files already" in again.stderr
+
+
+def test_export_of_one_table_as_csv(run, tmp_path):
+    result = headwater(run.home, "export", "tiny", "--to", tmp_path / "one", "--as", "csv", "--table", "rankings")
+    assert result.returncode == 0, result.stderr
+    (file,) = (tmp_path / "one").iterdir()
+    rows = pl.read_csv(file)
+    assert len(rows) == len(run.rankings) and isinstance(json.loads(rows["token_scores"][0]), list)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import dagster as dg
@@ -233,6 +234,13 @@ def test_what_was_asked_once_is_never_asked_again(run):
     assert run.table("verdicts")["is_current"].all() and len(run.endpoint.answered) == before
 
 
+def wait_until(condition, seconds: float = 60) -> None:
+    """Until it holds, or the time is over: what was expected is asserted by the test itself."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.2)
+
+
 def test_a_process_that_is_killed_has_written_its_replies(run):
     written(run.directory, findings=findings(run.endpoint, model="newer"))
     code = "import assets.findings.verdicts as v; v.SAVED_EVERY = 5; from orchestration.cli import main; main()"
@@ -245,6 +253,7 @@ def test_a_process_that_is_killed_has_written_its_replies(run):
     )
     try:
         assert run.endpoint.is_hanging.wait(200)
+        wait_until(lambda: run.table("verdicts").filter("is_current")["question"].n_unique() == 10)
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()

@@ -16,7 +16,7 @@ import psutil
 from tests.orchestration.tiny_study import environment
 
 SECONDS_TO_START = 120
-SECONDS_TO_STOP = 40
+SECONDS_TO_STOP = 90
 
 
 def free_ports(count: int) -> list[int]:
