@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import polars as pl
+
 from assets.lake.stored import stored_table
 from assets.specs.mistakes import near_matches
 from compute.errors import BadInput
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from assets.lake.tables import Table
     from orchestration.results.results import Results
 
@@ -40,6 +40,12 @@ def ranked_documents(
     rows = _read(results, study, "rankings", listed)
     chosen = chosen_method(study, rows["method"].unique().sort().to_list(), method)
     return rows.filter(method=chosen).head(count)
+
+
+def methods_of(results: Results, study: str) -> list[str]:
+    """The methods by which documents are ranked."""
+    rows = _read(results, study, "rankings", lambda frame: frame.select(pl.col("method").unique()))
+    return rows["method"].sort().to_list()
 
 
 def chosen_method(study: str, methods: list[str], method: str | None) -> str:

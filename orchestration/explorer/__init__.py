@@ -1,0 +1,1 @@
+"""`headwater explore`: the results as pages for reading, on loopback and without the network."""
