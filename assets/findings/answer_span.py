@@ -12,6 +12,7 @@ def answer_span(text: str, answer: str | None) -> tuple[int, int] | None:
     parts = re.findall(r"\w+", answer or "")
     if not parts:
         return None
-    pattern = r"(?<![\w.,-])" + r"\W+".join(re.escape(part) for part in parts) + r"(?!\w|[.,]\d)"
-    found = re.search(pattern, text, re.IGNORECASE) or re.search(pattern.replace(".,-", "", 1), text, re.IGNORECASE)
+    before = r"(?<!\w)" + (r"(?<![-−])(?<!\d[.,])" if parts[0][0].isdigit() else "")
+    after = r"(?!\w)" + (r"(?![.,]\d)" if parts[-1][-1].isdigit() else "")
+    found = re.search(before + r"\W+".join(map(re.escape, parts)) + after, text, re.IGNORECASE)
     return found.span() if found else None

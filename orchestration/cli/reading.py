@@ -163,3 +163,17 @@ def export(
             print(path)
     except BadInput as error:
         exit_with(str(error))
+
+
+@app.command(epilog="Example: headwater explore --port 8080")
+def explore(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8265,
+) -> None:
+    """Read the results in the browser: queries, ranked documents token by token, findings, search; Ctrl-C stops it."""
+    from orchestration.explorer.serving import serve_explorer
+    from orchestration.home import Home
+
+    try:
+        serve_explorer(Home.from_environment(), port)
+    except BadInput as error:
+        exit_with(str(error))

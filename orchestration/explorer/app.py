@@ -16,6 +16,7 @@ from assets.findings.report.evidence_tables import method_name
 from compute.errors import BadInput
 from orchestration.explorer import guard, pages
 from orchestration.explorer.address import address
+from orchestration.explorer.searching import Indexing
 from orchestration.results import Results
 
 HERE = Path(__file__).parent
@@ -23,8 +24,9 @@ Text = Annotated[str, Query(max_length=2_000)]
 Choice = Annotated[str | None, Query(max_length=2_000)]
 
 
-def explorer(results: Results) -> FastAPI:
-    """The application that shows the results of one lake."""
+def explorer(results: Results, cache: Path) -> FastAPI:
+    """The application that shows the results of one lake; indexes for its search are kept under `cache`."""
+    indexing = Indexing(cache)
     app = FastAPI(title="Headwater explorer", docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
 
@@ -33,7 +35,8 @@ def explorer(results: Results) -> FastAPI:
         if sentence := guard.refusal(request):
             return Response(f"{sentence}\n", 403, guard.HEADERS, "text/plain; charset=utf-8")
         response = await call_next(request)
-        response.headers.update(guard.HEADERS)
+        for name, value in guard.HEADERS.items():
+            response.headers.setdefault(name, value)
         return response
 
     @app.exception_handler(BadInput)
@@ -74,9 +77,28 @@ def explorer(results: Results) -> FastAPI:
     def document(study: Text, document: Text):
         return _page("document.html", title=document, page=pages.document(_fresh(results), study, document))
 
+    @app.get("/search")
+    def search(study: Text, words: Text = ""):
+        return _page(
+            "search.html", title=f"Search in {study}", page=pages.search(_fresh(results), indexing, study, words)
+        )
+
     @app.get("/findings")
     def findings(study: Text):
         return _page("findings.html", title=f"Findings of {study}", page=pages.findings(_fresh(results), study))
+
+    @app.get("/figure")
+    def figure(study: Text, name: Text):
+        return Response(pages.figure(_fresh(results), study, name), media_type="image/svg+xml")
+
+    @app.get("/report")
+    def report(study: Text):
+        return HTMLResponse(pages.report(_fresh(results), study), headers=guard.OF_THE_REPORT)
+
+    @app.get("/rows")
+    def rows(study: Text, query: Text, form: Text, method: Choice = None, ranking: Text = "normed", end: Text = "top"):
+        content, kind, name = pages.rows(_fresh(results), study, query, method, ranking, end, form)
+        return Response(content, media_type=kind, headers={"Content-Disposition": f'attachment; filename="{name}"'})
 
     return app
 

@@ -21,6 +21,10 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+OF_THE_REPORT = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
+}
+"""The report is one page that carries its style and figures in itself."""
 
 
 def refusal(request: Request) -> str | None:

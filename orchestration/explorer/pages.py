@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
+from assets.findings.analysis import drawn
 from assets.findings.report.evidence_tables import in_importance
 from assets.specs.mistakes import near_matches
 from compute.errors import BadInput
+from orchestration.explorer.searching import Indexing
 from orchestration.explorer.shown import Reading, folded, reading
 from orchestration.results import Results, ranked
+from orchestration.results.printing import flat
 
 EXCERPT = 160
+HITS = 50
+FIGURES = ("correlation", "magnitude", "power_law", "answers", "kinds", "sources", "verdicts", "claims")
 RANKINGS, ENDS = ("normed", "raw"), ("top", "bottom")
 
 
@@ -142,10 +149,52 @@ def document(results: Results, name: str, document_id: str) -> dict[str, Any]:
     return {"study": name, "document": row, "drives": ranked.drives(results, name, document_id).to_dicts()}
 
 
-def findings(results: Results, name: str) -> dict[str, Any]:
-    """The claims and the figures. Raises BadInput for an unknown study."""
+def search(results: Results, indexing: Indexing, name: str, words: str) -> dict[str, Any]:
+    """Documents of the study's corpus that hold the words. Raises BadInput for an unknown study."""
     _refuse_unknown(results, name)
-    return {"study": name}
+    corpus = ranked.corpus_of(results, name)
+    index, behind = indexing.index(results, corpus)
+    hits = index.find(words, HITS) if words.strip() else []
+    return {"study": name, "corpus": corpus, "words": words, "hits": hits, "behind": behind, "most": HITS}
+
+
+def findings(results: Results, name: str) -> dict[str, Any]:
+    """The claims, and which figures there are. Raises BadInput for an unknown study."""
+    _refuse_unknown(results, name)
+    claims = ranked.read_table(results, name, "claims").to_dicts() if ranked.has_table(results, name, "claims") else []
+    figures = [each for each in FIGURES if ranked.has_table(results, name, each)]
+    return {"study": name, "claims": claims, "figures": figures, "report": ranked.has_table(results, name, "report")}
+
+
+def figure(results: Results, name: str, analysis: str) -> str:
+    """The figure of an analysis, as SVG. Raises BadInput for an unknown one."""
+    _refuse_unknown(results, name)
+    if analysis not in FIGURES:
+        raise BadInput(f"there is no figure {analysis}; {near_matches(analysis, FIGURES, 'figures')}")
+    evidence = ranked.read_table(results, name, "evidence").filter(analysis=analysis)
+    return drawn(analysis, ranked.read_table(results, name, analysis), evidence).svg
+
+
+def report(results: Results, name: str) -> str:
+    """The report's page. Raises BadInput where there is none."""
+    _refuse_unknown(results, name)
+    return ranked.read_table(results, name, "report")["html"].item()
+
+
+def rows(
+    results: Results, name: str, query_id: str, method: str | None, ranking: str, end: str, form: str
+) -> tuple[bytes, str, str]:
+    """The ranked documents as a file: content, kind and name. Raises BadInput for what is not there."""
+    if form not in ("csv", "parquet"):
+        raise BadInput(f"there is no form {form}; choose csv or parquet")
+    found = ranked.ranked_documents(results, name, query_id, method=method, ranking=ranking, end=end, count=1_000_000)
+    found, content = found.drop("fingerprint"), io.BytesIO()
+    if form == "parquet":
+        found.write_parquet(content)
+    else:
+        flat(found).write_csv(content)
+    kind = "text/csv; charset=utf-8" if form == "csv" else "application/vnd.apache.parquet"
+    return content.getvalue(), kind, f"{re.sub('[^A-Za-z0-9_-]', '-', f'{name}-{query_id}-{end}')}.{form}"
 
 
 def _card(results: Results, name: str) -> StudyCard:

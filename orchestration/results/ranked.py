@@ -108,6 +108,15 @@ def plain_document(row: dict) -> dict:
     }
 
 
+def has_table(results: Results, study: str, name: str) -> bool:
+    return name in results.views and study in results.views[name].paths
+
+
+def read_table(results: Results, study: str, name: str) -> pl.DataFrame:
+    """A whole table of a study. Raises BadInput where it is not there."""
+    return _read(results, study, name, lambda frame: frame)
+
+
 def _read(results: Results, study: str, name: str, wanted: Callable[[pl.LazyFrame], pl.LazyFrame]) -> pl.DataFrame:
     table = _of(results, study, name)
     return results.lake.collect(table, wanted(results.lake.scan(table)))
