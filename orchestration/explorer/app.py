@@ -10,6 +10,7 @@ from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
+from polars.exceptions import ColumnNotFoundError
 
 from assets.findings.report import numerals
 from assets.findings.report.evidence_tables import method_name
@@ -26,6 +27,9 @@ Choice = Annotated[str | None, Query(max_length=2_000)]
 
 def explorer(results: Results, cache: Path) -> FastAPI:
     """The application that shows the results of one lake; indexes for its search are kept under `cache`."""
+    # altair looks whether pandas is loaded, and breaks while another request's thread is loading it.
+    import pandas  # noqa: F401
+
     indexing = Indexing(cache)
     app = FastAPI(title="Headwater explorer", docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
@@ -50,6 +54,11 @@ def explorer(results: Results, cache: Path) -> FastAPI:
     @app.exception_handler(RequestValidationError)
     def unreadable(request: Request, error: Exception) -> HTMLResponse:
         return _page("message.html", 404, title="Not found", sentence="the address is not one of the explorer's")
+
+    @app.exception_handler(ColumnNotFoundError)
+    def of_another_version(request: Request, error: Exception) -> HTMLResponse:
+        sentence = f"another version of Headwater wrote a table of this study ({error}); run the study again"
+        return _page("message.html", 500, title="Cannot be shown", sentence=sentence)
 
     @app.get("/")
     def studies() -> HTMLResponse:
@@ -89,7 +98,7 @@ def explorer(results: Results, cache: Path) -> FastAPI:
 
     @app.get("/figure")
     def figure(study: Text, name: Text):
-        return Response(pages.figure(_fresh(results), study, name), media_type="image/svg+xml")
+        return Response(pages.figure(_fresh(results), study, name), media_type="image/png")
 
     @app.get("/report")
     def report(study: Text):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from orchestration.results.printing import flat
 
 EXCERPT = 160
 HITS = 50
+DRAWING = threading.Lock()
+"""A browser asks for all figures at once; the drawing libraries are not made for several threads."""
 FIGURES = ("correlation", "magnitude", "power_law", "answers", "kinds", "sources", "verdicts", "claims")
 RANKINGS, ENDS = ("normed", "raw"), ("top", "bottom")
 
@@ -166,13 +169,15 @@ def findings(results: Results, name: str) -> dict[str, Any]:
     return {"study": name, "claims": claims, "figures": figures, "report": ranked.has_table(results, name, "report")}
 
 
-def figure(results: Results, name: str, analysis: str) -> str:
-    """The figure of an analysis, as SVG. Raises BadInput for an unknown one."""
+def figure(results: Results, name: str, analysis: str) -> bytes:
+    """The figure of an analysis, as PNG. Raises BadInput for an unknown one."""
     _refuse_unknown(results, name)
     if analysis not in FIGURES:
         raise BadInput(f"there is no figure {analysis}; {near_matches(analysis, FIGURES, 'figures')}")
     evidence = ranked.read_table(results, name, "evidence").filter(analysis=analysis)
-    return drawn(analysis, ranked.read_table(results, name, analysis), evidence).svg
+    rows = ranked.read_table(results, name, analysis)
+    with DRAWING:
+        return drawn(analysis, rows, evidence).png
 
 
 def report(results: Results, name: str) -> str:

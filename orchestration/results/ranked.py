@@ -119,7 +119,13 @@ def read_table(results: Results, study: str, name: str) -> pl.DataFrame:
 
 def _read(results: Results, study: str, name: str, wanted: Callable[[pl.LazyFrame], pl.LazyFrame]) -> pl.DataFrame:
     table = _of(results, study, name)
-    return results.lake.collect(table, wanted(results.lake.scan(table)))
+    try:
+        return results.lake.collect(table, wanted(results.lake.scan(table)))
+    except pl.exceptions.ColumnNotFoundError as error:
+        said = str(error).splitlines()[0]
+        raise BadInput(
+            f"{table.path}: another version of Headwater wrote it ({said}); run study {study} again"
+        ) from error
 
 
 def _of(results: Results, owner: str, name: str) -> Table:
