@@ -15,6 +15,36 @@ if TYPE_CHECKING:
     from orchestration.home import Home
 
 
+@app.command(epilog="Example: headwater init --study mine --corpus 'data/*.jsonl' --checkpoint models/mine")
+def init(
+    study: Annotated[str | None, typer.Option(help="The study's name.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="File, directory or pattern of the corpus.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Directory of a Hugging Face checkpoint, or owner/name@revision on the hub.")
+    ] = None,
+    queries: Annotated[
+        str | None, typer.Option(help="File of queries; left out: one is written, with a first prompt.")
+    ] = None,
+    to: Annotated[Path | None, typer.Option(help="The file to write; STUDY.yaml unless named.")] = None,
+) -> None:
+    """Write a study file for a corpus and a checkpoint, and check it. What is not given is asked for."""
+    from orchestration.scaffold import write_study
+
+    asked = {"study": study, "corpus": corpus, "checkpoint": checkpoint}
+    if missing := [name for name, value in asked.items() if not value]:
+        if not sys.stdin.isatty():
+            exit_with(f"give {' and '.join(f'--{name}' for name in missing)}")
+        for name in missing:
+            asked[name] = typer.prompt(name)
+    target = to or Path(f"{asked['study']}.yaml")
+    try:
+        for path in write_study(asked["study"], asked["corpus"], asked["checkpoint"], queries, target):
+            print(path)
+    except BadInput as error:
+        exit_with(str(error))
+    print(f"headwater run {target} runs it", file=sys.stderr)
+
+
 @app.command(epilog="Example: headwater run examples/demo/demo.yaml")
 def run(
     study_file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's declaration.")],
@@ -116,6 +146,30 @@ def studies(as_json: Annotated[bool, typer.Option("--json", help="The same as JS
         print_json([state_json(state) for state in states])
     else:
         print_states(states, home.studies)
+
+
+@app.command(epilog="Example: headwater doctor --json")
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False) -> None:
+    """Check the installation: packages, GPU, home, lake, tracking and study files.
+
+    Ends with 1 where one of them fails.
+    """
+    from dataclasses import asdict
+
+    from orchestration.doctor import BAD, examine
+    from orchestration.home import Home
+
+    try:
+        found = list(examine(Home.from_environment()))
+    except BadInput as error:
+        exit_with(str(error))
+    if as_json:
+        print_json([asdict(each) for each in found])
+    else:
+        for each in found:
+            print(f"{each.state:<5} {each.what:<9} {each.said}")
+    if any(each.state == BAD for each in found):
+        raise SystemExit(1)
 
 
 @app.command(epilog="Example: headwater delete demo")
