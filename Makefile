@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo ui test test-ui lint setup clean help
+.PHONY: demo ui test test-slow test-ui lint setup clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -16,9 +16,13 @@ demo: setup  ## train the demo's model, trace it, and print what was found
 ui: setup  ## Dagster's and MLflow's interfaces on what was run; PORT=… and MLFLOW_PORT=… choose other ports
 	@$(BIN)/headwater ui $(if $(PORT),--port $(PORT)) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT))
 
-test: $(VENV)/.dev lint  ## all tests but those of the interfaces
+test: $(VENV)/.dev lint  ## all tests but the slow ones and those of the interfaces
 	@echo "== tests"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(VENV)/.dev  ## whole runs with a judge, BM25 or a second study, and servers that are started and killed
+	@echo "== slow tests"
+	@$(BIN)/python -m pytest -m slow
 
 test-ui: $(VENV)/.ui-tests  ## the interfaces, driven in a headless Chromium, which is installed where it can be
 	@$(BIN)/python -m tests.ui.browser

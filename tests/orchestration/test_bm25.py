@@ -17,6 +17,8 @@ from orchestration.studies import read_study
 from tests.orchestration.test_automation import Platform
 from tests.orchestration.tiny_study import headwater, write_study
 
+pytestmark = pytest.mark.slow
+
 FINDINGS = {"bm25": True, "resamples": 100, "depth": 20, "counts": [5], "cutoffs": [5]}
 SUMMED_UP = ("score_statistics", "source_statistics", "answer_statistics")
 PATH = "study/tiny/bm25"

@@ -18,6 +18,8 @@ from tests.orchestration.copied_study import CopiedStudy, home_at
 from tests.orchestration.test_automation import SHARDS, Platform
 from tests.orchestration.tiny_study import QUERIES, headwater, write_jsonl, write_study
 
+pytestmark = pytest.mark.slow
+
 PATH = "study/second/comparison_statistics"
 
 

@@ -27,6 +27,8 @@ from tests.orchestration.copied_study import CopiedStudy, home_at
 from tests.orchestration.test_automation import ANALYSES, SCORES, Platform
 from tests.orchestration.tiny_study import environment, headwater, write_jsonl, write_study
 
+pytestmark = pytest.mark.slow
+
 PATH = "study/tiny/verdicts"
 TOP = 4
 QUERIES = [

@@ -112,7 +112,13 @@ class InTerminal(RunningUI):
     def _start(self, command: list[str], variables: dict[str, str]) -> subprocess.Popen:
         self._output, inside = os.openpty()
         os.set_blocking(self._output, False)
-        process = subprocess.Popen(command, env=variables, preexec_fn=lambda: os.login_tty(inside))
+
+        def begin() -> None:
+            for number in (signal.SIGHUP, signal.SIGINT):  # which whoever runs the tests may ignore (nohup)
+                signal.signal(number, signal.SIG_DFL)
+            os.login_tty(inside)
+
+        process = subprocess.Popen(command, env=variables, preexec_fn=begin)
         os.close(inside)
         return process
 
