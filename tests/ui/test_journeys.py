@@ -40,7 +40,11 @@ def test_an_asset_says_what_its_rows_and_columns_are(page, desk):
     page.goto("/assets")
     page.get_by_role("textbox").first.fill("influence")
     page.keyboard.press("Enter")
-    page.get_by_role("link").filter(has_text="study / tiny / influence").first.click()
+    found = page.get_by_role("link").filter(has_text="study / tiny / influence").first
+    expect(found).to_be_attached()
+    page.locator("body").click(position={"x": 800, "y": 900})  # the filter's suggestions lie over the list until then
+    expect(page.get_by_text("to navigate", exact=True)).to_have_count(0)
+    found.click()
     expect(page.get_by_text(re.compile(f"^{table.grain}", re.IGNORECASE)).first).to_be_visible()
     for column in table.columns:
         row = page.get_by_role("row").filter(has=page.get_by_role("cell", name=column.name, exact=True))
