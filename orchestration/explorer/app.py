@@ -132,6 +132,6 @@ def _templates():
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": numerals.number, "count": numerals.count, "method_name": method_name}
+    environment.filters |= {"number": numerals.number, "method_name": method_name}
     environment.globals |= {"address": address, "plural": numerals.plural}
     return environment

@@ -20,7 +20,6 @@ from orchestration.explorer.shown import Reading, folded, reading
 from orchestration.results import Results, ranked
 from orchestration.results.printing import flat
 
-EXCERPT = 160
 HITS = 50
 DRAWING = threading.Lock()
 """A browser asks for all figures at once; the drawing libraries are not made for several threads."""
@@ -162,11 +161,10 @@ def search(results: Results, indexing: Indexing, name: str, words: str) -> dict[
 
 
 def findings(results: Results, name: str) -> dict[str, Any]:
-    """The claims, and which figures there are. Raises BadInput for an unknown study."""
+    """Which figures there are, and whether there is a report. Raises BadInput for an unknown study."""
     _refuse_unknown(results, name)
-    claims = ranked.read_table(results, name, "claims").to_dicts() if ranked.has_table(results, name, "claims") else []
     figures = [each for each in FIGURES if ranked.has_table(results, name, each)]
-    return {"study": name, "claims": claims, "figures": figures, "report": ranked.has_table(results, name, "report")}
+    return {"study": name, "figures": figures, "report": ranked.has_table(results, name, "report")}
 
 
 def figure(results: Results, name: str, analysis: str) -> bytes:
@@ -207,8 +205,8 @@ def _card(results: Results, name: str) -> StudyCard:
         queries = ranked.study_queries(results, name)
     except BadInput as error:
         return StudyCard(name, 0, 0, False, str(error))
-    listed = "rankings" in results.views and name in results.views["rankings"].paths
-    return StudyCard(name, len(queries), int((queries["is_right"]).sum() or 0), listed)
+    listed = ranked.has_table(results, name, "rankings")
+    return StudyCard(name, len(queries), int(queries["is_right"].sum() or 0), listed)
 
 
 def _side(
