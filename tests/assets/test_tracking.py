@@ -278,7 +278,7 @@ def test_processes_that_begin_at_once_share_one_parent(tracking, tmp_path):
     """
     command = [sys.executable, "-c", textwrap.dedent(script), uri, (tmp_path / "artifacts").as_uri()]
     processes = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    lines = [process.communicate(timeout=60)[0].split() for process in processes]
+    lines = [process.communicate(timeout=600)[0].split() for process in processes]
     assert lines[0][0] == lines[1][0] and "None" not in lines[0] + lines[1]
     runs = MlflowClient(uri).search_runs(["1"])
     assert len(runs) == 3 and {run.info.run_id for run in runs} == {*lines[0], *lines[1]}

@@ -20,6 +20,7 @@ from tests.orchestration.tiny_study import environment, write_study
 
 ROOT = Path(__file__).parents[2]
 SECONDS_TO_LOAD = 3
+SECONDS_TO_IMPORT_DAGSTER = 0.6  # where nothing else runs; with the interpreter's own start
 
 LOAD = """
 import sys
@@ -229,13 +230,20 @@ def test_definitions_load_in_under_three_seconds(location, tmp_path, studies):
         location.study(f"s{number}", f"part{number}")
     took = []
     while len(took) < 3 and min(took, default=SECONDS_TO_LOAD) >= SECONDS_TO_LOAD:
-        start, worked = time.perf_counter(), processor_seconds()
-        result = load(tmp_path)
-        # On a busy machine it waits for its turn; by itself it takes what it works, or less with several threads.
-        took.append(min(time.perf_counter() - start, processor_seconds() - worked))
+        seconds, result = timed(lambda: load(tmp_path))
         assert result.returncode == 0, result.stderr
         assert result.stdout.count("/rankings") == studies
+        # Processors are slower while others work on the same cores: the import of Dagster alone tells by how much.
+        imported, _ = timed(lambda: subprocess.run([sys.executable, "-c", "import dagster"], check=True))
+        took.append(seconds * min(1, SECONDS_TO_IMPORT_DAGSTER / imported))
     assert min(took) < SECONDS_TO_LOAD, took
+
+
+def timed(work):
+    """Seconds, and what the work gives. On a busy machine it waits for its turn: then what it works is less."""
+    start, worked = time.perf_counter(), processor_seconds()
+    result = work()
+    return min(time.perf_counter() - start, processor_seconds() - worked), result
 
 
 def processor_seconds() -> float:
