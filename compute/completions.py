@@ -16,7 +16,8 @@ from transformers import GenerationConfig
 
 from compute.batches import Sequence
 from compute.errors import BadInput
-from compute.passes import batch_loss, batches_for
+from compute.passes import batches_for
+from compute.token_loss import batch_loss
 
 PROMPTS_AT_ONCE = 32
 

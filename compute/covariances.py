@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from compute.batches import Batch, Sequence
-from compute.passes import Labels, accumulation_dtype, batches_for, captured, run_batch
+from compute.passes import accumulation_dtype, batches_for, captured
+from compute.token_loss import Labels, run_batch
 from compute.tracked_modules import TrackedModule
 
 OnBatch = Callable[[int, int], None]

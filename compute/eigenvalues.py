@@ -16,7 +16,8 @@ from compute.batches import Sequence
 from compute.covariances import OnBatch
 from compute.eigenbasis import ModuleEigenbasis
 from compute.module_gradients import document_gradients
-from compute.passes import Labels, accumulation_dtype, batches_for, captured, run_batch
+from compute.passes import accumulation_dtype, batches_for, captured
+from compute.token_loss import Labels, run_batch
 from compute.tracked_modules import TrackedModule
 
 

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from compute.batches import Sequence
 from compute.covariances import OnBatch
-from compute.passes import accumulation_dtype, batches_for, captured, run_batch
+from compute.passes import accumulation_dtype, batches_for, captured
+from compute.token_loss import run_batch
 from compute.tracked_modules import TrackedModule
 
 SPURIOUS_CONCENTRATION = 2 / 3

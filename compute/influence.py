@@ -23,7 +23,8 @@ from compute.batches import Sequence
 from compute.covariances import OnBatch
 from compute.low_rank import LowRankGradient
 from compute.module_gradients import ELEMENTS_AT_ONCE, document_gradients
-from compute.passes import accumulation_dtype, batches_for, captured, run_batch
+from compute.passes import accumulation_dtype, batches_for, captured
+from compute.token_loss import run_batch
 from compute.tracked_modules import TrackedModule
 
 DENSE_BUDGET_BYTES = 2**30  # what the formed route may keep of dense query gradients

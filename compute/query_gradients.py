@@ -19,7 +19,8 @@ from compute.eigenbasis import ModuleEigenbasis
 from compute.errors import BadInput
 from compute.low_rank import LowRankGradient, full_rank, keeps_full_rank, truncate_rotated
 from compute.module_gradients import document_gradients
-from compute.passes import accumulation_dtype, captured, run_batch
+from compute.passes import accumulation_dtype, captured
+from compute.token_loss import run_batch
 from compute.tracked_modules import TrackedModule
 
 METHODS = ("ekfac", "dot")

@@ -14,8 +14,8 @@ from compute.batches import Sequence, make_batches
 from compute.errors import BadInput
 from compute.influence import InfluencePass, score_documents
 from compute.low_rank import full_rank
-from compute.passes import batch_loss
 from compute.query_gradients import query_gradients
+from compute.token_loss import batch_loss
 from tests.compute import oracle
 from tests.compute.models import VOCABULARY, Case, fit, make_case, random_documents
 
@@ -177,7 +177,7 @@ def test_do_not_depend_on_how_much_is_computed_at_once(neox_case, neox_fitted, m
     expected = scored()
     monkeypatch.setattr(compute.module_gradients, "ELEMENTS_AT_ONCE", 2 * 40 * 17)
     monkeypatch.setattr(compute.influence, "ELEMENTS_AT_ONCE", 9 * 28 * 3)  # three columns of projections
-    monkeypatch.setattr("compute.passes.ROWS_AT_ONCE", 5)
+    monkeypatch.setattr("compute.token_loss.LOGITS_AT_ONCE", 5)
     found = scored()
     assert oracle.relative_error(found.scores_QD, expected.scores_QD) < neox_case.exact
     assert oracle.relative_error(found.norms_D, expected.norms_D) < neox_case.exact

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from compute import passes
 from compute.batches import Batch, Sequence, make_batches, plan_batches
 from compute.covariances import fit_covariances
 from compute.eigenvalues import fit_eigenvalues
@@ -18,8 +17,9 @@ from compute.errors import BadInput
 from compute.exact_scores import exact_scores
 from compute.influence import score_documents
 from compute.low_rank import full_rank
-from compute.passes import DATA, Labels, captured, run_batch
+from compute.passes import captured
 from compute.query_gradients import dense_gradients, query_gradients
+from compute.token_loss import DATA, Labels, run_batch
 from tests.compute import oracle
 from tests.compute.models import VOCABULARY, fit, make_case, random_documents
 
@@ -219,12 +219,3 @@ def test_dense_query_gradients_stay_within_their_budget(neox_case, neox_fitted):
     )
     dense = [route.dense_QP for route in influence.routes.values() if hasattr(route, "dense_QP")]
     assert 0 < sum(tensor.numel() * tensor.element_size() for tensor in dense) <= 2 * one_module
-
-
-def test_a_large_vocabulary_makes_smaller_batches(neox_case, monkeypatch):
-    """Logits of all tokens of a batch × vocabulary would fill memory long before activations do."""
-    monkeypatch.setattr(passes, "LOGITS_AT_ONCE", 64 * VOCABULARY)
-    shapes = [batch.token_ids_BT.shape for batch in passes.batches_for(neox_case.model, neox_case.documents, 8192)]
-    longest = max(map(len, neox_case.documents))
-    assert len(shapes) > 1
-    assert all(rows * tokens <= max(64, longest) for rows, tokens in shapes)
