@@ -85,7 +85,9 @@ def _forward(model: nn.Module, batch: Batch) -> tuple[Tensor, Logits]:
 
 
 def _run(model: nn.Module, batch: Batch) -> Tensor:
-    return model(input_ids=batch.token_ids_BT, attention_mask=batch.attention_BT, use_cache=False).logits
+    # No attention mask: padding stands on the right, where no token looks. With one, attention takes slower ways, and a
+    # padded position whose whole window is masked (Gemma 2) becomes NaN, which a weight of 0 does not keep from others.
+    return model(input_ids=batch.token_ids_BT, use_cache=False).logits
 
 
 def _same(logits_nV: Tensor) -> Tensor:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, BertConfig
 
 from compute.batches import Batch, Sequence, make_batches, plan_batches
+from compute.checkpoint import load_model
 from compute.covariances import fit_covariances
 from compute.eigenvalues import fit_eigenvalues
 from compute.errors import BadInput
@@ -91,12 +93,15 @@ def test_batches_mark_padding_and_targets():
     assert batch.tokens == 8
 
 
-def test_the_attention_mask_is_handed_to_the_model(neox_case, monkeypatch):
-    seen, forward, gradient = [], neox_case.model.forward, gradient_of(neox_case)
-    monkeypatch.setattr(neox_case.model, "forward", lambda **inputs: (seen.append(inputs), forward(**inputs))[1])
-    score_documents(neox_case.model, neox_case.modules, [gradient], neox_case.documents[:3])
-    lengths = sorted(int(n) for inputs in seen for n in inputs["attention_mask"].sum(1))
-    assert lengths == sorted(map(len, neox_case.documents[:3]))
+def test_a_model_that_looks_to_the_right_is_refused(tmp_path):
+    """Padding stands on the right and is not masked, which only causal attention makes harmless."""
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 40, "num_attention_heads": 2}
+    for is_decoder in (True, False):
+        config = BertConfig(**sizes, num_hidden_layers=1, max_position_embeddings=32, is_decoder=is_decoder)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / str(is_decoder))
+    load_model(str(tmp_path / "True"), device="cpu")
+    with pytest.raises(BadInput, match=r"False: .*tokens that follow"):
+        load_model(str(tmp_path / "False"), device="cpu")
 
 
 def gradient_of(case) -> dict:
