@@ -5,21 +5,18 @@ Grosse et al. 2023, section 3.1 (equations 12–14). N tokens of a batch, I inpu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from compute.batches import Sequence
-from compute.passes import accumulation_dtype, batches_for, captured
-from compute.token_loss import Labels, run_batch
+from compute.batches import Batch, Sequence
+from compute.passes import OnBatch, accumulation_dtype, backward_passes
+from compute.token_loss import Labels
 from compute.tracked_modules import TrackedModule
 
 COLUMNS_AT_ONCE = 256  # narrower blocks compute less, and wider ones faster
-OnBatch = Callable[[int, int], None]
-"""Called after each batch with the documents and the tokens (without padding) that it held."""
 
 
 @dataclass
@@ -64,8 +61,8 @@ class _BatchRows:
     Backward reaches such modules one after the other, so that the last product is all that is kept.
     """
 
-    def __init__(self, real_BT: Tensor, dtype: torch.dtype) -> None:
-        self.real_BT, self.dtype = real_BT, dtype
+    def __init__(self, batch: Batch, dtype: torch.dtype) -> None:
+        self.batch, self.real_BT, self.dtype = batch, batch.attention_BT.bool(), dtype
         self.key: tuple = ()
         self.rows_NI = self.products_II = torch.empty(0)
 
@@ -113,21 +110,24 @@ def fit_covariances(
     """
     device, dtype = next(model.parameters()).device, accumulation_dtype(model)
     sums = {module.name: _Sums(module, dtype, device) for module in modules}
-    current: list[_BatchRows] = []
+    newest: list[_BatchRows] = []
 
-    def consume(module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
-        (batch_rows,) = current
-        activation_NI, products_II = batch_rows.products(activation_BTI)
-        sums[module.name].add(products_II, activation_NI, batch_rows.rows(gradient_BTO))
+    def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
+        if not newest or newest[0].batch is not batch:
+            newest[:] = [_BatchRows(batch, dtype)]
+        activation_NI, products_II = newest[0].products(activation_BTI)
+        sums[module.name].add(products_II, activation_NI, newest[0].rows(gradient_BTO))
 
-    tokens = 0
-    with captured(model, modules, consume):
-        for batch in batches_for(model, documents, token_budget):
-            current[:] = [_BatchRows(batch.attention_BT.bool(), dtype)]
-            run_batch(model, batch, Labels.named(labels, seed))
-            tokens += batch.tokens
-            if on_batch:
-                on_batch(len(batch.keys_B), batch.tokens)
+    passes = backward_passes(
+        model,
+        modules,
+        documents,
+        consume,
+        token_budget=token_budget,
+        labels=Labels.named(labels, seed),
+        on_batch=on_batch,
+    )
+    tokens = sum(batch.tokens for batch, _ in passes)
     return {name: module_sums.means(tokens) for name, module_sums in sums.items()}
 
 

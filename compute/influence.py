@@ -19,12 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compute.batches import Sequence
-from compute.covariances import OnBatch
+from compute.batches import Batch, Sequence
 from compute.low_rank import LowRankGradient
 from compute.module_gradients import ELEMENTS_AT_ONCE, document_gradients
-from compute.passes import accumulation_dtype, batches_for, captured
-from compute.token_loss import run_batch
+from compute.passes import OnBatch, accumulation_dtype, backward_passes
 from compute.tracked_modules import TrackedModule
 
 DENSE_BUDGET_BYTES = 2**30  # what the formed route may keep of dense query gradients
@@ -77,21 +75,17 @@ class InfluencePass:
         scores_QD = torch.zeros(self.queries, len(documents), dtype=self.dtype, device=self.device)
         squares_D = torch.zeros(len(documents), dtype=self.dtype, device=self.device)
         loss_D = torch.zeros(len(documents), dtype=torch.float64)
-        index_B: list[int] = []
 
-        def consume(module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
+        def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
             scores_BQ, squares_B = self.routes[module.name].score(
                 activation_BTI.to(self.dtype), gradient_BTO.to(self.dtype)
             )
-            scores_QD[:, index_B] += scores_BQ.T
-            squares_D[index_B] += squares_B
+            scores_QD[:, batch.index_B] += scores_BQ.T
+            squares_D[batch.index_B] += squares_B
 
-        with captured(self.model, self.modules, consume):
-            for batch in batches_for(self.model, documents, token_budget):
-                index_B[:] = batch.index_B
-                loss_D[index_B] = run_batch(self.model, batch)
-                if on_batch:
-                    on_batch(len(batch.keys_B), batch.tokens)
+        settings = {"token_budget": token_budget, "on_batch": on_batch}
+        for batch, loss_B in backward_passes(self.model, self.modules, documents, consume, **settings):
+            loss_D[batch.index_B] = loss_B
         return Scores(scores_QD.cpu().numpy(), squares_D.clamp_(min=0).sqrt().cpu().numpy(), loss_D.numpy())
 
 

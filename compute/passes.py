@@ -1,27 +1,129 @@
-"""What a forward and an activation-gradient backward pass show of every tracked module: inputs and output gradients.
+"""Passes over many sequences: batch by batch forward and backward, and what to do where a batch does not fit in memory.
 
-Weights are frozen, so no weight gradient is ever formed, and the graph begins at the output of the lowest tracked
-module, so nothing below it is traversed backwards. What a stage needs from a module is computed as soon as backward
-reaches it, and its activations are let go.
-
-B sequences, T positions, I inputs (without the bias column), O outputs of a module.
+A batch that is out of memory is cut in two and done again, and so are all batches after it: the token budget is halved.
+Backward reaches a batch's modules one by one, so some of them may have been consumed by then; these are left out when
+its halves are done, so that every sequence is consumed once by every module and results stay the same to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
-from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from compute.batches import Batch, Sequence, make_batches
+from compute.batches import Batch, Sequence, check_sequences, pad, plan_batches
+from compute.capture import captured
 from compute.errors import BadInput
+from compute.token_loss import DATA, Labels, batch_loss, run_batch
 from compute.tracked_modules import TrackedModule
 
-Consume = Callable[[TrackedModule, Tensor, Tensor], None]
-"""Called per module and batch with a_BTI and g_BTO; g is zero wherever a position carries no gradient."""
+Consume = Callable[[Batch, TrackedModule, Tensor, Tensor], None]
+"""Called per batch and module with a_BTI and g_BTO; g is zero wherever a position carries no gradient. It may raise
+torch.OutOfMemoryError before it has changed anything, and not after."""
+OnBatch = Callable[[int, int], None]
+"""Called after each batch with the documents and the tokens (without padding) that it held."""
+LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class _Plan:
+    """The batches to come, as indices, each with the modules that have consumed it already."""
+
+    sequences: SequenceOf[Sequence]
+    token_budget: int
+    device: torch.device
+    to_come: deque[tuple[list[int], frozenset[str]]] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        check_sequences(self.sequences, self.token_budget)
+        self._lay_out(range(len(self.sequences)))
+
+    def _lay_out(self, indices: SequenceOf[int]) -> None:
+        lengths = [len(self.sequences[index]) for index in indices]
+        for batch in plan_batches(lengths, self.token_budget):
+            self.to_come.append(([indices[place] for place in batch], frozenset()))
+
+    def halve(self, index_B: list[int], consumed: frozenset[str]) -> None:
+        """Puts the two halves of a batch before all others; those that nothing has consumed are laid out anew."""
+        if len(index_B) == 1:
+            key, tokens = self.sequences[index_B[0]].key, len(self.sequences[index_B[0]])
+            raise BadInput(f"{key}: its {tokens} tokens do not fit in memory even alone; cut documents shorter")
+        begun = [each for each in self.to_come if each[1]]
+        untouched = [index for indices, already in self.to_come if not already for index in indices]
+        middle = len(index_B) // 2
+        self.to_come = deque([(index_B[:middle], consumed), (index_B[middle:], consumed), *begun])
+        # Half of what was tried, which may be far below the budget.
+        self.token_budget = len(index_B) * max(len(self.sequences[index]) for index in index_B) // 2
+        self._lay_out(untouched)
+        LOG.warning("out of memory: the token budget is halved to %d, and the batch done again", self.token_budget)
+
+
+def backward_passes(
+    model: nn.Module,
+    modules: SequenceOf[TrackedModule],
+    sequences: SequenceOf[Sequence],
+    consume: Consume,
+    *,
+    token_budget: int,
+    labels: Labels = DATA,
+    on_batch: OnBatch | None = None,
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Each batch when it is done, longest sequences first, with the summed loss of its sequences in nats, loss_B.
+
+    `consume` has then seen the sequences of the batch once per module. Raises BadInput naming a sequence without a
+    target, longer than the budget, with a loss that is not finite, or that does not fit in memory by itself.
+    """
+    plan = _Plan(sequences, token_budget, next(model.parameters()).device)
+    current: list[Batch] = []
+    consumed: set[str] = set()
+
+    def consume_once(module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
+        if module.name not in consumed:
+            consume(*current, module, activation_BTI, gradient_BTO)
+            consumed.add(module.name)
+
+    with captured(model, modules, consume_once):
+        while plan.to_come:
+            index_B, already = plan.to_come.popleft()
+            consumed.clear()
+            consumed.update(already)
+            try:
+                current[:] = [pad(sequences, index_B, plan.device)]
+                loss_B = run_batch(model, current[0], labels)
+            except torch.OutOfMemoryError:
+                _let_go(model)
+                plan.halve(index_B, frozenset(consumed))
+                continue
+            yield current[0], loss_B
+            if on_batch:
+                on_batch(len(index_B), current[0].tokens)
+
+
+def forward_passes(
+    model: nn.Module, sequences: SequenceOf[Sequence], *, token_budget: int
+) -> Iterator[tuple[Batch, Tensor]]:
+    """The same without backward: each batch with its loss_B."""
+    plan = _Plan(sequences, token_budget, next(model.parameters()).device)
+    while plan.to_come:
+        index_B, _ = plan.to_come.popleft()
+        try:
+            batch = pad(sequences, index_B, plan.device)
+            loss_B = batch_loss(model, batch)
+        except torch.OutOfMemoryError:
+            _let_go(model)
+            plan.halve(index_B, frozenset())
+            continue
+        yield batch, loss_B
+
+
+def _let_go(model: nn.Module) -> None:
+    if next(model.parameters()).device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def accumulation_dtype(model: nn.Module) -> torch.dtype:
@@ -32,65 +134,3 @@ def accumulation_dtype(model: nn.Module) -> torch.dtype:
 def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Where a model's factors belong: its device, in the dtype of its sums."""
     return next(model.parameters()).device, accumulation_dtype(model)
-
-
-@contextmanager
-def captured(model: nn.Module, modules: Iterable[TrackedModule], consume: Consume) -> Iterator[None]:
-    """While open, each backward pass through `model` calls `consume` once per tracked module, last module first."""
-    shape_BT: list[int] = []
-
-    def keep_shape(_, __, options: dict) -> None:
-        shape_BT[:] = options["input_ids"].shape
-
-    handles = [model.register_forward_pre_hook(keep_shape, with_kwargs=True)]
-    for module in modules:
-        hook = _forward_hook(module, consume, shape_BT)
-        handles.append(model.get_submodule(module.name).register_forward_hook(hook))
-    was_training, required_grad = model.training, [parameter.requires_grad for parameter in model.parameters()]
-    model.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(was_training)
-        for parameter, required in zip(model.parameters(), required_grad, strict=True):
-            parameter.requires_grad_(required)
-
-
-def batches_for(model: nn.Module, sequences: SequenceOf[Sequence], token_budget: int) -> Iterator[Batch]:
-    """`make_batches` on the model's device."""
-    return make_batches(sequences, token_budget=token_budget, device=next(model.parameters()).device)
-
-
-def _forward_hook(module: TrackedModule, consume: Consume, shape_BT: list[int]):
-    def hook(_, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        if not torch.is_grad_enabled():
-            return None
-        begins_graph = not output.requires_grad
-        if begins_graph:
-            # A copy, since the model may go on to change its tensor in place, which a leaf does not allow.
-            leaf = output.detach().requires_grad_(True)
-            output = leaf.clone()
-        activation = inputs[0].detach()
-        output.register_hook(lambda gradient: consume(module, *_by_document(module, activation, gradient, shape_BT)))
-        return output if begins_graph else None
-
-    return hook
-
-
-def _by_document(
-    module: TrackedModule, activation: Tensor, gradient: Tensor, shape_BT: list[int]
-) -> tuple[Tensor, Tensor]:
-    """a_BTI and g_BTO, also from a module whose model flattens its tokens first (OPT).
-
-    Raises BadInput for a module that does not see every token of every document.
-    """
-    if gradient.ndim == 2 and len(gradient) == shape_BT[0] * shape_BT[1]:
-        return activation.view(*shape_BT, -1), gradient.view(*shape_BT, -1)
-    if gradient.ndim != 3:
-        raise BadInput(
-            f"curvature.modules: {module.name} does not see its tokens as batch × positions × features, "
-            "as routed experts do not; leave it out of the patterns"
-        )
-    return activation, gradient

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from compute.batches import make_batches
+from compute.capture import captured
 from compute.labels import key_hash, sample_labels, uniforms
-from compute.passes import captured
 from compute.token_loss import Labels, run_batch
 from tests.compute.labels import sampled_labels
 

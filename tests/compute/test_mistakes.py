@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, BertConfig
 
 from compute.batches import Batch, Sequence, make_batches, plan_batches
+from compute.capture import captured
 from compute.checkpoint import load_model
 from compute.covariances import fit_covariances
 from compute.eigenvalues import fit_eigenvalues
@@ -19,7 +20,6 @@ from compute.errors import BadInput
 from compute.exact_scores import exact_scores
 from compute.influence import score_documents
 from compute.low_rank import full_rank
-from compute.passes import captured
 from compute.query_gradients import dense_gradients, query_gradients
 from compute.token_loss import DATA, Labels, run_batch
 from tests.compute import oracle

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GPTNe
 
 import compute.token_loss
 from compute.batches import make_batches
-from compute.passes import captured
+from compute.capture import captured
 from compute.token_loss import batch_loss, run_batch
 from compute.tracked_modules import select_modules
 from tests.compute.models import CONTEXT, NO_SPECIAL_TOKENS, VOCABULARY, random_documents, random_queries
