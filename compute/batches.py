@@ -52,10 +52,15 @@ def make_batches(sequences: SequenceOf[Sequence], *, token_budget: int, device="
 
     Raises BadInput for a sequence without a target or longer than the budget.
     """
+    check_sequences(sequences, token_budget)
+    for index_B in plan_batches([len(sequence) for sequence in sequences], token_budget):
+        yield pad(sequences, index_B, device)
+
+
+def check_sequences(sequences: SequenceOf[Sequence], token_budget: int) -> None:
+    """Raises BadInput for a sequence without a target or longer than the budget."""
     for sequence in sequences:
         _check(sequence, token_budget)
-    for index_B in plan_batches([len(sequence) for sequence in sequences], token_budget):
-        yield _pad(sequences, index_B, device)
 
 
 def plan_batches(lengths: SequenceOf[int], token_budget: int) -> list[list[int]]:
@@ -80,7 +85,8 @@ def _check(sequence: Sequence, token_budget: int) -> None:
         )
 
 
-def _pad(sequences: SequenceOf[Sequence], index_B: list[int], device) -> Batch:
+def pad(sequences: SequenceOf[Sequence], index_B: list[int], device) -> Batch:
+    """The sequences of these indices as one batch."""
     rows = [sequences[index] for index in index_B]
     shape = (len(rows), max(map(len, rows)))
     token_ids_BT = torch.zeros(shape, dtype=torch.long)

@@ -25,7 +25,7 @@ def load_model(
     """The causal language model at `location` (a directory or a hub id), in eval mode with frozen weights.
 
     Raises BadInput where there are no safetensors, where weights are missing or left over (a wrong architecture or an
-    adapter would otherwise run on random weights), or where loading needs remote code.
+    adapter would otherwise run on random weights), where loading needs remote code, or where the model is not causal.
     """
     _refuse_adapter(location)
     try:
@@ -46,7 +46,9 @@ def load_model(
         raise
     _refuse_incomplete(location, report)
     _refuse_not_finite(location, model)
-    return model.to(device or best_device()).eval().requires_grad_(False)
+    model = model.to(device or best_device()).eval().requires_grad_(False)
+    _refuse_not_causal(location, model)
+    return model
 
 
 def load_tokenizer(location: str, *, revision: str | None = None) -> PreTrainedTokenizerFast:
@@ -122,6 +124,19 @@ def _refuse_not_finite(location: str, model: nn.Module) -> None:
                 f"model {location}: {name} holds values that are not finite (NaN or infinite), so would every loss; "
                 "check the checkpoint, or a wider dtype"
             )
+
+
+@torch.no_grad()
+def _refuse_not_causal(location: str, model: nn.Module) -> None:
+    """By two texts that differ in their last token alone: what stands before it must not notice."""
+    token_ids = torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1]], device=next(model.parameters()).device)
+    logits = model(input_ids=token_ids, use_cache=False).logits[:, :-1]
+    rounding = 8 * torch.finfo(logits.dtype).eps
+    if (logits[0] - logits[1]).abs().max() > rounding * logits.abs().max():
+        raise BadInput(
+            f"model {location}: predicts a token from tokens that follow it, so it is no causal language model; "
+            "name a checkpoint of one"
+        )
 
 
 def _first_sentence(error: Exception) -> str:

@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 
 from compute.batches import Sequence
 from compute.errors import BadInput
-from compute.passes import batch_loss, batches_for
+from compute.passes import forward_passes
 
 PROMPTS_AT_ONCE = 32
 
@@ -58,8 +58,8 @@ def greedy_completions(
 def completion_nats(model: nn.Module, queries: SequenceOf[Sequence], *, token_budget: int) -> dict[str, float]:
     """−log p(completion | prompt) per query key. Raises BadInput naming a query whose loss is not finite."""
     nats: dict[str, float] = {}
-    for batch in batches_for(model, queries, token_budget):
-        nats.update(zip(batch.keys_B, batch_loss(model, batch).tolist(), strict=True))
+    for batch, loss_B in forward_passes(model, queries, token_budget=token_budget):
+        nats.update(zip(batch.keys_B, loss_B.tolist(), strict=True))
     return nats
 
 

@@ -5,7 +5,6 @@ Grosse et al. 2023, section 3.1 (equations 12–14). N tokens of a batch, I inpu
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
@@ -13,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from compute.batches import Batch, Sequence
-from compute.passes import Labels, accumulation_dtype, batches_for, captured, run_batch
+from compute.passes import OnBatch, accumulation_dtype, backward_passes
+from compute.token_loss import Labels
 from compute.tracked_modules import TrackedModule
 
-OnBatch = Callable[[int, int], None]
-"""Called after each batch with the documents and the tokens (without padding) that it held."""
+COLUMNS_AT_ONCE = 256  # narrower blocks compute less, and wider ones faster
 
 
 @dataclass
@@ -30,7 +29,10 @@ class ModuleCovariances:
 
 
 class _Sums:
-    """Running sums of one module. The border of A that belongs to the bias column is the sum of the activations."""
+    """Running sums of one module, of symmetric matrices the upper triangle alone.
+
+    The border of A that belongs to the bias column is the sum of the activations.
+    """
 
     def __init__(self, module: TrackedModule, dtype: torch.dtype, device) -> None:
         self.module = module
@@ -38,19 +40,57 @@ class _Sums:
         self.activation_I = torch.zeros(module.in_features, dtype=dtype, device=device)
         self.gradient_OO = torch.zeros(module.out_features, module.out_features, dtype=dtype, device=device)
 
-    def add(self, activation_NI: Tensor, gradient_NO: Tensor) -> None:
-        self.activation_II.addmm_(activation_NI.T, activation_NI)
-        self.gradient_OO.addmm_(gradient_NO.T, gradient_NO)
+    def add(self, products_II: Tensor, activation_NI: Tensor, gradient_NO: Tensor) -> None:
+        self.activation_II += products_II
+        add_products(self.gradient_OO, gradient_NO)
         if self.module.has_bias:
             self.activation_I += activation_NI.sum(0)
 
     def means(self, tokens: int) -> ModuleCovariances:
-        activation_II = self.activation_II
+        activation_II, gradient_OO = whole(self.activation_II), whole(self.gradient_OO)
         if self.module.has_bias:
             ones = activation_II.new_tensor([[float(tokens)]])
             border_I1 = self.activation_I[:, None]
             activation_II = torch.cat([torch.cat([activation_II, border_I1], 1), torch.cat([border_I1.T, ones], 1)])
-        return ModuleCovariances(activation_II / tokens, self.gradient_OO / tokens, tokens)
+        return ModuleCovariances(activation_II / tokens, gradient_OO / tokens, tokens)
+
+
+class _BatchRows:
+    """One batch's rows at real tokens; Σ a aᵀ is computed once for modules that share their input, as gate and up do.
+
+    Backward reaches such modules one after the other, so that the last product is all that is kept.
+    """
+
+    def __init__(self, batch: Batch, dtype: torch.dtype) -> None:
+        self.batch, self.real_BT, self.dtype = batch, batch.attention_BT.bool(), dtype
+        self.key: tuple = ()
+        self.rows_NI = self.products_II = torch.empty(0)
+
+    def products(self, activation_BTI: Tensor) -> tuple[Tensor, Tensor]:
+        """The input's rows at real tokens, and the upper triangle of their products."""
+        # Both modules' inputs are alive until backward has passed the first, so equal memory is the same tensor.
+        key = (activation_BTI.data_ptr(), activation_BTI.shape)
+        if key != self.key:
+            self.key, self.rows_NI = key, self.rows(activation_BTI)
+            self.products_II = self.rows_NI.new_zeros(2 * [self.rows_NI.shape[1]])
+            add_products(self.products_II, self.rows_NI)
+        return self.rows_NI, self.products_II
+
+    def rows(self, values_BTM: Tensor) -> Tensor:
+        """The rows of real tokens, in the dtype of the sums."""
+        return values_BTM[self.real_BT].to(self.dtype)
+
+
+def add_products(sum_MM: Tensor, rows_NM: Tensor) -> None:
+    """Adds rows_NMᵀ rows_NM to the upper triangle: of a symmetric matrix the rest need not be computed."""
+    for start in range(0, len(sum_MM), COLUMNS_AT_ONCE):
+        stop = start + COLUMNS_AT_ONCE
+        sum_MM[start:stop, start:].addmm_(rows_NM[:, start:stop].T, rows_NM[:, start:])
+
+
+def whole(upper_MM: Tensor) -> Tensor:
+    """The symmetric matrix with this upper triangle."""
+    return upper_MM.triu() + upper_MM.triu(1).T
 
 
 def fit_covariances(
@@ -70,20 +110,24 @@ def fit_covariances(
     """
     device, dtype = next(model.parameters()).device, accumulation_dtype(model)
     sums = {module.name: _Sums(module, dtype, device) for module in modules}
-    current: list[Batch] = []
+    newest: list[_BatchRows] = []
 
-    def consume(module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
-        real_BT = current[0].attention_BT.bool()
-        sums[module.name].add(activation_BTI[real_BT].to(dtype), gradient_BTO[real_BT].to(dtype))
+    def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
+        if not newest or newest[0].batch is not batch:
+            newest[:] = [_BatchRows(batch, dtype)]
+        activation_NI, products_II = newest[0].products(activation_BTI)
+        sums[module.name].add(products_II, activation_NI, newest[0].rows(gradient_BTO))
 
-    tokens = 0
-    with captured(model, modules, consume):
-        for batch in batches_for(model, documents, token_budget):
-            current[:] = [batch]
-            run_batch(model, batch, Labels.named(labels, seed))
-            tokens += batch.tokens
-            if on_batch:
-                on_batch(len(batch.keys_B), batch.tokens)
+    passes = backward_passes(
+        model,
+        modules,
+        documents,
+        consume,
+        token_budget=token_budget,
+        labels=Labels.named(labels, seed),
+        on_batch=on_batch,
+    )
+    tokens = sum(batch.tokens for batch, _ in passes)
     return {name: module_sums.means(tokens) for name, module_sums in sums.items()}
 
 

@@ -6,12 +6,15 @@ gradients. A: eigen-directions of the inputs, S: of the outputs.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from compute.covariances import ModuleCovariances
+
+RECENT = 4  # modules between two that share their input (k, o, q, v in the order of names)
 
 
 @dataclass
@@ -42,14 +45,31 @@ class ModuleEigenbasis:
 
 def decompose(covariances: dict[str, ModuleCovariances]) -> dict[str, ModuleEigenbasis]:
     """The eigenbasis of each module."""
-    return {name: decompose_module(module) for name, module in covariances.items()}
+    decomposition = Decomposition()
+    return {name: decomposition.of_module(module) for name, module in covariances.items()}
 
 
-def decompose_module(covariances: ModuleCovariances) -> ModuleEigenbasis:
-    """Both decompositions of one module, so that a caller need not hold all modules at once."""
-    activation_values_A, activation_vectors_IA = _eigh(covariances.activation_II)
-    gradient_values_S, gradient_vectors_OS = _eigh(covariances.gradient_OO)
-    return ModuleEigenbasis(activation_vectors_IA, activation_values_A, gradient_vectors_OS, gradient_values_S)
+class Decomposition:
+    """Decomposes one module after the other, so that a caller need not hold all modules at once.
+
+    Modules that share their input have the same A, and stand close to each other: it is decomposed once.
+    """
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[Tensor, tuple[Tensor, Tensor]]] = deque(maxlen=RECENT)
+
+    def of_module(self, covariances: ModuleCovariances) -> ModuleEigenbasis:
+        """Both decompositions of one module."""
+        activation_values_A, activation_vectors_IA = self._of_inputs(covariances.activation_II)
+        gradient_values_S, gradient_vectors_OS = _eigh(covariances.gradient_OO)
+        return ModuleEigenbasis(activation_vectors_IA, activation_values_A, gradient_vectors_OS, gradient_values_S)
+
+    def _of_inputs(self, activation_II: Tensor) -> tuple[Tensor, Tensor]:
+        for other_II, decomposed in self._recent:
+            if torch.equal(other_II, activation_II):
+                return decomposed
+        self._recent.append((activation_II, _eigh(activation_II)))
+        return self._recent[-1][1]
 
 
 def _eigh(matrix_NN: Tensor) -> tuple[Tensor, Tensor]:

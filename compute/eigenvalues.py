@@ -12,11 +12,11 @@ from collections.abc import Sequence as SequenceOf
 import torch
 from torch import Tensor, nn
 
-from compute.batches import Sequence
-from compute.covariances import OnBatch
+from compute.batches import Batch, Sequence
 from compute.eigenbasis import ModuleEigenbasis
 from compute.module_gradients import document_gradients
-from compute.passes import Labels, accumulation_dtype, batches_for, captured, run_batch
+from compute.passes import OnBatch, accumulation_dtype, backward_passes
+from compute.token_loss import Labels
 from compute.tracked_modules import TrackedModule
 
 
@@ -35,16 +35,23 @@ def fit_eigenvalues(
     device, dtype = next(model.parameters()).device, accumulation_dtype(model)
     sums = {m.name: torch.zeros(m.out_features, m.in_dim, dtype=dtype, device=device) for m in modules}
 
-    def consume(module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
-        for rotated_DSA in _rotated(module, eigenbasis[module.name], activation_BTI.to(dtype), gradient_BTO.to(dtype)):
-            sums[module.name] += rotated_DSA.square_().sum(0)
+    def consume(_: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
+        basis, total_SA = eigenbasis[module.name], torch.zeros_like(sums[module.name])
+        for rotated_DSA in _rotated(module, basis, activation_BTI.to(dtype), gradient_BTO.to(dtype)):
+            total_SA += rotated_DSA.square_().sum(0)
+        sums[module.name] += total_SA  # at once, so that a batch that is out of memory leaves nothing
 
-    with captured(model, modules, consume):
-        for batch in batches_for(model, documents, token_budget):
-            run_batch(model, batch, Labels.named(labels, seed))
-            if on_batch:
-                on_batch(len(batch.keys_B), batch.tokens)
-    return {name: sum_SA / len(documents) for name, sum_SA in sums.items()}
+    passes = backward_passes(
+        model,
+        modules,
+        documents,
+        consume,
+        token_budget=token_budget,
+        labels=Labels.named(labels, seed),
+        on_batch=on_batch,
+    )
+    count = sum(len(batch.keys_B) for batch, _ in passes)
+    return {name: sum_SA / count for name, sum_SA in sums.items()}
 
 
 def _rotated(module: TrackedModule, basis: ModuleEigenbasis, activation_BTI: Tensor, gradient_BTO: Tensor):

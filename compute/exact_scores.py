@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compute.batches import Sequence
-from compute.covariances import OnBatch
-from compute.passes import accumulation_dtype, batches_for, captured, run_batch
+from compute.batches import Batch, Sequence
+from compute.passes import OnBatch, accumulation_dtype, backward_passes
 from compute.tracked_modules import TrackedModule
 
 SPURIOUS_CONCENTRATION = 2 / 3
@@ -58,34 +57,32 @@ def exact_scores(
     Each document goes through the model once, whatever the number of directions.
     """
     dtype, device = accumulation_dtype(model), next(model.parameters()).device
-    rows_of: dict[int, list[int]] = {}
-    shares: dict[int, dict[str, Tensor]] = {}
+    shares: dict[tuple[int, int], dict[str, Tensor]] = {}  # by document and direction, until its batch is done
 
-    def consume(module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
+    def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
         activation_BTI, gradient_BTO = activation_BTI.to(dtype), gradient_BTO.to(dtype)
-        for direction, rows in rows_of.items():
+        for direction, rows in _rows_by_direction(batch, wanted).items():
             direction_OI = directions[direction][module.name].to(device, dtype)
-            shares.setdefault(direction, {})[module.name] = _shares(
-                module, activation_BTI[rows], gradient_BTO[rows], direction_OI
-            )
+            share_RT = _shares(module, activation_BTI[rows], gradient_BTO[rows], direction_OI)
+            for row, share_T in zip(rows, share_RT, strict=True):
+                index = batch.index_B[row]
+                shares.setdefault((index, direction), {})[module.name] = share_T[: len(documents[index])]
 
     results: list[dict[int, ExactScore]] = [{} for _ in documents]
-    with captured(model, modules, consume):
-        for batch in batches_for(model, documents, token_budget):
-            rows_of.clear()
-            shares.clear()
-            for row, index in enumerate(batch.index_B):
-                for direction in wanted[index]:
-                    rows_of.setdefault(direction, []).append(row)
-            run_batch(model, batch)
-            for direction, rows in rows_of.items():
-                for place, row in enumerate(rows):
-                    index = batch.index_B[row]
-                    share_T = {name: share_RT[place] for name, share_RT in shares[direction].items()}
-                    results[index][direction] = _gather(documents[index], share_T)
-            if on_batch:
-                on_batch(len(batch.keys_B), batch.tokens)
+    settings = {"token_budget": token_budget, "on_batch": on_batch}
+    for batch, _ in backward_passes(model, modules, documents, consume, **settings):
+        for index in batch.index_B:
+            for direction in wanted[index]:
+                results[index][direction] = _gather(documents[index], shares.pop((index, direction)))
     return results
+
+
+def _rows_by_direction(batch: Batch, wanted: SequenceOf[SequenceOf[int]]) -> dict[int, list[int]]:
+    rows: dict[int, list[int]] = {}
+    for row, index in enumerate(batch.index_B):
+        for direction in wanted[index]:
+            rows.setdefault(direction, []).append(row)
+    return rows
 
 
 def _shares(module: TrackedModule, activation_RTI: Tensor, gradient_RTO: Tensor, direction_OI: Tensor) -> Tensor:
@@ -96,6 +93,6 @@ def _shares(module: TrackedModule, activation_RTI: Tensor, gradient_RTO: Tensor,
 
 
 def _gather(document: Sequence, share_T: dict[str, Tensor]) -> ExactScore:
-    token_scores_T = torch.stack(list(share_T.values())).sum(0)[: len(document)]
+    token_scores_T = torch.stack(list(share_T.values())).sum(0)
     module_scores = {name: float(share.sum()) for name, share in share_T.items()}
     return ExactScore(document.key, sum(module_scores.values()), module_scores, token_scores_T.cpu().numpy())

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ROWS_AT_ONCE = 1024  # bounds the float64 cumulative distribution to ROWS_AT_ONCE × vocabulary
+BLOCK = 64  # tokens of the vocabulary whose probabilities are summed before they are looked at one by one
 
 
 def key_hash(key: str) -> int:
@@ -30,20 +30,25 @@ def uniforms(seed: int, key_hashes_N: np.ndarray, positions_N: np.ndarray) -> np
     return (state_N >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def sample_labels(logits_NV: Tensor, key_hashes_N: np.ndarray, positions_N: np.ndarray, seed: int) -> Tensor:
-    """One label per row, drawn from softmax(logits_NV); int64 of shape N on the logits' device."""
-    uniform_N = torch.from_numpy(uniforms(seed, key_hashes_N, positions_N)).to(logits_NV.device)
-    labels_N = [
-        _invert(logits_rV, uniform_r)
-        for logits_rV, uniform_r in zip(logits_NV.split(ROWS_AT_ONCE), uniform_N.split(ROWS_AT_ONCE), strict=True)
-    ]
-    return torch.cat(labels_N)
+def sample_labels(p_NV: Tensor, key_hashes_N: np.ndarray, positions_N: np.ndarray, seed: int) -> Tensor:
+    """One label per row, drawn from the probabilities p_NV; int64 of shape N on their device."""
+    uniform_N = torch.from_numpy(uniforms(seed, key_hashes_N, positions_N)).to(p_NV.device)
+    mass_NK = _block_mass(p_NV).cumsum_(-1)
+    threshold_N1 = (uniform_N * mass_NK[:, -1])[:, None]
+    block_N1 = torch.searchsorted(mass_NK, threshold_N1, right=True).clamp_(max=mass_NK.shape[1] - 1)
+    before_N1 = mass_NK.gather(1, (block_N1 - 1).clamp(min=0)).masked_fill(block_N1 == 0, 0)
+    token_Nb = block_N1 * BLOCK + torch.arange(BLOCK, device=p_NV.device)
+    last = p_NV.shape[1] - 1
+    inside_Nb = p_NV.gather(1, token_Nb.clamp(max=last)).double().masked_fill_(token_Nb > last, 0).cumsum_(-1)
+    place_N1 = torch.searchsorted(inside_Nb.add_(before_N1), threshold_N1, right=True).clamp_(max=BLOCK - 1)
+    return (block_N1 * BLOCK + place_N1).clamp_(max=last).squeeze(1)
 
 
-def _invert(logits_NV: Tensor, uniform_N: Tensor) -> Tensor:
-    cumulative_NV = logits_NV.double().softmax(-1).cumsum(-1)
-    threshold_N1 = (uniform_N * cumulative_NV[:, -1])[:, None]
-    return torch.searchsorted(cumulative_NV, threshold_N1, right=True).clamp_(max=logits_NV.shape[-1] - 1).squeeze(1)
+def _block_mass(p_NV: Tensor) -> Tensor:
+    """Probability of each block of the vocabulary, in float64: the cumulative sum is then taken over these alone."""
+    whole = p_NV.shape[1] // BLOCK
+    blocks_NK = p_NV[:, : whole * BLOCK].unflatten(1, (whole, BLOCK)).sum(-1, dtype=torch.float64)
+    return torch.cat([blocks_NK, p_NV[:, whole * BLOCK :].sum(-1, keepdim=True, dtype=torch.float64)], 1)
 
 
 def _mix(value: np.ndarray) -> np.ndarray:

@@ -1,50 +1,129 @@
-"""One forward pass and one activation-gradient backward pass, with every tracked module's inputs and output gradients.
+"""Passes over many sequences: batch by batch forward and backward, and what to do where a batch does not fit in memory.
 
-Weights are frozen, so no weight gradient is ever formed, and the graph begins at the output of the lowest tracked
-module, so nothing below it is traversed backwards. What a stage needs from a module is computed as soon as backward
-reaches it, and its activations are let go.
-
-B sequences, T positions, V vocabulary, I inputs (without the bias column), O outputs of a module.
+A batch that is out of memory is cut in two and done again, and so are all batches after it: the token budget is halved.
+Backward reaches a batch's modules one by one, so some of them may have been consumed by then; these are left out when
+its halves are done, so that every sequence is consumed once by every module and results stay the same to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compute.batches import Batch, Sequence, make_batches
+from compute.batches import Batch, Sequence, check_sequences, pad, plan_batches
+from compute.capture import captured
 from compute.errors import BadInput
-from compute.labels import key_hash, sample_labels
+from compute.token_loss import DATA, Labels, batch_loss, run_batch
 from compute.tracked_modules import TrackedModule
 
-Consume = Callable[[TrackedModule, Tensor, Tensor], None]
-"""Called per module and batch with a_BTI and g_BTO; g is zero wherever a position carries no gradient."""
-
-LOGITS_AT_ONCE = 2**28  # a batch's logits: 1 GiB in float32, and as much again for their gradient
-ROWS_AT_ONCE = 1024  # rows of logits turned into probabilities at a time
-
-
-@dataclass(frozen=True)
-class Labels:
-    """What the loss predicts: the data's own tokens, or labels sampled from the model under `seed`."""
-
-    sampled: bool = False
-    seed: int = 0
-
-    @classmethod
-    def named(cls, name: str, seed: int) -> Labels:
-        if name not in ("sampled", "empirical"):
-            raise BadInput(f"curvature.labels: {name!r} is not known; write 'sampled' or 'empirical'")
-        return cls(sampled=name == "sampled", seed=seed)
+Consume = Callable[[Batch, TrackedModule, Tensor, Tensor], None]
+"""Called per batch and module with a_BTI and g_BTO; g is zero wherever a position carries no gradient. It may raise
+torch.OutOfMemoryError before it has changed anything, and not after."""
+OnBatch = Callable[[int, int], None]
+"""Called after each batch with the documents and the tokens (without padding) that it held."""
+LOG = logging.getLogger(__name__)
 
 
-DATA = Labels()
+@dataclass
+class _Plan:
+    """The batches to come, as indices, each with the modules that have consumed it already."""
+
+    sequences: SequenceOf[Sequence]
+    token_budget: int
+    device: torch.device
+    to_come: deque[tuple[list[int], frozenset[str]]] = field(default_factory=deque)
+
+    def __post_init__(self) -> None:
+        check_sequences(self.sequences, self.token_budget)
+        self._lay_out(range(len(self.sequences)))
+
+    def _lay_out(self, indices: SequenceOf[int]) -> None:
+        lengths = [len(self.sequences[index]) for index in indices]
+        for batch in plan_batches(lengths, self.token_budget):
+            self.to_come.append(([indices[place] for place in batch], frozenset()))
+
+    def halve(self, index_B: list[int], consumed: frozenset[str]) -> None:
+        """Puts the two halves of a batch before all others; those that nothing has consumed are laid out anew."""
+        if len(index_B) == 1:
+            key, tokens = self.sequences[index_B[0]].key, len(self.sequences[index_B[0]])
+            raise BadInput(f"{key}: its {tokens} tokens do not fit in memory even alone; cut documents shorter")
+        begun = [each for each in self.to_come if each[1]]
+        untouched = [index for indices, already in self.to_come if not already for index in indices]
+        middle = len(index_B) // 2
+        self.to_come = deque([(index_B[:middle], consumed), (index_B[middle:], consumed), *begun])
+        # Half of what was tried, which may be far below the budget.
+        self.token_budget = len(index_B) * max(len(self.sequences[index]) for index in index_B) // 2
+        self._lay_out(untouched)
+        LOG.warning("out of memory: the token budget is halved to %d, and the batch done again", self.token_budget)
+
+
+def backward_passes(
+    model: nn.Module,
+    modules: SequenceOf[TrackedModule],
+    sequences: SequenceOf[Sequence],
+    consume: Consume,
+    *,
+    token_budget: int,
+    labels: Labels = DATA,
+    on_batch: OnBatch | None = None,
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Each batch when it is done, longest sequences first, with the summed loss of its sequences in nats, loss_B.
+
+    `consume` has then seen the sequences of the batch once per module. Raises BadInput naming a sequence without a
+    target, longer than the budget, with a loss that is not finite, or that does not fit in memory by itself.
+    """
+    plan = _Plan(sequences, token_budget, next(model.parameters()).device)
+    current: list[Batch] = []
+    consumed: set[str] = set()
+
+    def consume_once(module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
+        if module.name not in consumed:
+            consume(*current, module, activation_BTI, gradient_BTO)
+            consumed.add(module.name)
+
+    with captured(model, modules, consume_once):
+        while plan.to_come:
+            index_B, already = plan.to_come.popleft()
+            consumed.clear()
+            consumed.update(already)
+            try:
+                current[:] = [pad(sequences, index_B, plan.device)]
+                loss_B = run_batch(model, current[0], labels)
+            except torch.OutOfMemoryError:
+                _let_go(model)
+                plan.halve(index_B, frozenset(consumed))
+                continue
+            yield current[0], loss_B
+            if on_batch:
+                on_batch(len(index_B), current[0].tokens)
+
+
+def forward_passes(
+    model: nn.Module, sequences: SequenceOf[Sequence], *, token_budget: int
+) -> Iterator[tuple[Batch, Tensor]]:
+    """The same without backward: each batch with its loss_B."""
+    plan = _Plan(sequences, token_budget, next(model.parameters()).device)
+    while plan.to_come:
+        index_B, _ = plan.to_come.popleft()
+        try:
+            batch = pad(sequences, index_B, plan.device)
+            loss_B = batch_loss(model, batch)
+        except torch.OutOfMemoryError:
+            _let_go(model)
+            plan.halve(index_B, frozenset())
+            continue
+        yield batch, loss_B
+
+
+def _let_go(model: nn.Module) -> None:
+    if next(model.parameters()).device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def accumulation_dtype(model: nn.Module) -> torch.dtype:
@@ -55,130 +134,3 @@ def accumulation_dtype(model: nn.Module) -> torch.dtype:
 def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Where a model's factors belong: its device, in the dtype of its sums."""
     return next(model.parameters()).device, accumulation_dtype(model)
-
-
-@contextmanager
-def captured(model: nn.Module, modules: Iterable[TrackedModule], consume: Consume) -> Iterator[None]:
-    """While open, each backward pass through `model` calls `consume` once per tracked module, last module first."""
-    shape_BT: list[int] = []
-
-    def keep_shape(_, __, options: dict) -> None:
-        shape_BT[:] = options["input_ids"].shape
-
-    handles = [model.register_forward_pre_hook(keep_shape, with_kwargs=True)]
-    for module in modules:
-        hook = _forward_hook(module, consume, shape_BT)
-        handles.append(model.get_submodule(module.name).register_forward_hook(hook))
-    was_training, required_grad = model.training, [parameter.requires_grad for parameter in model.parameters()]
-    model.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(was_training)
-        for parameter, required in zip(model.parameters(), required_grad, strict=True):
-            parameter.requires_grad_(required)
-
-
-def batches_for(model: nn.Module, sequences: SequenceOf[Sequence], token_budget: int) -> Iterator[Batch]:
-    """`make_batches` on the model's device, with smaller batches for a large vocabulary: logits of tokens × vocabulary
-    and their gradient are what fills memory first."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    longest = max((len(sequence) for sequence in sequences), default=1)
-    budget = min(token_budget, max(longest, LOGITS_AT_ONCE // vocabulary))
-    return make_batches(sequences, token_budget=budget, device=next(model.parameters()).device)
-
-
-def run_batch(model: nn.Module, batch: Batch, labels: Labels = DATA) -> Tensor:
-    """Forward and backward of one batch: the summed token loss of each sequence in nats, loss_B (float64, on the CPU).
-
-    With sampled labels the backward pass starts from the sampled labels' loss; the loss returned is the data's own.
-    Raises BadInput naming the sequence whose loss is not finite.
-    """
-    with torch.enable_grad():
-        logits_BTV = _logits(model, batch)
-    logits_gradient_BTV = torch.zeros_like(logits_BTV)
-    loss_B = _loss(logits_BTV, batch, labels, logits_gradient_BTV)
-    logits_BTV.backward(logits_gradient_BTV)
-    return loss_B
-
-
-def batch_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Forward alone: the summed token loss of each sequence in nats, loss_B. Errors as for `run_batch`."""
-    with torch.no_grad():
-        return _loss(_logits(model, batch), batch, DATA)
-
-
-def _forward_hook(module: TrackedModule, consume: Consume, shape_BT: list[int]):
-    def hook(_, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        if not torch.is_grad_enabled():
-            return None
-        begins_graph = not output.requires_grad
-        if begins_graph:
-            # A copy, since the model may go on to change its tensor in place, which a leaf does not allow.
-            leaf = output.detach().requires_grad_(True)
-            output = leaf.clone()
-        activation = inputs[0].detach()
-        output.register_hook(lambda gradient: consume(module, *_by_document(module, activation, gradient, shape_BT)))
-        return output if begins_graph else None
-
-    return hook
-
-
-def _by_document(
-    module: TrackedModule, activation: Tensor, gradient: Tensor, shape_BT: list[int]
-) -> tuple[Tensor, Tensor]:
-    """a_BTI and g_BTO, also from a module whose model flattens its tokens first (OPT).
-
-    Raises BadInput for a module that does not see every token of every document.
-    """
-    if gradient.ndim == 2 and len(gradient) == shape_BT[0] * shape_BT[1]:
-        return activation.view(*shape_BT, -1), gradient.view(*shape_BT, -1)
-    if gradient.ndim != 3:
-        raise BadInput(
-            f"curvature.modules: {module.name} does not see its tokens as batch × positions × features, "
-            "as routed experts do not; leave it out of the patterns"
-        )
-    return activation, gradient
-
-
-def _logits(model: nn.Module, batch: Batch) -> Tensor:
-    return model(input_ids=batch.token_ids_BT, attention_mask=batch.attention_BT, use_cache=False).logits
-
-
-@torch.no_grad()
-def _loss(logits_BTV: Tensor, batch: Batch, labels: Labels, gradient_BTV: Tensor | None = None) -> Tensor:
-    """Summed cross-entropy per sequence, in chunks of the rows that carry loss.
-
-    Where `gradient_BTV` (zeros) is given, the loss's gradient, softmax − one-hot, is written into it.
-    """
-    # The logits at position t−1 predict the token at t.
-    row_N, target_N = batch.target_BT.nonzero(as_tuple=True)
-    loss_B = torch.zeros(len(batch.keys_B), dtype=torch.float64, device=logits_BTV.device)
-    for row_n, target_n in zip(row_N.split(ROWS_AT_ONCE), target_N.split(ROWS_AT_ONCE), strict=True):
-        token_n = batch.token_ids_BT[row_n, target_n]
-        logits_nV = logits_BTV[row_n, target_n - 1]
-        log_p_nV = logits_nV.to(torch.promote_types(logits_nV.dtype, torch.float32)).log_softmax(-1)
-        loss_B.index_add_(0, row_n, -log_p_nV.gather(1, token_n[:, None]).squeeze(1).double())
-        if gradient_BTV is not None:
-            label_n = _sampled(log_p_nV, batch, row_n, target_n, labels.seed) if labels.sampled else token_n
-            p_nV = log_p_nV.exp_()
-            p_nV[torch.arange(len(label_n), device=p_nV.device), label_n] -= 1
-            gradient_BTV[row_n, target_n - 1] = p_nV.to(gradient_BTV.dtype)
-    _check_finite(loss_B, batch)
-    return loss_B.cpu()
-
-
-def _sampled(log_p_nV: Tensor, batch: Batch, row_n: Tensor, target_n: Tensor, seed: int) -> Tensor:
-    hashes_B = np.array([key_hash(key) for key in batch.keys_B], dtype=np.uint64)
-    return sample_labels(log_p_nV, hashes_B[row_n.cpu().numpy()], target_n.cpu().numpy(), seed)
-
-
-def _check_finite(loss_B: Tensor, batch: Batch) -> None:
-    if not torch.isfinite(loss_B).all():
-        row = int((~torch.isfinite(loss_B)).nonzero()[0])
-        raise BadInput(
-            f"{batch.keys_B[row]}: the model's loss on it is {loss_B[row].item()}; "
-            "check that the checkpoint's weights are finite, or load it in float32"
-        )

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from compute.batches import Sequence, make_batches
+from compute.batches import Batch, Sequence
 from compute.eigenbasis import ModuleEigenbasis
 from compute.errors import BadInput
 from compute.low_rank import LowRankGradient, full_rank, keeps_full_rank, truncate_rotated
 from compute.module_gradients import document_gradients
-from compute.passes import accumulation_dtype, captured, run_batch
+from compute.passes import accumulation_dtype, backward_passes
 from compute.tracked_modules import TrackedModule
 
 METHODS = ("ekfac", "dot")
@@ -91,12 +91,11 @@ def dense_gradients(model: nn.Module, modules: SequenceOf[TrackedModule], sequen
     gradients: dict[str, Tensor] = {}
     dtype = accumulation_dtype(model)
 
-    def consume(module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
+    def consume(_: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
         (gradients[module.name],) = next(document_gradients(module, activation_BTI.to(dtype), gradient_BTO.to(dtype)))
 
-    (batch,) = make_batches([sequence], token_budget=len(sequence), device=next(model.parameters()).device)
-    with captured(model, modules, consume):
-        run_batch(model, batch)
+    for _ in backward_passes(model, modules, [sequence], consume, token_budget=len(sequence)):
+        pass
     return gradients
 
 

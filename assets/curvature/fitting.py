@@ -183,12 +183,13 @@ def _then(batches: Iterator[pa.RecordBatch], finish: Callable[[], None]) -> Iter
 
 
 def _decomposed(step: Step, fit: str, stamp: str, check: Check, largest: list[dict]) -> Iterator[pa.RecordBatch]:
-    from compute.eigenbasis import basis_defect, decompose_module
+    from compute.eigenbasis import Decomposition, basis_defect
 
     names = step.scan(covariances_table(fit)).select("module").unique().sort("module").collect()["module"]
+    decomposition = Decomposition()
     with step.progress(f"{fit}: eigenbasis", len(names), "modules") as progress:
         for name in names:
-            basis = decompose_module(stored_covariances(step, fit, name))
+            basis = decomposition.of_module(stored_covariances(step, fit, name))
             step.check(check, basis_defect(name, basis))
             values = (basis.activation_values_A[-1], basis.gradient_values_S[-1])
             largest.append({"module": name, **dict(zip("AS", map(float, values), strict=True))})

@@ -29,6 +29,12 @@ class StudyOptions(Spec):
     top_k: int = Field(50, gt=0, description="Documents listed at each end of a ranking.")
     max_new_tokens: int = Field(64, gt=0, description="Longest completion that the model is asked for.")
     token_budget: int = Field(8192, gt=0, description="Padded tokens per batch; it does not change the result.")
+    memory_mib: int = Field(
+        2048,
+        ge=64,
+        description="Memory for gradients that scoring keeps or forms, next to the model and the queries' factors; "
+        "it does not change the result.",
+    )
     min_agreement: float = Field(
         0.9,
         ge=-1,

@@ -18,6 +18,7 @@ import dagster as dg
 from assets.lake.lake import Commit, Lake
 from assets.lake.tables import Table
 from assets.step.checks import Check, CheckFailedError
+from assets.step.engine_warnings import engine_warnings
 from assets.step.reading import Reading
 from assets.step.report import Report
 from assets.tracking.progress import Progress, announce, note
@@ -231,7 +232,8 @@ def run_step(
         parent = tracking.parent_run(context.run.run_id, study_of(context.run))
         with tracking.step_run(parent, name, tags) as run:
             step = Step(context, lake, run)
-            with lake.opening_once(), lake.reading(step.tables_read):
+            watched = engine_warnings(context.log.warning)
+            with lake.opening_once(), lake.reading(step.tables_read), watched:
                 work(step)
             if step.kept:
                 several = f" ({step.kept} tables or shards)" if step.kept > 1 else ""

@@ -146,7 +146,14 @@ def _score_shards(step: Step, study: Study) -> None:
     gradients = stored_gradients(step, study.name)
     model, modules = open_traced_model(step, study)
     length = typical_tokens(step, study.spec.curvature.name)
-    influence_pass = InfluencePass(model, modules, list(gradients.values()), typical_tokens=length)
+    influence_pass = InfluencePass(
+        model,
+        modules,
+        list(gradients.values()),
+        typical_tokens=length,
+        token_budget=study.spec.options.token_budget,
+        memory_bytes=study.spec.options.memory_mib * 2**20,
+    )
     step.tracking.log_params(
         {"queries": len({query for _, query in gradients}), "routes": influence_pass.route_names()}
     )
@@ -168,7 +175,6 @@ def _score_shard(step: Step, study: Study, influence_pass, keys, shard: str, sta
     documents = document_rows(step, study.spec.corpus.name, shard)
     scores = influence_pass.score(
         [Sequence(row["document_id"], row["token_ids"]) for row in documents],
-        token_budget=study.spec.options.token_budget,
         on_batch=lambda count, _: progress.advance(count),
     )
     ids = [row["document_id"] for row in documents]

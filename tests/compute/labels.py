@@ -16,4 +16,4 @@ def sampled_labels(model: nn.Module, document: Sequence, *, seed: int) -> list[i
         logits_TV = model(torch.tensor([list(document.token_ids)])).logits[0]
     positions = np.arange(1, len(document))
     hashes = np.full(len(positions), key_hash(document.key), dtype=np.uint64)
-    return [document.token_ids[0], *sample_labels(logits_TV[:-1], hashes, positions, seed).tolist()]
+    return [document.token_ids[0], *sample_labels(logits_TV[:-1].softmax(-1), hashes, positions, seed).tolist()]

@@ -72,7 +72,7 @@ def activations_and_output_gradients(model: nn.Module, names: Iterable[str], *do
         value = loss(model, *document)
         gradients = torch.autograd.grad(value, [probe.zeros_1TO for probe in probes.values()])
     return {
-        name: (_with_ones(probe.input_1TI[0], _weight_and_bias(model, name)[1]), gradient_1TO[0])
+        name: (_with_ones(_rows(probe.input_1TI), _weight_and_bias(model, name)[1]), _rows(gradient_1TO))
         for (name, probe), gradient_1TO in zip(probes.items(), gradients, strict=True)
     }
 
@@ -149,6 +149,11 @@ def _outputs_by_inputs(model: nn.Module, name: str, gradients: list[Tensor]) -> 
     conv1d = type(model.get_submodule(name)).__name__ == "Conv1D"
     weight_OI = gradients[0].T if conv1d else gradients[0]
     return torch.cat([weight_OI, gradients[1][:, None]], dim=1) if len(gradients) == 2 else weight_OI
+
+
+def _rows(values_1TN: Tensor) -> Tensor:
+    """A document's tokens, also where its model has flattened them (OPT)."""
+    return values_1TN.reshape(-1, values_1TN.shape[-1])
 
 
 def _with_ones(a_TI: Tensor, bias: Tensor | None) -> Tensor:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+import compute.covariances
+import compute.eigenbasis
 from compute.batches import Sequence
-from compute.covariances import fit_covariances
+from compute.covariances import add_products, fit_covariances, whole
+from compute.eigenbasis import _eigh, decompose
 from compute.errors import BadInput
 from tests.compute import oracle
 from tests.compute.labels import sampled_labels
@@ -116,3 +119,35 @@ def test_progress_counts_documents_and_tokens_without_padding(neox_case):
     )
     assert sum(documents for documents, _ in seen) == len(neox_case.documents)
     assert sum(tokens for _, tokens in seen) == sum(map(len, neox_case.documents))
+
+
+@pytest.mark.parametrize("selection", ["mlp", "all"])
+def test_modules_that_share_their_input_share_its_products_and_their_decomposition(monkeypatch, selection):
+    """Llama's gate and up see one input, and so do q, k and v: A is computed and decomposed once for them."""
+    case = make_case("llama", selection=selection)
+    summed: list[int] = []
+    monkeypatch.setattr(
+        compute.covariances, "add_products", lambda sum_MM, rows: (summed.append(1), add_products(sum_MM, rows))
+    )
+    found = fit_covariances(case.model, case.modules, case.documents, labels="empirical")
+    inputs = {"mlp": 2, "all": 4}[selection] * case.model.config.num_hidden_layers
+    assert len(summed) == inputs + len(case.modules)  # in one batch
+    documents = [(document.token_ids,) for document in case.documents]
+    assert_is_oracles(found, oracle.covariances(case.model, case.names, documents), case.exact)
+
+    decomposed: list[int] = []
+    monkeypatch.setattr(compute.eigenbasis, "_eigh", lambda matrix: (decomposed.append(1), _eigh(matrix))[1])
+    basis = decompose({name: found[name] for name in sorted(found)})
+    assert len(decomposed) == inputs + len(case.modules)
+    for name, each in basis.items():
+        rebuilt = each.activation_vectors_IA * each.activation_values_A @ each.activation_vectors_IA.T
+        assert oracle.relative_error(rebuilt, found[name].activation_II) < 1e-9
+
+
+@pytest.mark.parametrize("columns", [1, 7, 16, 1000])
+def test_the_upper_triangle_is_enough_whatever_its_blocks(monkeypatch, columns):
+    monkeypatch.setattr(compute.covariances, "COLUMNS_AT_ONCE", columns)
+    rows_NM, sum_MM = torch.randn(50, 16, dtype=torch.float64), torch.zeros(16, 16, dtype=torch.float64)
+    add_products(sum_MM, rows_NM[:20])
+    add_products(sum_MM, rows_NM[20:])
+    torch.testing.assert_close(whole(sum_MM), rows_NM.T @ rows_NM)

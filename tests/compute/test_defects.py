@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from compute.covariances import ModuleCovariances, covariance_defect
-from compute.eigenbasis import basis_defect, decompose_module
+from compute.eigenbasis import Decomposition, basis_defect
 from compute.eigenvalues import eigenvalue_defect
 
 
@@ -30,7 +30,7 @@ def test_a_real_fit_has_no_defect(fitted):
 def test_neither_has_a_rank_deficient_one(dtype):
     module = covariances(dtype)
     assert covariance_defect("m", module) is None
-    assert basis_defect("m", decompose_module(module)) is None
+    assert basis_defect("m", Decomposition().of_module(module)) is None
     assert covariance_defect("m", ModuleCovariances(torch.zeros(3, 3), torch.zeros(3, 3), 1)) is None
 
 
@@ -55,14 +55,14 @@ def test_what_is_not_finite(value):
     module = covariances()
     module.activation_II[3, 3] = value
     assert covariance_defect("m", module) == "A of m is not finite"
-    basis = decompose_module(covariances())
+    basis = Decomposition().of_module(covariances())
     basis.gradient_vectors_OS[0, 0] = value
     assert "Q_S of m is not orthonormal" in basis_defect("m", basis)
     assert eigenvalue_defect("m", torch.tensor([[1.0, value]])) == "Λ of m is not finite"
 
 
 def test_a_basis_that_is_stretched_and_a_negative_eigenvalue_of_the_fit():
-    basis = decompose_module(covariances())
+    basis = Decomposition().of_module(covariances())
     stretched = replace(basis, activation_vectors_IA=basis.activation_vectors_IA * 1.01)
     assert "Q_A of m is not orthonormal" in basis_defect("m", stretched)
     assert eigenvalue_defect("m", torch.tensor([[1.0, -1e-9]])) == "Λ of m has the negative entry -1.0e-09"

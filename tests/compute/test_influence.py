@@ -10,16 +10,25 @@ import torch
 
 import compute.influence
 import compute.module_gradients
+import compute.routes
 from compute.batches import Sequence, make_batches
 from compute.errors import BadInput
 from compute.influence import InfluencePass, score_documents
 from compute.low_rank import full_rank
-from compute.passes import batch_loss
 from compute.query_gradients import query_gradients
+from compute.routes import Choice, Workload, choose
+from compute.token_loss import batch_loss
+from compute.tracked_modules import TrackedModule
 from tests.compute import oracle
 from tests.compute.models import VOCABULARY, Case, fit, make_case, random_documents
 
-FORMED, FACTORS = 2**30, 0  # bytes of dense query gradients: plenty, so that the cheaper route is taken, or none
+
+@pytest.fixture(params=["factors", "formed", "rebuilt"])
+def route(request, monkeypatch) -> str:
+    """Every module takes this route, whatever it costs."""
+    monkeypatch.setattr(compute.influence, "choose", lambda *_: Choice(request.param, {}))
+    return request.param
+
 
 
 def engine_gradients(case, curvature, *, rank: int | None = None, methods=("ekfac",)) -> list[dict]:
@@ -67,21 +76,18 @@ def test_equal_the_for_loop_from_end_to_end(case):
     assert oracle.relative_error(found.scores_QD, oracle_scores(case, directions)) < 1e-5
 
 
-@pytest.mark.parametrize("dense_budget_bytes", [FORMED, FACTORS])
-def test_both_routes_give_the_inner_products(case, dense_budget_bytes):
-    settings = {"dense_budget_bytes": dense_budget_bytes, "typical_tokens": 28}
+def test_all_routes_give_the_inner_products(case, route):
     gradients = plain_gradients(case)
-    assert routes_of(case, gradients, **settings) == {"formed" if dense_budget_bytes else "factors"}
-    found = score_documents(case.model, case.modules, gradients, case.documents, token_budget=60, **settings)
+    assert routes_of(case, gradients) == {route}
+    found = score_documents(case.model, case.modules, gradients, case.documents, token_budget=60)
     expected = oracle_scores(case, [oracle_gradients(case, query) for query in case.queries])
     assert oracle.relative_error(found.scores_QD, expected) < case.exact
 
 
 @pytest.mark.parametrize("token_budget", [28, 8192])  # short batches take the Gram matrices' way to the norm
-@pytest.mark.parametrize("dense_budget_bytes", [FORMED, FACTORS])
-def test_norms_are_those_of_the_documents_gradients(case, dense_budget_bytes, token_budget):
-    settings = {"dense_budget_bytes": dense_budget_bytes, "token_budget": token_budget}
-    found = score_documents(case.model, case.modules, plain_gradients(case), case.documents, **settings)
+def test_norms_are_those_of_the_documents_gradients(case, route, token_budget):
+    gradients = plain_gradients(case)
+    found = score_documents(case.model, case.modules, gradients, case.documents, token_budget=token_budget)
     expected = np.array([oracle.norm(oracle_gradients(case, document)) for document in case.documents])
     assert oracle.relative_error(found.norms_D, expected) < case.exact
 
@@ -103,10 +109,9 @@ def test_a_forward_pass_alone_gives_the_same_losses(case):
 
 
 @pytest.mark.parametrize("rank", [1, 4])
-@pytest.mark.parametrize("dense_budget_bytes", [FORMED, FACTORS])
-def test_low_rank_scores_are_those_of_the_truncated_gradient(case, fitted, rank, dense_budget_bytes):
+def test_low_rank_scores_are_those_of_the_truncated_gradient(case, fitted, rank, route):
     gradients = engine_gradients(case, fitted.curvature, rank=rank, methods=("ekfac", "dot"))
-    found = score_documents(case.model, case.modules, gradients, case.documents, dense_budget_bytes=dense_budget_bytes)
+    found = score_documents(case.model, case.modules, gradients, case.documents)
     dense = [{name: factor.dense() for name, factor in gradient.items()} for gradient in gradients]
     assert oracle.relative_error(found.scores_QD, oracle_scores(case, dense)) < case.exact
 
@@ -122,15 +127,12 @@ def test_low_rank_scores_approach_the_full_ones(case, fitted):
     assert sum(later < earlier for earlier, later in pairwise(errors)) >= 3
 
 
-@pytest.mark.parametrize("dense_budget_bytes", [FORMED, FACTORS])
 @pytest.mark.parametrize("token_budget", [28, 61, 8192])
-def test_do_not_depend_on_batch_size_padding_or_order(case, fitted, token_budget, dense_budget_bytes):
+def test_do_not_depend_on_batch_size_padding_or_order(case, fitted, token_budget, route):
     gradients = engine_gradients(case, fitted.curvature, rank=4)
 
     def scored(documents, budget):
-        return score_documents(
-            case.model, case.modules, gradients, documents, token_budget=budget, dense_budget_bytes=dense_budget_bytes
-        )
+        return score_documents(case.model, case.modules, gradients, documents, token_budget=budget)
 
     expected, found = scored(case.documents, 40), scored(case.documents[::-1], token_budget)
     assert oracle.relative_error(found.scores_QD[:, ::-1].copy(), expected.scores_QD) < case.exact
@@ -156,29 +158,27 @@ def test_do_not_depend_on_the_other_queries(case, fitted):
         assert oracle.relative_error(alone[0], together[row]) < case.exact
 
 
-def test_queries_may_differ_in_rank(neox_case, neox_fitted):
+def test_queries_may_differ_in_rank(neox_case, neox_fitted, route):
     mixed = [
         engine_gradients(neox_case, neox_fitted.curvature, rank=rank)[row] for row, rank in enumerate((None, 1, 3, 7))
     ]
-    found = score_documents(neox_case.model, neox_case.modules, mixed, neox_case.documents, dense_budget_bytes=FACTORS)
+    found = score_documents(neox_case.model, neox_case.modules, mixed, neox_case.documents)
     dense = [{name: factor.dense() for name, factor in gradient.items()} for gradient in mixed]
     assert oracle.relative_error(found.scores_QD, oracle_scores(neox_case, dense)) < neox_case.exact
 
 
-@pytest.mark.parametrize("dense_budget_bytes", [FORMED, FACTORS])
-def test_do_not_depend_on_how_much_is_computed_at_once(neox_case, neox_fitted, monkeypatch, dense_budget_bytes):
+def test_do_not_depend_on_how_much_is_computed_at_once(neox_case, neox_fitted, monkeypatch, route):
     gradients = engine_gradients(neox_case, neox_fitted.curvature, rank=4)
 
-    def scored():
-        return score_documents(
-            neox_case.model, neox_case.modules, gradients, neox_case.documents, dense_budget_bytes=dense_budget_bytes
-        )
+    def scored(memory_bytes):
+        arguments = (neox_case.model, neox_case.modules, gradients, neox_case.documents)
+        return score_documents(*arguments, memory_bytes=memory_bytes)
 
-    expected = scored()
+    expected = scored(2**31)
     monkeypatch.setattr(compute.module_gradients, "ELEMENTS_AT_ONCE", 2 * 40 * 17)
-    monkeypatch.setattr(compute.influence, "ELEMENTS_AT_ONCE", 9 * 28 * 3)  # three columns of projections
-    monkeypatch.setattr("compute.passes.ROWS_AT_ONCE", 5)
-    found = scored()
+    monkeypatch.setattr(compute.routes, "ELEMENTS_AT_ONCE", 9 * 28 * 3)  # three columns of projections
+    monkeypatch.setattr("compute.token_loss.LOGITS_AT_ONCE", 5)
+    found = scored(8 * 4 * 40 * 17 * 6)  # gradients of six documents, or of three documents and three queries
     assert oracle.relative_error(found.scores_QD, expected.scores_QD) < neox_case.exact
     assert oracle.relative_error(found.norms_D, expected.norms_D) < neox_case.exact
 
@@ -276,3 +276,34 @@ def test_a_document_whose_loss_is_not_finite_is_named(neox_fitted):
     assert np.isfinite(score_documents(case.model, case.modules, gradients, clean).scores_QD).all()
     with pytest.raises(BadInput, match=r"broken.*nan"):
         score_documents(case.model, case.modules, gradients, [*clean, broken])
+
+
+WIDE = TrackedModule("m", 256, 1024, True)
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("queries", "rank", "tokens", "memory_bytes", "expected"),
+    [
+        (1, 8, 64, 2 * GIB, "factors"),
+        (32, 32, 256, 2 * GIB, "formed"),
+        (512, 32, 256, 2 * GIB, "formed"),
+        (512, 32, 256, 2**28, "rebuilt"),  # 512 dense gradients are 1/2 GiB
+        (512, 32, 8, 2**28, "factors"),  # documents so short that a gradient is not worth its while
+    ],
+)
+def test_the_route_is_the_cheapest_that_fits(queries, rank, tokens, memory_bytes, expected):
+    workload = Workload(tokens, 8192 // tokens, memory_bytes)
+    choice = choose(WIDE, [rank] * queries, workload, memory_bytes - workload.formed_bytes)
+    assert choice.route == expected
+    assert choice.costs[expected] == min(
+        cost for name, cost in choice.costs.items() if name != "formed" or expected == "formed"
+    )
+
+
+def test_costs_are_multiples_of_the_modules_own_forward_pass():
+    """By hand: 32 queries of rank 32 at 256 tokens."""
+    costs = choose(WIDE, [32] * 32, Workload(256, 32, 2 * GIB), 2 * GIB).costs
+    assert costs["formed"] == pytest.approx(1 + 32 / 256)
+    assert costs["rebuilt"] == pytest.approx(1 + 32 / 256 + 32 * 32 / 32 / 256)
+    assert costs["factors"] == pytest.approx(1024 * (1024 + 257) / (1024 * 257) + 1)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-import compute.labels
 from compute.batches import make_batches
+from compute.capture import captured
 from compute.labels import key_hash, sample_labels, uniforms
-from compute.passes import Labels, captured, run_batch
+from compute.token_loss import Labels, run_batch
 from tests.compute.labels import sampled_labels
 
 DRAWS = 40_000
@@ -34,7 +34,7 @@ def test_follow_the_predictive_distribution(seed, varying):
         keys, positions = hashes([f"document-{n}" for n in range(DRAWS)]), np.full(DRAWS, 7)
     else:
         keys, positions = np.repeat(hashes(["document"]), DRAWS), np.arange(DRAWS)
-    labels = sample_labels(logits_V.expand(DRAWS, 10), keys, positions, seed)
+    labels = sample_labels(logits_V.softmax(0).expand(DRAWS, 10), keys, positions, seed)
     counts = torch.bincount(labels, minlength=10).numpy()
     assert chi_square(counts, logits_V.softmax(0).numpy() * DRAWS) < 33.7
 
@@ -42,7 +42,7 @@ def test_follow_the_predictive_distribution(seed, varying):
 def test_of_neighbouring_positions_are_independent():
     """Chi-square over the 25 pairs of two neighbouring fair five-sided draws; 59.0 is exceeded once in 10,000 seeds."""
     keys = np.repeat(hashes([f"document-{n}" for n in range(DRAWS // 4)]), 4)
-    labels = sample_labels(torch.zeros(DRAWS, 5), keys, np.tile(np.arange(1, 5), DRAWS // 4), 0).view(-1, 4)
+    labels = sample_labels(torch.full((DRAWS, 5), 0.2), keys, np.tile(np.arange(1, 5), DRAWS // 4), 0).view(-1, 4)
     pairs = (labels[:, :2] * 5 + labels[:, 1:3]).flatten()
     assert chi_square(torch.bincount(pairs, minlength=25).numpy(), np.full(25, len(pairs) / 25)) < 59.0
 
@@ -61,9 +61,9 @@ def test_frequencies_over_positions_match_the_models_own_predictions(neox_case):
 
 
 def test_a_certain_prediction_is_always_drawn_and_an_impossible_one_never():
-    logits_NV = torch.full((1000, 4), -torch.inf)
-    logits_NV[:, 2] = 0.0
-    labels = sample_labels(logits_NV, np.repeat(hashes(["a"]), 1000), np.arange(1000), 0)
+    p_NV = torch.zeros(1000, 4)
+    p_NV[:, 2] = 1.0
+    labels = sample_labels(p_NV, np.repeat(hashes(["a"]), 1000), np.arange(1000), 0)
     assert (labels == 2).all()
 
 
@@ -83,15 +83,26 @@ def test_are_the_same_on_every_machine_and_in_every_version():
     assert uniforms(3, hashes(["document-0"]), np.array([5]))[0] == PINNED_UNIFORM
 
 
-@pytest.mark.parametrize("rows_at_once", [1, 7, 1024])
-def test_do_not_depend_on_the_rows_that_are_drawn_together(monkeypatch, rows_at_once):
+def test_do_not_depend_on_the_rows_that_are_drawn_together():
     torch.manual_seed(0)
-    logits_NV, keys, positions = torch.randn(50, 11), hashes([f"d{n % 9}" for n in range(50)]), np.arange(50)
-    expected = sample_labels(logits_NV, keys, positions, 4)
-    monkeypatch.setattr(compute.labels, "ROWS_AT_ONCE", rows_at_once)
+    p_NV, keys, positions = torch.randn(50, 11).softmax(-1), hashes([f"d{n % 9}" for n in range(50)]), np.arange(50)
+    expected = sample_labels(p_NV, keys, positions, 4)
     shuffled = torch.randperm(50)
-    found = sample_labels(logits_NV[shuffled], keys[shuffled], positions[shuffled], 4)
-    assert torch.equal(found, expected[shuffled])
+    assert torch.equal(sample_labels(p_NV[shuffled], keys[shuffled], positions[shuffled], 4), expected[shuffled])
+    for row in range(50):
+        assert sample_labels(p_NV[row : row + 1], keys[row : row + 1], positions[row : row + 1], 4) == expected[row]
+
+
+@pytest.mark.parametrize("vocabulary", [1, 63, 64, 65, 200, 640])
+def test_invert_the_cumulative_distribution_whatever_the_vocabulary(vocabulary):
+    """The blocks of the vocabulary only save work: the label is the first whose cumulative probability exceeds u."""
+    torch.manual_seed(0)
+    p_NV = (3 * torch.randn(2000, vocabulary)).softmax(-1)
+    keys, positions = hashes([f"d{n}" for n in range(2000)]), np.arange(2000)
+    u_N = uniforms(8, keys, positions)
+    cumulative_NV = np.cumsum(p_NV.double().numpy(), axis=1)
+    expected = [np.searchsorted(row, u * row[-1], side="right") for row, u in zip(cumulative_NV, u_N, strict=True)]
+    assert sample_labels(p_NV, keys, positions, 8).tolist() == expected
 
 
 @pytest.mark.parametrize("token_budget", [28, 61, 8192])
@@ -99,12 +110,12 @@ def test_are_the_same_whatever_the_batch(neox_case, monkeypatch, token_budget):
     """The labels that a batched, padded pass draws are those drawn for each document by itself."""
     drawn: dict[tuple[int, int], int] = {}
 
-    def recording(logits_NV, keys, positions, seed):
-        labels = sample_labels(logits_NV, keys, positions, seed)
+    def recording(p_NV, keys, positions, seed):
+        labels = sample_labels(p_NV, keys, positions, seed)
         drawn.update({(int(k), int(p)): int(label) for k, p, label in zip(keys, positions, labels, strict=True)})
         return labels
 
-    monkeypatch.setattr("compute.passes.sample_labels", recording)
+    monkeypatch.setattr("compute.token_loss.sample_labels", recording)
     with captured(neox_case.model, neox_case.modules, lambda *_: None):
         for batch in make_batches(neox_case.documents[::-1], token_budget=token_budget):
             run_batch(neox_case.model, batch, Labels(sampled=True, seed=9))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from compute.covariances import ModuleCovariances
-from compute.eigenbasis import ModuleEigenbasis, decompose_module
+from compute.eigenbasis import Decomposition, ModuleEigenbasis
 from compute.low_rank import LowRankGradient, truncate
 from tests.compute import oracle
 
@@ -22,7 +22,7 @@ def factors() -> tuple[Tensor, Tensor, Tensor, ModuleEigenbasis]:
     torch.manual_seed(0)
     A_II, S_OO = covariance(INPUTS), covariance(OUTPUTS)
     gradient_OI = torch.randn(OUTPUTS, INPUTS, dtype=torch.float64)
-    return gradient_OI, A_II, S_OO, decompose_module(ModuleCovariances(A_II, S_OO, tokens=1))
+    return gradient_OI, A_II, S_OO, Decomposition().of_module(ModuleCovariances(A_II, S_OO, tokens=1))
 
 
 def covariance(size: int, *, decades: float = 3.0) -> Tensor:
@@ -114,7 +114,7 @@ def test_equal_covariances_give_the_plain_truncation(factors):
     identity = ModuleCovariances(
         torch.eye(INPUTS, dtype=torch.float64), torch.eye(OUTPUTS, dtype=torch.float64), tokens=1
     )
-    found = truncate(gradient_OI, decompose_module(identity), 4).dense()
+    found = truncate(gradient_OI, Decomposition().of_module(identity), 4).dense()
     assert oracle.relative_error(found, plain_truncation(gradient_OI, 4)) < 1e-10
 
 
@@ -123,7 +123,7 @@ def test_equal_covariances_give_the_plain_truncation(factors):
 def test_a_gradient_of_lower_rank_than_asked_for_is_exact(factors, dtype, true_rank):
     """A short query's plain gradient is a sum over fewer tokens than the rank: the rest must be zeros, not 0 · ∞."""
     _, A_II, S_OO, _ = factors
-    basis = decompose_module(ModuleCovariances(A_II.to(dtype), S_OO.to(dtype), tokens=1))
+    basis = Decomposition().of_module(ModuleCovariances(A_II.to(dtype), S_OO.to(dtype), tokens=1))
     for seed in range(10):
         torch.manual_seed(seed)
         # Whole numbers, so that the product has this rank exactly in float32 too.
@@ -137,7 +137,7 @@ def test_a_gradient_of_lower_rank_than_asked_for_is_exact(factors, dtype, true_r
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_zero_gradient_stays_zero(factors, dtype):
     _, A_II, S_OO, _ = factors
-    basis = decompose_module(ModuleCovariances(A_II.to(dtype), S_OO.to(dtype), tokens=1))
+    basis = Decomposition().of_module(ModuleCovariances(A_II.to(dtype), S_OO.to(dtype), tokens=1))
     factor = truncate(torch.zeros(OUTPUTS, INPUTS, dtype=dtype), basis, 4)
     assert torch.equal(factor.dense(), torch.zeros(OUTPUTS, INPUTS, dtype=dtype))
 
@@ -162,7 +162,7 @@ def test_a_module_that_no_token_reached_is_truncated_plainly(factors):
     nothing = ModuleCovariances(
         torch.zeros(INPUTS, INPUTS, dtype=torch.float64), torch.zeros(OUTPUTS, OUTPUTS, dtype=torch.float64), tokens=1
     )
-    found = truncate(gradient_OI, decompose_module(nothing), 4).dense()
+    found = truncate(gradient_OI, Decomposition().of_module(nothing), 4).dense()
     assert oracle.relative_error(found, plain_truncation(gradient_OI, 4)) < 1e-10
 
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, BertConfig
 
-from compute import passes
 from compute.batches import Batch, Sequence, make_batches, plan_batches
+from compute.capture import captured
+from compute.checkpoint import load_model
 from compute.covariances import fit_covariances
 from compute.eigenvalues import fit_eigenvalues
 from compute.errors import BadInput
 from compute.exact_scores import exact_scores
 from compute.influence import score_documents
 from compute.low_rank import full_rank
-from compute.passes import DATA, Labels, captured, run_batch
 from compute.query_gradients import dense_gradients, query_gradients
+from compute.token_loss import DATA, Labels, run_batch
 from tests.compute import oracle
 from tests.compute.models import VOCABULARY, fit, make_case, random_documents
 
@@ -91,12 +93,15 @@ def test_batches_mark_padding_and_targets():
     assert batch.tokens == 8
 
 
-def test_the_attention_mask_is_handed_to_the_model(neox_case, monkeypatch):
-    seen, forward, gradient = [], neox_case.model.forward, gradient_of(neox_case)
-    monkeypatch.setattr(neox_case.model, "forward", lambda **inputs: (seen.append(inputs), forward(**inputs))[1])
-    score_documents(neox_case.model, neox_case.modules, [gradient], neox_case.documents[:3])
-    lengths = sorted(int(n) for inputs in seen for n in inputs["attention_mask"].sum(1))
-    assert lengths == sorted(map(len, neox_case.documents[:3]))
+def test_a_model_that_looks_to_the_right_is_refused(tmp_path):
+    """Padding stands on the right and is not masked, which only causal attention makes harmless."""
+    sizes = {"vocab_size": VOCABULARY, "hidden_size": 16, "intermediate_size": 40, "num_attention_heads": 2}
+    for is_decoder in (True, False):
+        config = BertConfig(**sizes, num_hidden_layers=1, max_position_embeddings=32, is_decoder=is_decoder)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / str(is_decoder))
+    load_model(str(tmp_path / "True"), device="cpu")
+    with pytest.raises(BadInput, match=r"False: .*tokens that follow"):
+        load_model(str(tmp_path / "False"), device="cpu")
 
 
 def gradient_of(case) -> dict:
@@ -214,17 +219,9 @@ def test_dense_query_gradients_stay_within_their_budget(neox_case, neox_fitted):
         neox_case.model, neox_case.modules, neox_case.queries, neox_fitted.curvature, rank=2
     )]  # fmt: skip
     one_module = len(gradients) * 40 * 17 * 8
+    memory_bytes = 3 * one_module  # of which a quarter is for documents' gradients
     influence = InfluencePass(
-        neox_case.model, neox_case.modules, gradients, typical_tokens=4096, dense_budget_bytes=2 * one_module
+        neox_case.model, neox_case.modules, gradients, typical_tokens=4096, memory_bytes=memory_bytes
     )
     dense = [route.dense_QP for route in influence.routes.values() if hasattr(route, "dense_QP")]
-    assert 0 < sum(tensor.numel() * tensor.element_size() for tensor in dense) <= 2 * one_module
-
-
-def test_a_large_vocabulary_makes_smaller_batches(neox_case, monkeypatch):
-    """Logits of all tokens of a batch × vocabulary would fill memory long before activations do."""
-    monkeypatch.setattr(passes, "LOGITS_AT_ONCE", 64 * VOCABULARY)
-    shapes = [batch.token_ids_BT.shape for batch in passes.batches_for(neox_case.model, neox_case.documents, 8192)]
-    longest = max(map(len, neox_case.documents))
-    assert len(shapes) > 1
-    assert all(rows * tokens <= max(64, longest) for rows, tokens in shapes)
+    assert 0 < sum(tensor.numel() * tensor.element_size() for tensor in dense) <= 0.75 * memory_bytes

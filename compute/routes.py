@@ -1,0 +1,181 @@
+"""Routes from a module's activations and output gradients to scores, and what each costs.
+
+Score of document d for query q at one module: ⟨P_q, G_d⟩ with G_d = Σ_t g_t aᵀ_t and P_q = U_q V_qᵀ of a low rank. The
+same number comes out of three orders of multiplication, and each module takes the one that costs least:
+
+- factors: Σ_t (g_t U)·(a_t V), no gradient of a document is formed; for few queries or short documents;
+- formed: G, then one product with the dense gradients of all queries, which are kept; for many;
+- rebuilt: the same with dense gradients that are made of their factors for each batch, some queries at a time; for so
+  many queries that their dense gradients do not fit into the budget of memory.
+
+B documents of a batch, T positions, I inputs (with the bias column), O outputs, Q queries (times methods), R rank, K
+the ranks of all queries together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compute.low_rank import LowRankGradient
+from compute.module_gradients import document_gradients
+from compute.tracked_modules import TrackedModule
+
+ELEMENTS_AT_ONCE = 2**24  # of projections, 64 MiB in float32
+FORMED_SHARE = 4  # of the budget one such part is for documents' gradients or rebuilt ones of queries
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What routes are chosen for: a typical document's tokens, documents per batch, and what may be kept in memory."""
+
+    tokens: int
+    documents: int
+    memory_bytes: int
+    bytes_per_entry: int = 4
+
+    @property
+    def formed_bytes(self) -> int:
+        """What gradients that are formed and let go may take at a time."""
+        return self.memory_bytes // FORMED_SHARE
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The route of a module, and what each would cost, as multiples of the module's own forward pass."""
+
+    route: str
+    costs: dict[str, float]
+
+
+def choose(module: TrackedModule, ranks: SequenceOf[int], workload: Workload, dense_bytes: int) -> Choice:
+    """The cheapest route for queries of these ranks, where `dense_bytes` are left for dense gradients.
+
+    Multiplications per document, the norm included, which comes for nothing where gradients are formed.
+    """
+    outputs, inputs, tokens = module.out_features, module.in_dim, workload.tokens
+    entries = outputs * inputs
+    forward = tokens * entries
+    norm = min(tokens * tokens * (outputs + inputs), forward)
+    together = max(1, min(workload.documents, workload.formed_bytes // (workload.bytes_per_entry * entries)))
+    formed = forward + len(ranks) * entries
+    costs = {
+        "factors": tokens * sum(ranks) * (outputs + inputs) + norm,
+        "formed": formed,
+        "rebuilt": formed + sum(ranks) * entries / together,
+    }
+    fits = len(ranks) * entries * workload.bytes_per_entry <= dense_bytes
+    possible = [name for name in costs if name != "formed" or fits]
+    route = min(possible, key=costs.__getitem__)
+    return Choice(route, {name: cost / forward for name, cost in costs.items()})
+
+
+def make_route(
+    choice: Choice, module: TrackedModule, factors: list[LowRankGradient], workload: Workload, dtype, device
+) -> Factors | Formed | Rebuilt:
+    """The route, with the queries' gradients laid out as it needs them."""
+    elements = workload.formed_bytes // workload.bytes_per_entry
+    if choice.route == "factors":
+        return Factors(module, factors, dtype, device)
+    if choice.route == "formed":
+        return Formed(module, factors, elements, dtype, device)
+    return Rebuilt(module, factors, elements, dtype, device)
+
+
+class Formed:
+    """Keeps the dense gradients of all queries; its scores are one product with the documents' gradients."""
+
+    def __init__(
+        self, module: TrackedModule, factors: list[LowRankGradient], elements: int, dtype: torch.dtype, device
+    ) -> None:
+        self.module, self.elements = module, elements
+        self.dense_QP = torch.empty(len(factors), module.out_features * module.in_dim, dtype=dtype, device=device)
+        for row_P, factor in zip(self.dense_QP, factors, strict=True):
+            _dense(factor, row_P.view(module.out_features, module.in_dim))
+
+    def score(self, activation_BTI: Tensor, gradient_BTO: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores B×Q, and the squared norm of each document's gradient."""
+        scores, squares = [], []
+        for gradient_DOI in document_gradients(self.module, activation_BTI, gradient_BTO, self.elements):
+            gradient_DP = gradient_DOI.flatten(1)
+            scores.append(gradient_DP @ self.dense_QP.T)
+            squares.append(torch.linalg.vecdot(gradient_DP, gradient_DP))
+        return torch.cat(scores), torch.cat(squares)
+
+
+class Rebuilt:
+    """Keeps the queries' factors; their dense gradients are made anew for each chunk of documents, some at a time."""
+
+    def __init__(
+        self, module: TrackedModule, factors: list[LowRankGradient], elements: int, dtype: torch.dtype, device
+    ) -> None:
+        self.module, self.elements = module, elements
+        self.factors = [_placed(factor, dtype, device) for factor in factors]
+
+    def score(self, activation_BTI: Tensor, gradient_BTO: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores B×Q, and the squared norm of each document's gradient."""
+        scores, squares = [], []
+        for gradient_DOI in document_gradients(self.module, activation_BTI, gradient_BTO, self.elements // 2):
+            gradient_DP = gradient_DOI.flatten(1)
+            scores.append(torch.cat([gradient_DP @ dense_qP.T for dense_qP in self._dense(gradient_DP)], 1))
+            squares.append(torch.linalg.vecdot(gradient_DP, gradient_DP))
+        return torch.cat(scores), torch.cat(squares)
+
+    def _dense(self, like_DP: Tensor) -> Iterator[Tensor]:
+        outputs, inputs = self.module.out_features, self.module.in_dim
+        at_once = max(1, min(len(self.factors), self.elements // 2 // (outputs * inputs)))
+        scratch_qOI = like_DP.new_empty(at_once, outputs, inputs)
+        for start in range(0, len(self.factors), at_once):
+            some = self.factors[start : start + at_once]
+            for row_OI, factor in zip(scratch_qOI, some, strict=False):
+                _dense(factor, row_OI)
+            yield scratch_qOI[: len(some)].flatten(1)
+
+
+class Factors:
+    """Projects tokens onto the directions of all queries; no gradient is formed."""
+
+    def __init__(self, module: TrackedModule, factors: list[LowRankGradient], dtype: torch.dtype, device) -> None:
+        self.module, self.ranks = module, [factor.rank for factor in factors]
+        # Queries side by side as columns: one product projects a token onto the directions of all of them.
+        self.left_OK = torch.cat([factor.left_OR for factor in factors], 1).to(device, dtype)
+        self.right_IK = torch.cat([factor.right_IR for factor in factors], 1).to(device, dtype)
+        query_K = torch.repeat_interleave(torch.arange(len(factors)), torch.tensor(self.ranks))
+        self.query_K = query_K.to(device)
+
+    def score(self, activation_BTI: Tensor, gradient_BTO: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores B×Q, and the squared norm of each document's gradient."""
+        columns_at_once = max(1, ELEMENTS_AT_ONCE // activation_BTI.shape[:2].numel())
+        scores_BQ = activation_BTI.new_zeros(len(activation_BTI), len(self.ranks))
+        for columns in torch.arange(len(self.query_K), device=self.query_K.device).split(columns_at_once):
+            first, last = int(columns[0]), int(columns[-1]) + 1
+            projected_BTk = activation_BTI @ self.right_IK[: self.module.in_features, first:last]
+            if self.module.has_bias:
+                projected_BTk += self.right_IK[-1, first:last]
+            products_Bk = projected_BTk.mul_(gradient_BTO @ self.left_OK[:, first:last]).sum(1)
+            scores_BQ.index_add_(1, self.query_K[columns], products_Bk)
+        return scores_BQ, self._squares(activation_BTI, gradient_BTO)
+
+    def _squares(self, activation_BTI: Tensor, gradient_BTO: Tensor) -> Tensor:
+        """‖Σ_t g_t aᵀ_t‖² = Σ_tt' (g_t·g_t')(a_t·a_t'), or from the formed gradient where documents are long."""
+        _, positions, inputs = activation_BTI.shape
+        outputs = gradient_BTO.shape[2]
+        if positions * (inputs + outputs) > inputs * outputs:
+            chunks = document_gradients(self.module, activation_BTI, gradient_BTO)
+            return torch.cat([gradient_DOI.square_().sum((1, 2)) for gradient_DOI in chunks])
+        gram_BTT = activation_BTI @ activation_BTI.transpose(1, 2)
+        gram_BTT += self.module.has_bias  # the bias column of ones adds 1 to every inner product
+        return gram_BTT.mul_(gradient_BTO @ gradient_BTO.transpose(1, 2)).sum((1, 2))
+
+
+def _placed(factor: LowRankGradient, dtype: torch.dtype, device) -> LowRankGradient:
+    return LowRankGradient(factor.left_OR.to(device, dtype), factor.right_IR.to(device, dtype))
+
+
+def _dense(factor: LowRankGradient, out_OI: Tensor) -> None:
+    placed = _placed(factor, out_OI.dtype, out_OI.device)
+    torch.mm(placed.left_OR, placed.right_IR.T, out=out_OI)

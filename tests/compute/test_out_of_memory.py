@@ -1,0 +1,106 @@
+"""Out of memory: the batch is cut in two and done again, says so, and every result stays the same to rounding.
+
+The errors are injected where they happen on a device: in a layer's forward pass, and in the middle of backward, when
+some modules have consumed the batch and others have not.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from compute.completions import completion_nats
+from compute.covariances import fit_covariances
+from compute.eigenvalues import fit_eigenvalues
+from compute.errors import BadInput
+from compute.exact_scores import exact_scores
+from compute.influence import score_documents
+from compute.query_gradients import dense_gradients, query_gradients
+from tests.compute import oracle
+from tests.compute.models import random_documents
+
+
+@pytest.fixture(params=["forward", "backward"])
+def limited(request, neox_case):
+    """Sets how many padded tokens the second layer takes at a time; the list holds how often it was too much."""
+    failures: list[int] = []
+    limit = [10**9]
+
+    def too_much(tokens: int) -> None:
+        if tokens > limit[0]:
+            failures.append(tokens)
+            raise torch.OutOfMemoryError("injected")
+
+    def hook(_, __, output: torch.Tensor):
+        hidden = output[0] if isinstance(output, tuple) else output
+        if request.param == "forward" or not hidden.requires_grad:
+            too_much(hidden.shape[:2].numel())
+        else:
+            hidden.register_hook(lambda gradient: too_much(gradient.shape[:2].numel()))
+
+    # The first layer's output: in backward the second layer's modules have consumed the batch by then.
+    handle = neox_case.model.gpt_neox.layers[0].register_forward_hook(hook)
+    yield limit, failures
+    handle.remove()
+
+
+def gradients_of(case, fitted) -> list[dict]:
+    found = query_gradients(case.model, case.modules, case.queries, fitted.curvature, rank=4)
+    return [factors for *_, factors in found]
+
+
+@pytest.mark.parametrize("most", [40, 30])
+def test_scores_stay_the_same(neox_case, neox_fitted, limited, most, caplog):
+    limit, failures = limited
+    documents = [*neox_case.documents, *random_documents(20, seed=5)]
+    arguments = (neox_case.model, neox_case.modules, gradients_of(neox_case, neox_fitted), documents)
+    expected = score_documents(*arguments)
+    limit[0] = most
+    with caplog.at_level(logging.WARNING):
+        found = score_documents(*arguments, token_budget=300)
+    assert len(failures) > 2
+    assert "out of memory: the token budget is halved to 140" in caplog.text
+    assert oracle.relative_error(found.scores_QD, expected.scores_QD) < neox_case.exact
+    assert oracle.relative_error(found.norms_D, expected.norms_D) < neox_case.exact
+    np.testing.assert_allclose(found.loss_D, expected.loss_D)
+
+
+def test_factors_and_exact_scores_stay_the_same(neox_case, neox_fitted, limited):
+    limit, failures = limited
+    basis, documents = neox_fitted.curvature.eigenbasis, neox_case.documents
+    directions = [dense_gradients(neox_case.model, neox_case.modules, query) for query in neox_case.queries[:2]]
+    wanted = [[0, 1] if index % 2 else [1] for index in range(len(documents))]
+
+    def results():
+        covariances = fit_covariances(neox_case.model, neox_case.modules, documents, labels="sampled")
+        eigenvalues = fit_eigenvalues(neox_case.model, neox_case.modules, basis, documents, labels="sampled")
+        scores = exact_scores(neox_case.model, neox_case.modules, directions, documents, wanted)
+        nats = completion_nats(neox_case.model, documents, token_budget=8192)
+        return covariances, eigenvalues, scores, nats
+
+    expected = results()
+    limit[0] = 40
+    found = results()
+    assert len(failures) >= 4
+    for name in neox_case.names:
+        for side in ("activation_II", "gradient_OO"):
+            assert oracle.relative_error(getattr(found[0][name], side), getattr(expected[0][name], side)) < 1e-9
+        assert found[0][name].tokens == expected[0][name].tokens
+        assert oracle.relative_error(found[1][name], expected[1][name]) < 1e-9
+    for one, other in zip(found[2], expected[2], strict=True):
+        assert one.keys() == other.keys()
+        for direction, score in one.items():
+            np.testing.assert_allclose(score.token_scores_T, other[direction].token_scores_T, rtol=1e-9, atol=1e-12)
+    assert found[3].keys() == expected[3].keys()
+    assert all(found[3][key] == pytest.approx(expected[3][key]) for key in expected[3])
+
+
+def test_a_document_that_does_not_fit_alone_is_named(neox_case, neox_fitted, limited):
+    limit, _ = limited
+    gradients = gradients_of(neox_case, neox_fitted)
+    limit[0] = 20
+    with pytest.raises(BadInput, match=r"document-0: its 28 tokens do not fit in memory even alone"):
+        score_documents(neox_case.model, neox_case.modules, gradients, neox_case.documents)
