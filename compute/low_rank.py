@@ -15,6 +15,7 @@ from torch import Tensor
 
 from compute.eigenbasis import ModuleEigenbasis
 
+MOST_COMPONENTS = 256  # of a module's gradient, where its rank is chosen by agreement
 WEIGHT_FLOOR = 1e-6  # of the largest weight: directions that no sampled token used keep a finite weight
 
 
@@ -54,12 +55,53 @@ def keeps_full_rank(gradient: Tensor, rank: int | None) -> bool:
 
 def truncate_rotated(rotated_SA: Tensor, basis: ModuleEigenbasis, rank: int) -> LowRankGradient:
     """The same for a gradient that is in the eigenbasis already, as a preconditioned one is."""
+    return _components(rotated_SA, basis, rank).largest(rank)
+
+
+def truncate_together(
+    rotated: dict[str, Tensor], bases: dict[str, ModuleEigenbasis], agreement: float
+) -> dict[str, LowRankGradient]:
+    """One query's gradients over all modules, each at the rank at which its scores are expected to agree this well.
+
+    What is dropped has no expected correlation with what is kept, so scores correlate with full-rank ones at
+    √(1 − dropped ∕ whole), of the expected squares of the scores. The smallest components of all modules are dropped up
+    to that: a module whose gradient says little of the score gets a low rank. At most MOST_COMPONENTS of one are kept.
+    """
+    found = {name: _components(rotated_SA, bases[name], MOST_COMPONENTS) for name, rotated_SA in rotated.items()}
+    squares_K = torch.cat([each.squares_R for each in found.values()]).sort().values
+    whole = sum(each.whole for each in found.values())
+    allowed = (1 - agreement**2) * whole - (whole - float(squares_K.sum()))
+    dropped = int(torch.searchsorted(squares_K.cumsum(0), max(0.0, allowed), right=True))
+    least = squares_K[min(dropped, len(squares_K) - 1)]
+    return {name: each.largest(max(1, int((each.squares_R >= least).sum()))) for name, each in found.items()}
+
+
+@dataclass
+class _Components:
+    """A gradient's largest components in the eigenbasis, smallest first: balanced factors, the expected square of what
+    each adds to a score, and of the whole gradient's score."""
+
+    left_SR: Tensor
+    right_AR: Tensor
+    squares_R: Tensor
+    whole: float
+    basis: ModuleEigenbasis
+    dtype: torch.dtype
+
+    def largest(self, rank: int) -> LowRankGradient:
+        return LowRankGradient(
+            self.basis.gradient_vectors_OS @ self.left_SR[:, -rank:].to(self.dtype),
+            self.basis.activation_vectors_IA @ self.right_AR[:, -rank:].to(self.dtype),
+        )
+
+
+def _components(rotated_SA: Tensor, basis: ModuleEigenbasis, most: int) -> _Components:
     scale_S, scale_A = _weights(basis.gradient_values_S), _weights(basis.activation_values_A)
-    left_SR, right_AR = _truncated_factors(rotated_SA.double() * scale_S[:, None] * scale_A, rank)
-    dtype = rotated_SA.dtype
-    return LowRankGradient(
-        basis.gradient_vectors_OS @ (left_SR / scale_S[:, None]).to(dtype),
-        basis.activation_vectors_IA @ (right_AR / scale_A[:, None]).to(dtype),
+    weighted_SA = rotated_SA.double() * scale_S[:, None] * scale_A
+    left_SR, right_AR, squares_R = _truncated_factors(weighted_SA, min(most, *weighted_SA.shape))
+    whole = float(weighted_SA.square().sum())
+    return _Components(
+        left_SR / scale_S[:, None], right_AR / scale_A[:, None], squares_R, whole, basis, rotated_SA.dtype
     )
 
 
@@ -69,19 +111,19 @@ def _weights(values_N: Tensor) -> Tensor:
     return scale_N.clamp(min=WEIGHT_FLOOR * scale_N.max()) if scale_N.max() > 0 else torch.ones_like(scale_N)
 
 
-def _truncated_factors(matrix_SA: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Balanced factors of the best rank-`rank` approximation, by the eigenvectors of the smaller Gram matrix.
+def _truncated_factors(matrix_SA: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Balanced factors of the best rank-`rank` approximation and its squared singular values, the smallest first.
 
-    In float64 the Gram matrix resolves singular values down to 1e-8 of the largest, far below a truncation's error,
-    and costs a fraction of a singular value decomposition.
+    By the eigenvectors of the smaller Gram matrix: in float64 it resolves singular values down to 1e-8 of the largest,
+    far below a truncation's error, and costs a fraction of a singular value decomposition.
     """
     if matrix_SA.shape[0] > matrix_SA.shape[1]:
-        right_AR, left_SR = _truncated_factors(matrix_SA.T, rank)
-        return left_SR, right_AR
+        right_AR, left_SR, squares_R = _truncated_factors(matrix_SA.T, rank)
+        return left_SR, right_AR, squares_R
     values_S, vectors_SS = torch.linalg.eigh(matrix_SA @ matrix_SA.T)
     left_SR = vectors_SS[:, -rank:]
     # A short query's gradient has a lower rank than asked for; its null directions come out of eigh as rounding noise
     # of either sign, and must not be blown up by balancing them.
     precision = torch.finfo(torch.float64)
     balance_R = values_S[-rank:].clamp(min=max(float(values_S[-1]) * precision.eps, precision.tiny)) ** 0.25
-    return left_SR * balance_R, (matrix_SA.T @ left_SR) / balance_R
+    return left_SR * balance_R, (matrix_SA.T @ left_SR) / balance_R, values_S[-rank:].clamp(min=0)

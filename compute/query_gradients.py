@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from compute.batches import Batch, Sequence
 from compute.eigenbasis import ModuleEigenbasis
 from compute.errors import BadInput
-from compute.low_rank import LowRankGradient, full_rank, keeps_full_rank, truncate_rotated
+from compute.low_rank import LowRankGradient, full_rank, keeps_full_rank, truncate_rotated, truncate_together
 from compute.module_gradients import document_gradients
 from compute.passes import accumulation_dtype, backward_passes
 from compute.tracked_modules import TrackedModule
@@ -54,20 +54,26 @@ def query_gradients(
     curvature: Curvature,
     *,
     rank: int | None = 32,
+    agreement: float | None = None,
     methods: SequenceOf[str] = METHODS,
     on_query: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[str, str, dict[str, LowRankGradient]]]:
     """Per query and method: (method, query key, factors per module name), one query's gradients in memory at a time.
 
-    `rank` None keeps the full rank. Raises BadInput for an unknown method or a query whose loss is not finite.
+    `rank` None keeps the full rank; `agreement` chooses ranks per module instead, for scores that are expected to
+    correlate with full-rank ones at it. Raises BadInput for an unknown method or a query whose loss is not finite.
     """
+    for method in methods:
+        check_method(method)
     for query in queries:
         gradients = dense_gradients(model, modules, query)
-        by_module = {
-            name: _low_rank(name, gradient_OI, curvature, rank, methods) for name, gradient_OI in gradients.items()
-        }
+        if agreement is None:
+            by_module = {name: _low_rank(name, each, curvature, rank, methods) for name, each in gradients.items()}
+            cut = {method: {name: factors[method] for name, factors in by_module.items()} for method in methods}
+        else:
+            cut = _agreeing(gradients, curvature, agreement, methods)
         for method in methods:
-            yield method, query.key, {name: factors[method] for name, factors in by_module.items()}
+            yield method, query.key, cut[method]
         if on_query:
             on_query(query.key)
 
@@ -84,6 +90,18 @@ def _low_rank(
         method: truncate_rotated(_directed_rotated(method, name, rotated_SA, curvature), basis, rank)
         for method in methods
     }
+
+
+def _agreeing(
+    gradients: dict[str, Tensor], curvature: Curvature, agreement: float, methods: SequenceOf[str]
+) -> dict[str, dict[str, LowRankGradient]]:
+    """Factors per method and module, at ranks that are chosen over all modules together."""
+    rotated = {name: curvature.eigenbasis[name].rotate(gradient_OI) for name, gradient_OI in gradients.items()}
+    found = {}
+    for method in methods:
+        directed = {name: _directed_rotated(method, name, each, curvature) for name, each in rotated.items()}
+        found[method] = truncate_together(directed, curvature.eigenbasis, agreement)
+    return found
 
 
 def dense_gradients(model: nn.Module, modules: SequenceOf[TrackedModule], sequence: Sequence) -> dict[str, Tensor]:

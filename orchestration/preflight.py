@@ -51,7 +51,7 @@ def _check_modules(study: Study, skeleton) -> None:
     tracked = select_modules(skeleton, study.spec.curvature.modules)
     rank = study.spec.options.rank
     smallest = min(tracked, key=lambda module: min(module.out_features, module.in_dim))
-    if rank != "full" and rank > (limit := min(smallest.out_features, smallest.in_dim)):
+    if isinstance(rank, int) and rank > (limit := min(smallest.out_features, smallest.in_dim)):
         raise BadInput(
             f"options.rank: {rank} is above {limit}, the smaller dimension of {smallest.name}; "
             "lower it, or write 'full'"

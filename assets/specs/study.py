@@ -24,7 +24,15 @@ class StudyOptions(Spec):
     methods: tuple[Literal["ekfac", "dot"], ...] = Field(
         ("ekfac", "dot"), min_length=1, description="Scores to compute in the one pass: EK-FAC, gradient dot product."
     )
-    rank: int | Literal["full"] = Field(32, description="Rank of query gradients per module.")
+    rank: int | Literal["full", "auto"] = Field(
+        32, description="Rank of query gradients per module; auto: chosen per query and module by `agreement`."
+    )
+    agreement: float = Field(
+        0.995,
+        gt=0,
+        lt=1,
+        description="With rank auto: correlation with full-rank scores that ranks are chosen for, under the curvature.",
+    )
     damping: float = Field(0.1, ge=0, description="λ as a multiple of each module's mean(Λ).")
     top_k: int = Field(50, gt=0, description="Documents listed at each end of a ranking.")
     max_new_tokens: int = Field(64, gt=0, description="Longest completion that the model is asked for.")
@@ -44,14 +52,19 @@ class StudyOptions(Spec):
 
     @model_validator(mode="after")
     def _positive_rank(self) -> StudyOptions:
-        if self.rank != "full" and self.rank < 1:
-            raise ValueError("rank must be at least 1, or 'full'")
+        if isinstance(self.rank, int) and self.rank < 1:
+            raise ValueError("rank must be at least 1, 'full' or 'auto'")
         return self
 
     @property
     def kept_rank(self) -> int | None:
-        """Rank as the engine takes it: None for full rank."""
-        return None if self.rank == "full" else self.rank
+        """Rank as the engine takes it: None for full rank, and where ranks are chosen."""
+        return self.rank if isinstance(self.rank, int) else None
+
+    @property
+    def rank_agreement(self) -> float | None:
+        """The agreement by which ranks are chosen, where they are."""
+        return self.agreement if self.rank == "auto" else None
 
 
 class AutomationSpec(Spec):

@@ -84,13 +84,15 @@ def _finite_check(study: str) -> Check:
 def _take_gradients(step: Step, study: Study, upstream: tuple[Table, ...]) -> None:
     table = query_gradients_table(study.name)
     settings = study.spec.options.model_dump(include={"methods", "rank", "damping"})
+    if study.spec.options.rank == "auto":  # where it is not, it changes nothing
+        settings["agreement"] = study.spec.options.agreement
     origins = (query_side_dtypes(study), list(map(step.fingerprint, upstream)))
     stamp = fingerprint("query_gradients", CODE_VERSION, settings, *origins)
     if step.is_current(table, stamp):
         return
     step.tracking.log_params(settings)
     facts = {"methods": list(settings["methods"]), "rank": settings["rank"], "damping": settings["damping"]}
-    step.write(table, _batches(step, study, table, stamp), stamp, metadata=facts)
+    step.write(table, _batches(step, study, table, stamp, facts), stamp, metadata=facts)
     step.check(_finite_check(study.name), None)
 
 
@@ -113,13 +115,15 @@ def stored_gradients(step: Step, study: str) -> dict[tuple[str, str], dict]:
     return gradients
 
 
-def _batches(step: Step, study: Study, table: Table, stamp: str) -> Iterator[pa.RecordBatch]:
+def _batches(step: Step, study: Study, table: Table, stamp: str, facts: dict) -> Iterator[pa.RecordBatch]:
+    """The rows; `facts` gets the mean rank when all of them are made, before they are written."""
     from compute.query_gradients import query_gradients
 
     options = study.spec.options
     model, modules = open_traced_model(step, study, query_side=True)
     curvature = stored_curvature(step, study.spec.curvature.name, model, modules, options.damping)
     queries = query_sequences(step.scan(completions_table(study.name)).sort("position").collect().to_dicts())
+    ranks: list[int] = []
     with step.progress(f"{study.name}: query gradients", len(queries), "queries") as progress:
         for method, query_id, gradients in query_gradients(
             model,
@@ -127,11 +131,14 @@ def _batches(step: Step, study: Study, table: Table, stamp: str) -> Iterator[pa.
             queries,
             curvature,
             rank=options.kept_rank,
+            agreement=options.rank_agreement,
             methods=options.methods,
             on_query=lambda _: progress.advance(1),
         ):
             for module, gradient in gradients.items():
+                ranks.append(gradient.rank)
                 yield _components(step, study.name, table, (method, query_id, module), gradient, stamp)
+    facts["mean rank"] = round(sum(ranks) / max(1, len(ranks)), 1)
 
 
 def _components(

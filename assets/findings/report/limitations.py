@@ -70,6 +70,7 @@ def _p_values(resamples: int) -> str:
 def _agreement(agreement: float, rank: int | str) -> str:
     if rank == "full":
         return "Scores were computed with full-rank gradients of the queries, so no rank was cut."
+    cut = "ranks chosen per query and module" if rank == "auto" else f"rank {rank}"
     measured = (
         "how well they agree with exact ones is not known, since no query lists documents with different scores"
         if math.isnan(agreement)
@@ -77,7 +78,7 @@ def _agreement(agreement: float, rank: int | str) -> str:
         f"{number(agreement)} (Pearson, the median query)"
     )
     return (
-        f"All scores come from gradients of the queries that were cut to rank {rank}; {measured}. These are documents "
+        f"All scores come from gradients of the queries that were cut to {cut}; {measured}. These are documents "
         "at the ends of the rankings, chosen by the scores that are judged, so the number is not the agreement over "
         "the whole corpus. Where it is low, single ranks should not be trusted; the exact score stands beside every "
         "document shown."
