@@ -23,10 +23,11 @@ sys.path.insert(0, str(ROOT))
 
 from compute.batches import Sequence  # noqa: E402
 from compute.covariances import ModuleCovariances, fit_covariances  # noqa: E402
+from compute.curvature import Curvature  # noqa: E402
 from compute.eigenbasis import ModuleEigenbasis, decompose  # noqa: E402
 from compute.eigenvalues import fit_eigenvalues  # noqa: E402
 from compute.influence import score_documents  # noqa: E402
-from compute.query_gradients import Curvature, query_gradients  # noqa: E402
+from compute.query_gradients import query_gradients  # noqa: E402
 from compute.tracked_modules import select_modules  # noqa: E402
 from tests.compute.peer import IGNORED, Peer, pad  # noqa: E402
 

@@ -7,6 +7,7 @@ eigen-directions of outputs and inputs.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 
 import torch
@@ -37,7 +38,7 @@ def fit_eigenvalues(
 
     def consume(_: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
         basis, total_SA = eigenbasis[module.name], torch.zeros_like(sums[module.name])
-        for rotated_DSA in _rotated(module, basis, activation_BTI.to(dtype), gradient_BTO.to(dtype)):
+        for rotated_DSA in rotated_gradients(module, basis, activation_BTI.to(dtype), gradient_BTO.to(dtype)):
             total_SA += rotated_DSA.square_().sum(0)
         sums[module.name] += total_SA  # at once, so that a batch that is out of memory leaves nothing
 
@@ -54,7 +55,9 @@ def fit_eigenvalues(
     return {name: sum_SA / count for name, sum_SA in sums.items()}
 
 
-def _rotated(module: TrackedModule, basis: ModuleEigenbasis, activation_BTI: Tensor, gradient_BTO: Tensor):
+def rotated_gradients(
+    module: TrackedModule, basis: ModuleEigenbasis, activation_BTI: Tensor, gradient_BTO: Tensor
+) -> Iterator[Tensor]:
     """Chunks D×S×A of Q_Sᵀ G Q_A, rotating the document's gradient or its tokens, whichever costs less."""
     outputs, inputs, positions = module.out_features, module.in_dim, activation_BTI.shape[1]
     rotate_gradient = outputs * inputs * (outputs + inputs) < positions * (outputs**2 + inputs**2)

@@ -2,7 +2,8 @@
 
 A position's share Σ_modules g_tᵀ P a_t is what flows through the weights at that position; it is shown on the token
 at the position, which stands before the one predicted there (Grosse et al. 2023, section 5.2.3). The shares sum to
-the score. B documents of a batch, T positions, I inputs (with the bias column), O outputs.
+the score, also where a method divides it by the document's norm: each of them is divided. B documents of a batch, T
+positions, I inputs (with the bias column), O outputs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from compute.batches import Batch, Sequence
+from compute.curvature import Curvature
+from compute.document_norms import DocumentNorms
+from compute.methods import norm_metric, norm_metrics
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
 from compute.tracked_modules import TrackedModule
 
@@ -49,31 +53,40 @@ def exact_scores(
     documents: SequenceOf[Sequence],
     wanted: SequenceOf[SequenceOf[int]],
     *,
+    methods: SequenceOf[str] = (),
+    curvature: Curvature | None = None,
     token_budget: int = 8192,
     on_batch: OnBatch | None = None,
 ) -> list[dict[int, ExactScore]]:
     """Per document, its score along each of the full-rank `directions` (P_OI per module) that `wanted` lists for it.
 
-    Each document goes through the model once, whatever the number of directions.
+    Each document goes through the model once, whatever the number of directions. `methods` has the method of each
+    direction, where some are of unit norm; trackstar needs the `curvature` as well.
     """
     dtype, device = accumulation_dtype(model), next(model.parameters()).device
+    norms = DocumentNorms(norm_metrics(methods), len(documents), curvature, dtype, device)
     shares: dict[tuple[int, int], dict[str, Tensor]] = {}  # by document and direction, until its batch is done
 
     def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
         activation_BTI, gradient_BTO = activation_BTI.to(dtype), gradient_BTO.to(dtype)
+        squares = norms.of_module(module, activation_BTI, gradient_BTO, {})
         for direction, rows in _rows_by_direction(batch, wanted).items():
             direction_OI = directions[direction][module.name].to(device, dtype)
             share_RT = _shares(module, activation_BTI[rows], gradient_BTO[rows], direction_OI)
             for row, share_T in zip(rows, share_RT, strict=True):
                 index = batch.index_B[row]
                 shares.setdefault((index, direction), {})[module.name] = share_T[: len(documents[index])]
+        norms.add(batch.index_B, squares)
 
     results: list[dict[int, ExactScore]] = [{} for _ in documents]
     settings = {"token_budget": token_budget, "on_batch": on_batch}
+    divisors = [norm_metric(method) for method in methods] or [None] * len(directions)
     for batch, _ in backward_passes(model, modules, documents, consume, **settings):
-        for index in batch.index_B:
+        norms_B = {metric: norms.of(metric, batch.index_B).tolist() for metric in norms.squares}
+        for row, index in enumerate(batch.index_B):
             for direction in wanted[index]:
-                results[index][direction] = _gather(documents[index], shares.pop((index, direction)))
+                norm = norms_B[divisors[direction]][row] if divisors[direction] else None
+                results[index][direction] = _gather(documents[index], shares.pop((index, direction)), norm)
     return results
 
 
@@ -92,7 +105,10 @@ def _shares(module: TrackedModule, activation_RTI: Tensor, gradient_RTO: Tensor,
     return share_RT + directed_RTI[..., -1] if module.has_bias else share_RT
 
 
-def _gather(document: Sequence, share_T: dict[str, Tensor]) -> ExactScore:
+def _gather(document: Sequence, share_T: dict[str, Tensor], norm: float | None) -> ExactScore:
+    """All shares divided by the norm where one is given; a document without a gradient has none."""
+    if norm is not None:
+        share_T = {name: share / norm if norm else share for name, share in share_T.items()}
     token_scores_T = torch.stack(list(share_T.values())).sum(0)
     module_scores = {name: float(share.sum()) for name, share in share_T.items()}
     return ExactScore(document.key, sum(module_scores.values()), module_scores, token_scores_T.cpu().numpy())

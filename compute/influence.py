@@ -3,6 +3,7 @@
 Score of document d for query q: Σ_modules ⟨P_q, ∇L(d)⟩ with P_q the query's (preconditioned) gradient; positive means
 that weighting the document up lowers the loss of the query's completion. How a module multiplies is told in
 `compute/routes.py`; the document's gradient norm ‖∇L(d)‖ over the tracked modules falls out of the same products.
+Methods of unit norm (`compute/methods.py`) are divided by a document's norm when all its modules are summed up.
 D documents, B of them in a batch, T positions, I inputs, O outputs, Q queries (times methods).
 """
 
@@ -16,7 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from compute.batches import Batch, Sequence
+from compute.curvature import Curvature, over
+from compute.document_norms import DocumentNorms
 from compute.low_rank import LowRankGradient
+from compute.methods import norm_metric, norm_metrics
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
 from compute.routes import Choice, Factors, Formed, Rebuilt, Workload, choose, make_route
 from compute.tracked_modules import TrackedModule
@@ -38,6 +42,7 @@ class InfluencePass:
 
     `gradients` holds one dictionary of factors per query (and method). Routes are chosen for documents of
     `typical_tokens` in batches of `token_budget`; next to the model and the factors, `memory_bytes` bound what is kept.
+    `methods` has the method of each gradient, where some are of unit norm; trackstar needs the `curvature` as well.
     """
 
     def __init__(
@@ -49,9 +54,13 @@ class InfluencePass:
         typical_tokens: int = 256,
         token_budget: int = 8192,
         memory_bytes: int = MEMORY_BYTES,
+        methods: SequenceOf[str] = (),
+        curvature: Curvature | None = None,
     ) -> None:
         self.model, self.modules, self.queries = model, tuple(modules), len(gradients)
-        self.token_budget = token_budget
+        if methods and len(methods) != len(gradients):
+            raise ValueError(f"{len(methods)} methods for {len(gradients)} gradients")
+        self.token_budget, self.methods, self.curvature = token_budget, tuple(methods), curvature
         self.dtype, self.device = accumulation_dtype(model), next(model.parameters()).device
         documents = max(1, token_budget // typical_tokens)
         workload = Workload(typical_tokens, documents, memory_bytes, self.dtype.itemsize)
@@ -73,20 +82,29 @@ class InfluencePass:
     def score(self, documents: SequenceOf[Sequence], *, on_batch: OnBatch | None = None) -> Scores:
         """Scores of `documents`, whatever their order. Raises BadInput naming a document whose loss is not finite."""
         scores_QD = torch.zeros(self.queries, len(documents), dtype=self.dtype, device=self.device)
-        squares_D = torch.zeros(len(documents), dtype=self.dtype, device=self.device)
+        metrics = {"plain"} | norm_metrics(self.methods)
+        norms = DocumentNorms(metrics, len(documents), self.curvature, self.dtype, self.device)
         loss_D = torch.zeros(len(documents), dtype=torch.float64)
 
         def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
-            scores_BQ, squares_B = self.routes[module.name].score(
-                activation_BTI.to(self.dtype), gradient_BTO.to(self.dtype)
-            )
+            activation_BTI, gradient_BTO = activation_BTI.to(self.dtype), gradient_BTO.to(self.dtype)
+            scores_BQ, plain_B = self.routes[module.name].score(activation_BTI, gradient_BTO)
+            squares = norms.of_module(module, activation_BTI, gradient_BTO, {"plain": plain_B})
             scores_QD[:, batch.index_B] += scores_BQ.T
-            squares_D[batch.index_B] += squares_B
+            norms.add(batch.index_B, squares)
 
         settings = {"token_budget": self.token_budget, "on_batch": on_batch}
         for batch, loss_B in backward_passes(self.model, self.modules, documents, consume, **settings):
             loss_D[batch.index_B] = loss_B
-        return Scores(scores_QD.cpu().numpy(), squares_D.clamp_(min=0).sqrt().cpu().numpy(), loss_D.numpy())
+        self._divide(scores_QD, norms)
+        return Scores(scores_QD.cpu().numpy(), norms.of("plain").cpu().numpy(), loss_D.numpy())
+
+    def _divide(self, scores_QD: Tensor, norms: DocumentNorms) -> None:
+        """The scores of methods of unit norm by the norms of the documents, in place."""
+        for metric in norm_metrics(self.methods):
+            divided = [norm_metric(method) == metric for method in self.methods]
+            rows = torch.tensor(divided, device=self.device).nonzero()[:, 0]
+            scores_QD[rows] = over(scores_QD[rows], norms.of(metric))
 
 
 def score_documents(

@@ -1,4 +1,4 @@
-"""A document's gradient of one module's weight, G = Σ_t g_t aᵀ_t, formed from what a backward pass hands over.
+"""A document's gradient of one module's weight, G = Σ_t g_t aᵀ_t, and its length, of what a backward pass hands over.
 
 B documents of a batch, D of them at once, T positions, I inputs (with the bias column), O outputs.
 """
@@ -28,3 +28,15 @@ def document_gradients(
     ):
         weight_DOI = torch.bmm(gradient_DTO.transpose(1, 2), activation_DTI)
         yield torch.cat([weight_DOI, gradient_DTO.sum(1)[..., None]], 2) if module.has_bias else weight_DOI
+
+
+def gradient_squares(module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> Tensor:
+    """‖Σ_t g_t aᵀ_t‖² = Σ_tt' (g_t·g_t')(a_t·a_t') per document, or from the formed gradient where they are long."""
+    _, positions, inputs = activation_BTI.shape
+    outputs = gradient_BTO.shape[2]
+    if positions * (inputs + outputs) > inputs * outputs:
+        chunks = document_gradients(module, activation_BTI, gradient_BTO)
+        return torch.cat([gradient_DOI.square_().sum((1, 2)) for gradient_DOI in chunks])
+    gram_BTT = activation_BTI @ activation_BTI.transpose(1, 2)
+    gram_BTT += module.has_bias  # the bias column of ones adds 1 to every inner product
+    return gram_BTT.mul_(gradient_BTO @ gradient_BTO.transpose(1, 2)).sum((1, 2))

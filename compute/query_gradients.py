@@ -1,7 +1,7 @@
 """Query gradients: the gradient of a completion's loss, preconditioned by the inverse curvature, at low rank.
 
 Grosse et al. 2023, equation 18: (H + λ)⁻¹ ∇L(q) = Q_S ((Q_Sᵀ V Q_A) ⊘ (Λ + λ)) Q_Aᵀ per module, with
-λ = damping · mean(Λ). Method `dot` is the plain gradient (TracIn at one checkpoint, Pruthi et al. 2020).
+λ = damping · mean(Λ). The other methods, by other metrics or at unit norm, are told in `compute/methods.py`.
 O outputs, I inputs (with the bias column), S and A eigen-directions.
 """
 
@@ -9,42 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from compute.batches import Batch, Sequence
-from compute.eigenbasis import ModuleEigenbasis
-from compute.errors import BadInput
+from compute.curvature import Curvature, over
 from compute.low_rank import LowRankGradient, full_rank, keeps_full_rank, truncate_rotated, truncate_together
+from compute.methods import USUAL, Metric, known_method
 from compute.module_gradients import document_gradients
 from compute.passes import accumulation_dtype, backward_passes
 from compute.tracked_modules import TrackedModule
-
-METHODS = ("ekfac", "dot")
-
-
-@dataclass
-class Curvature:
-    """An EK-FAC fit: the eigenbasis and Λ_SA of each module by name, and `damping` as a multiple of mean(Λ)."""
-
-    eigenbasis: dict[str, ModuleEigenbasis]
-    eigenvalues: dict[str, Tensor]
-    damping: float = 0.1
-
-    def precondition(self, name: str, gradient_OI: Tensor) -> Tensor:
-        """The inverse-curvature-vector product of one module's gradient."""
-        basis = self.eigenbasis[name]
-        return basis.rotate_back(self.divide(name, basis.rotate(gradient_OI)))
-
-    def divide(self, name: str, rotated_SA: Tensor) -> Tensor:
-        """A gradient in the eigenbasis, divided by the damped eigenvalues."""
-        eigenvalues_SA = self.eigenvalues[name]
-        damped_SA = eigenvalues_SA + self.damping * eigenvalues_SA.mean()
-        # A direction that no document used must not divide by zero, whatever the damping.
-        floor = torch.finfo(eigenvalues_SA.dtype).eps * eigenvalues_SA.max()
-        return rotated_SA / damped_SA.clamp(min=floor) if floor > 0 else torch.zeros_like(rotated_SA)
 
 
 def query_gradients(
@@ -55,53 +29,61 @@ def query_gradients(
     *,
     rank: int | None = 32,
     agreement: float | None = None,
-    methods: SequenceOf[str] = METHODS,
+    methods: SequenceOf[str] = USUAL,
     on_query: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[str, str, dict[str, LowRankGradient]]]:
     """Per query and method: (method, query key, factors per module name), one query's gradients in memory at a time.
 
     `rank` None keeps the full rank; `agreement` chooses ranks per module instead, for scores that are expected to
-    correlate with full-rank ones at it. Raises BadInput for an unknown method or a query whose loss is not finite.
+    correlate with full-rank ones at it, of methods of unit norm before they are divided by a document's. Raises
+    BadInput for an unknown method or a query whose loss is not finite.
     """
-    for method in methods:
-        check_method(method)
+    metrics = list(dict.fromkeys(known_method(method).metric for method in methods))
     for query in queries:
         gradients = dense_gradients(model, modules, query)
         if agreement is None:
-            by_module = {name: _low_rank(name, each, curvature, rank, methods) for name, each in gradients.items()}
-            cut = {method: {name: factors[method] for name, factors in by_module.items()} for method in methods}
+            by_module = {name: _low_rank(name, each, curvature, rank, metrics) for name, each in gradients.items()}
+            cut = {metric: {name: factors[metric] for name, factors in by_module.items()} for metric in metrics}
         else:
-            cut = _agreeing(gradients, curvature, agreement, methods)
+            cut = _agreeing(gradients, curvature, agreement, metrics)
         for method in methods:
-            yield method, query.key, cut[method]
+            metric = known_method(method).metric
+            yield method, query.key, _at_norm(method, cut[metric], gradients, curvature)
         if on_query:
             on_query(query.key)
 
 
 def _low_rank(
-    name: str, gradient_OI: Tensor, curvature: Curvature, rank: int | None, methods: SequenceOf[str]
-) -> dict[str, LowRankGradient]:
-    """One module's factors per method, from a single turn into the eigenbasis."""
+    name: str, gradient_OI: Tensor, curvature: Curvature, rank: int | None, metrics: SequenceOf[Metric]
+) -> dict[Metric, LowRankGradient]:
+    """One module's factors per metric, from a single turn into the eigenbasis."""
     if keeps_full_rank(gradient_OI, rank):
-        return {method: full_rank(directed(method, {name: gradient_OI}, curvature)[name]) for method in methods}
+        return {metric: full_rank(curvature.precondition(name, gradient_OI, metric)) for metric in metrics}
     basis = curvature.eigenbasis[name]
     rotated_SA = basis.rotate(gradient_OI)
-    return {
-        method: truncate_rotated(_directed_rotated(method, name, rotated_SA, curvature), basis, rank)
-        for method in methods
-    }
+    return {metric: truncate_rotated(curvature.divide(name, rotated_SA, metric), basis, rank) for metric in metrics}
 
 
 def _agreeing(
-    gradients: dict[str, Tensor], curvature: Curvature, agreement: float, methods: SequenceOf[str]
-) -> dict[str, dict[str, LowRankGradient]]:
-    """Factors per method and module, at ranks that are chosen over all modules together."""
+    gradients: dict[str, Tensor], curvature: Curvature, agreement: float, metrics: SequenceOf[Metric]
+) -> dict[Metric, dict[str, LowRankGradient]]:
+    """Factors per metric and module, at ranks that are chosen over all modules together."""
     rotated = {name: curvature.eigenbasis[name].rotate(gradient_OI) for name, gradient_OI in gradients.items()}
     found = {}
-    for method in methods:
-        directed = {name: _directed_rotated(method, name, each, curvature) for name, each in rotated.items()}
-        found[method] = truncate_together(directed, curvature.eigenbasis, agreement)
+    for metric in metrics:
+        divided = {name: curvature.divide(name, rotated_SA, metric) for name, rotated_SA in rotated.items()}
+        found[metric] = truncate_together(divided, curvature.eigenbasis, agreement)
     return found
+
+
+def _at_norm(
+    method: str, cut: dict[str, LowRankGradient], gradients: dict[str, Tensor], curvature: Curvature
+) -> dict[str, LowRankGradient]:
+    """The factors divided by the norm of the query's whole gradient, where the method says so."""
+    if not known_method(method).unit_norm:
+        return cut
+    norm = curvature.norm(gradients, known_method(method).metric)
+    return {name: LowRankGradient(over(each.left_OR, norm), each.right_IR) for name, each in cut.items()}
 
 
 def dense_gradients(model: nn.Module, modules: SequenceOf[TrackedModule], sequence: Sequence) -> dict[str, Tensor]:
@@ -118,19 +100,13 @@ def dense_gradients(model: nn.Module, modules: SequenceOf[TrackedModule], sequen
 
 
 def directed(method: str, gradients: dict[str, Tensor], curvature: Curvature) -> dict[str, Tensor]:
-    """The direction whose inner product with a document's gradient is the method's score."""
-    check_method(method)
-    if method == "dot":
-        return gradients
-    return {name: curvature.precondition(name, gradient_OI) for name, gradient_OI in gradients.items()}
+    """The direction whose inner product with a document's gradient is the method's score.
 
-
-def check_method(method: str) -> None:
-    """Raises BadInput for a method that is not known."""
-    if method not in METHODS:
-        raise BadInput(f"options.methods: {method!r} is not known; known are {', '.join(METHODS)}")
-
-
-def _directed_rotated(method: str, name: str, rotated_SA: Tensor, curvature: Curvature) -> Tensor:
-    check_method(method)
-    return rotated_SA if method == "dot" else curvature.divide(name, rotated_SA)
+    Of methods of unit norm, before it is divided by the document's.
+    """
+    metric = known_method(method).metric
+    found = {name: curvature.precondition(name, gradient_OI, metric) for name, gradient_OI in gradients.items()}
+    if not known_method(method).unit_norm:
+        return found
+    norm = curvature.norm(gradients, metric)
+    return {name: over(direction_OI, norm) for name, direction_OI in found.items()}

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from compute.low_rank import LowRankGradient
-from compute.module_gradients import document_gradients
+from compute.module_gradients import document_gradients, gradient_squares
 from compute.tracked_modules import TrackedModule
 
 ELEMENTS_AT_ONCE = 2**24  # of projections, 64 MiB in float32
@@ -158,18 +158,7 @@ class Factors:
                 projected_BTk += self.right_IK[-1, first:last]
             products_Bk = projected_BTk.mul_(gradient_BTO @ self.left_OK[:, first:last]).sum(1)
             scores_BQ.index_add_(1, self.query_K[columns], products_Bk)
-        return scores_BQ, self._squares(activation_BTI, gradient_BTO)
-
-    def _squares(self, activation_BTI: Tensor, gradient_BTO: Tensor) -> Tensor:
-        """‖Σ_t g_t aᵀ_t‖² = Σ_tt' (g_t·g_t')(a_t·a_t'), or from the formed gradient where documents are long."""
-        _, positions, inputs = activation_BTI.shape
-        outputs = gradient_BTO.shape[2]
-        if positions * (inputs + outputs) > inputs * outputs:
-            chunks = document_gradients(self.module, activation_BTI, gradient_BTO)
-            return torch.cat([gradient_DOI.square_().sum((1, 2)) for gradient_DOI in chunks])
-        gram_BTT = activation_BTI @ activation_BTI.transpose(1, 2)
-        gram_BTT += self.module.has_bias  # the bias column of ones adds 1 to every inner product
-        return gram_BTT.mul_(gradient_BTO @ gradient_BTO.transpose(1, 2)).sum((1, 2))
+        return scores_BQ, gradient_squares(self.module, activation_BTI, gradient_BTO)
 
 
 def _placed(factor: LowRankGradient, dtype: torch.dtype, device) -> LowRankGradient:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from assets.curvature.sample import mean_tokens
 from assets.lake.columns import MODULE, STAMP
 from assets.lake.matrices import VECTOR, matrix_batches, stacked
 from assets.lake.tables import Column, Table
 
 if TYPE_CHECKING:
+    from assets.specs.study import Study
     from assets.step.step import Step
 
 SIDE = Column("side", pa.string(), "activation (A, the module's inputs) or gradient (S, its outputs' gradients).")
@@ -149,11 +151,12 @@ def placed_eigenbasis(step: Step, fit: str, model, modules) -> dict:
     return {module.name: stored_eigenbasis(step, fit, module.name).to(*place) for module in modules}
 
 
-def stored_curvature(step: Step, fit: str, model, modules, damping: float):
-    """The whole fit as the engine takes it."""
+def stored_curvature(step: Step, study: Study, model, modules):
+    """The whole fit as the engine takes it, damped as the study says."""
+    from compute.curvature import Curvature
     from compute.passes import placement
-    from compute.query_gradients import Curvature
 
-    place = placement(model)
+    fit, options, place = study.spec.curvature.name, study.spec.options, placement(model)
     eigenvalues = {module.name: stored_eigenvalues(step, fit, module.name).to(*place) for module in modules}
-    return Curvature(placed_eigenbasis(step, fit, model, modules), eigenvalues, damping)
+    tokens = mean_tokens(step, fit) if "kfac" in options.methods else None
+    return Curvature(placed_eigenbasis(step, fit, model, modules), eigenvalues, options.damping, tokens)

@@ -92,8 +92,13 @@ def _draw(step: Step, study: Study, table: Table) -> None:
 
 def typical_tokens(step: Step, fit: str) -> int:
     """The mean length of a document, told by the pinned sample: the same whatever shards a step is given."""
+    return int(mean_tokens(step, fit) or 1)
+
+
+def mean_tokens(step: Step, fit: str) -> float:
+    """The mean number of tokens of the pinned documents; 0 where there are none."""
     mean = step.scan(sample_table(fit)).select(pl.col("token_ids").list.len().mean()).collect().item()
-    return int(mean or 1)
+    return float(mean or 0)
 
 
 def sample_sequences(step: Step, fit: str) -> list:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import polars as pl
 
+from assets.specs.methods import main_method
+
 if TYPE_CHECKING:
     from assets.figures.drawing import Figure
     from assets.tracking.tracked_run import StepRun
@@ -43,7 +45,7 @@ def top_documents(
     `rankings` and `queries` have the columns of the tables study/<study>/rankings and completions.
     """
     best = rankings.filter(
-        pl.col("method") == pl.col("method").max(),  # ekfac, where it is there
+        pl.col("method") == main_method(rankings["method"].unique()),
         ranking="normed",
         end="top",
     ).filter(pl.col("rank") <= BEST_SHOWN)

@@ -15,6 +15,7 @@ from assets.corpus.documents import documents_table
 from assets.lake.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, STAMP
 from assets.lake.lake import Lake
 from assets.lake.tables import Column, Table
+from assets.specs.methods import BM25
 from assets.specs.study import Study
 from assets.step.declaring import asset_arguments
 from assets.step.fingerprints import fingerprint
@@ -25,7 +26,6 @@ from assets.study.influence import score_rows
 from assets.tracking.tracking import Tracking
 
 CODE_VERSION = "1"
-BM25 = "bm25"
 STORY = "All documents by the words that they share with prompt and completion; made anew with every new shard."
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from assets.corpus.documents import documents_table
-from assets.findings.bm25 import BM25, bm25_stamp, bm25_table
+from assets.findings.bm25 import bm25_stamp, bm25_table
+from assets.specs.methods import NORMED_AS_THEY_ARE
 from assets.step.fingerprints import fingerprint
 from assets.study.influence import influence_table
 from compute.errors import BadInput
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from assets.specs.study import Study
     from assets.step.step import Step
 
-HAS_NORMS = pl.col("method") != BM25
-"""Of the methods that documents have gradients for; by any other the score itself is what "normed" means."""
+HAS_NORMS = ~pl.col("method").is_in(NORMED_AS_THEY_ARE)
+"""Of the methods whose scores a document's norm divides; by any other the score itself is what "normed" means."""
 
 
 def score_tables(study: Study) -> list[Table]:

@@ -8,7 +8,6 @@ import pyarrow as pa
 
 from assets.corpus.documents import documents_table
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
-from assets.findings.bm25 import BM25
 from assets.findings.score_statistics import (
     score_statistics_rows,
     score_statistics_table,
@@ -17,6 +16,7 @@ from assets.findings.score_statistics import (
 )
 from assets.findings.scores import scanned_scores, score_stamps, score_tables
 from assets.lake.lake import Lake
+from assets.specs.methods import NORMED_AS_THEY_ARE
 from assets.specs.study import Study
 from assets.step.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
 from assets.step.fingerprints import fingerprint
@@ -83,7 +83,7 @@ def _sum_up_shard(step: Step, study: Study, shard: str, stamp: str | None) -> No
     with np.errstate(divide="ignore", invalid="ignore"):
         normed = np.where(norms > 0, scores / norms, 0).astype(np.float32)
     for place, (method, _) in enumerate(keys):
-        if method == BM25:  # which is of no gradient
+        if method in NORMED_AS_THEY_ARE:
             normed[place] = scores[place]
     ranked = {"normed": normed, "raw": scores}
     depth = study.spec.findings.depth

@@ -12,7 +12,12 @@ DOCUMENT_ID = Column(
 )
 SOURCE = Column("source", pa.string(), "Where the document is from (code, encyclopedia, …).")
 QUERY_ID = Column("query_id", pa.string(), "Id of the query within its set.")
-METHOD = Column("method", pa.string(), "How documents are scored: ekfac (influence) or dot (gradient dot product).")
+METHOD = Column(
+    "method",
+    pa.string(),
+    "How documents are scored: ekfac or kfac (influence), dot or cosine (of gradients), trackstar (cosine of whitened "
+    "gradients).",
+)
 MODULE = Column("module", pa.string(), "Name of the tracked module in the model.")
 TOKEN_IDS = Column("token_ids", pa.list_(pa.int32()), "The document's tokens, special ones included.")
 TOKENIZER = Column("tokenizer_fingerprint", pa.string(), "Digest of the tokenizer; it must equal the model's.")

@@ -21,8 +21,11 @@ OWNER = r"^(team:[A-Za-z0-9_]+|[^@\s]+@[^@\s]+\.[^@\s]+)$"
 class StudyOptions(Spec):
     """How documents are scored and ranked."""
 
-    methods: tuple[Literal["ekfac", "dot"], ...] = Field(
-        ("ekfac", "dot"), min_length=1, description="Scores to compute in the one pass: EK-FAC, gradient dot product."
+    methods: tuple[Literal["ekfac", "dot", "kfac", "cosine", "trackstar"], ...] = Field(
+        ("ekfac", "dot"),
+        min_length=1,
+        description="Scores to compute in the one pass: EK-FAC influence, gradient dot product, K-FAC influence, "
+        "gradient cosine, TrackStar-style cosine of whitened gradients.",
     )
     rank: int | Literal["full", "auto"] = Field(
         32, description="Rank of query gradients per module; auto: chosen per query and module by `agreement`."
@@ -33,7 +36,10 @@ class StudyOptions(Spec):
         lt=1,
         description="With rank auto: correlation with full-rank scores that ranks are chosen for, under the curvature.",
     )
-    damping: float = Field(0.1, ge=0, description="λ as a multiple of each module's mean(Λ).")
+    damping: float = Field(
+        0.1, ge=0, description="λ as a multiple of each module's mean(Λ), and for K-FAC of its own eigenvalues' mean."
+    )
+
     top_k: int = Field(50, gt=0, description="Documents listed at each end of a ranking.")
     max_new_tokens: int = Field(64, gt=0, description="Longest completion that the model is asked for.")
     token_budget: int = Field(8192, gt=0, description="Padded tokens per batch; it does not change the result.")
@@ -54,6 +60,12 @@ class StudyOptions(Spec):
     def _positive_rank(self) -> StudyOptions:
         if isinstance(self.rank, int) and self.rank < 1:
             raise ValueError("rank must be at least 1, 'full' or 'auto'")
+        return self
+
+    @model_validator(mode="after")
+    def _each_method_once(self) -> StudyOptions:
+        if twice := [method for method in set(self.methods) if self.methods.count(method) > 1]:
+            raise ValueError(f"methods lists {twice[0]} twice")
         return self
 
     @property

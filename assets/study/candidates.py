@@ -13,9 +13,14 @@ import pyarrow as pa
 from assets.figures.previews import table_of
 from assets.lake.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, STAMP
 from assets.lake.tables import Column, Table
+from assets.specs.methods import NORMED_AS_THEY_ARE, main_method
 
 PICTURED = 200_000
-RANKING = Column("ranking", pa.string(), "raw: by score; normed: by score divided by the document's gradient norm.")
+RANKING = Column(
+    "ranking",
+    pa.string(),
+    "raw: by score; normed: by score divided by the document's gradient norm. The same for methods of unit norm.",
+)
 END = Column("end", pa.string(), "top: the most positive first; bottom: the most negative first.")
 SCORE = Column("score", pa.float32(), "Low-rank score of the pass; positive: more of the document lowers the loss.")
 NORM = Column("norm", pa.float32(), "Norm of the document's gradient over the tracked modules.")
@@ -50,14 +55,17 @@ def candidate_rows(
     top_k: int,
     stamp: str,
 ) -> pa.Table:
-    """The `top_k` documents at each end of both rankings, per method and query; ties go by document id."""
+    """The `top_k` documents at each end of both rankings, per method and query; ties go by document id.
+
+    Scores that a document's norm has divided already are not divided again: both rankings of them are the same.
+    """
     table = candidates_table("any")
     parts: list[dict] = []
     by_id = np.argsort(np.argsort(np.array(ids)))  # place of each document in the order of ids
     with np.errstate(divide="ignore", invalid="ignore"):
         normed_qd = np.where(norms_d > 0, scores_qd / norms_d, 0.0)
-    for (method, query_id), raw, normed in zip(keys, scores_qd, normed_qd, strict=True):
-        for ranking, values in (("raw", raw), ("normed", normed)):
+    for (method, query_id), raw, divided in zip(keys, scores_qd, normed_qd, strict=True):
+        for ranking, values in (("raw", raw), ("normed", raw if method in NORMED_AS_THEY_ARE else divided)):
             for end, direction in (("top", -values), ("bottom", values)):
                 for rank, index in enumerate(smallest(direction, by_id, top_k), 1):
                     parts.append(
@@ -80,13 +88,13 @@ def candidate_rows(
 def best_of(candidates: pa.Table) -> dg.MarkdownMetadataValue:
     """The first document of some queries, to be shown in the Dagster UI."""
     first = pl.from_arrow(candidates).filter(ranking="normed", end="top", rank=1)
-    main = first.filter(pl.col("method") == pl.col("method").max())  # ekfac, where it is there
+    main = first.filter(pl.col("method") == main_method(first["method"].unique()))
     return table_of(main, columns=["query_id", "document_id", "score", "norm"], limit=6)
 
 
 def score_sample(keys: list[tuple[str, str]], scores_qd: np.ndarray, kinds: dict[str, str | None]) -> pl.DataFrame:
-    """Scores of one method (ekfac, where it is there) with the kind of their query: at most `PICTURED` of a shard."""
-    main = max(method for method, _ in keys)
+    """Scores of the main method with the kind of their query: at most `PICTURED` of a shard."""
+    main = main_method(method for method, _ in keys)
     rows = [index for index, (method, _) in enumerate(keys) if method == main]
     every = max(1, len(rows) * scores_qd.shape[1] // PICTURED)
     picked = scores_qd[rows][:, ::every]

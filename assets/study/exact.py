@@ -42,7 +42,7 @@ def add_exact_scores(step: Step, study: Study, ranked: pl.DataFrame) -> tuple[pl
 def _scored_pairs(step: Step, study: Study, ranked: pl.DataFrame, model, modules) -> dict:
     """ExactScore by (method, query, document)."""
     queries = query_sequences(step.scan(completions_table(study.name)).sort("position").collect().to_dicts())
-    curvature = stored_curvature(step, study.spec.curvature.name, model, modules, study.spec.options.damping)
+    curvature = stored_curvature(step, study, model, modules)
     query_model = open_traced_model(step, study, query_side=True)[0] if study.spec.query_model else model
     size = 4 * sum(module.out_features * module.in_dim for module in modules) * len(study.spec.options.methods)
     at_once = max(1, DENSE_BUDGET_BYTES // size)
@@ -52,7 +52,7 @@ def _scored_pairs(step: Step, study: Study, ranked: pl.DataFrame, model, modules
     with step.progress(f"{study.name}: exact scores", total, "documents") as progress:
         for group, part in groups:
             directions = _directions(study, query_model, modules, group, curvature)
-            pairs |= _score_group(study, part, model, modules, directions, progress)
+            pairs |= _score_group(study, part, model, modules, directions, curvature, progress)
     return pairs
 
 
@@ -76,7 +76,7 @@ def _directions(study: Study, model, modules, queries: list, curvature) -> dict:
     return directions
 
 
-def _score_group(study: Study, part: pl.DataFrame, model, modules, directions: dict, progress) -> dict:
+def _score_group(study: Study, part: pl.DataFrame, model, modules, directions: dict, curvature, progress) -> dict:
     from compute.batches import Sequence
     from compute.exact_scores import exact_scores
 
@@ -91,6 +91,8 @@ def _score_group(study: Study, part: pl.DataFrame, model, modules, directions: d
         list(directions.values()),
         [Sequence(*row) for row in documents.select("document_id", "token_ids").iter_rows()],
         [sorted(wanted[document_id]) for document_id in documents["document_id"]],
+        methods=[method for method, _ in directions],
+        curvature=curvature,
         token_budget=study.spec.options.token_budget,
         on_batch=lambda count, _: progress.advance(count),
     )

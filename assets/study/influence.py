@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from assets.corpus.documents import document_rows, documents_table
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
+from assets.curvature.factors import stored_curvature
 from assets.curvature.sample import typical_tokens
 from assets.figures.charts import influence_distribution
 from assets.figures.previews import kept_figure
@@ -26,8 +27,9 @@ from assets.step.step import Step, run_step
 from assets.step.stored_now import StoredNow
 from assets.study.candidates import best_of, candidate_rows, candidates_table, score_sample
 from assets.study.completions import completions_table
-from assets.study.query_gradients import query_gradients_table, stored_gradients
+from assets.study.query_gradients import query_gradients_table, refuse_other_curvature, stored_gradients
 from assets.tracking.tracking import Tracking
+from compute.methods import norm_metrics
 
 CODE_VERSION = "1"
 STORY = "All documents for all queries, by one pass over the corpus; positive: more of it would lower the loss."
@@ -143,8 +145,9 @@ def _score_shards(step: Step, study: Study) -> None:
 
     for table in tables:
         step.lake.ensure(table)
-    gradients = stored_gradients(step, study.name)
     model, modules = open_traced_model(step, study)
+    curvature = _whitening(step, study, model, modules)
+    gradients = stored_gradients(step, study.name)
     length = typical_tokens(step, study.spec.curvature.name)
     influence_pass = InfluencePass(
         model,
@@ -153,6 +156,8 @@ def _score_shards(step: Step, study: Study) -> None:
         typical_tokens=length,
         token_budget=study.spec.options.token_budget,
         memory_bytes=study.spec.options.memory_mib * 2**20,
+        methods=[method for method, _ in gradients],
+        curvature=curvature,
     )
     step.tracking.log_params(
         {"queries": len({query for _, query in gradients}), "routes": influence_pass.route_names()}
@@ -167,6 +172,14 @@ def _score_shards(step: Step, study: Study) -> None:
             step.tracking.log_metrics(rate | {"shard_tokens": tokens}, len(step.done))
 
         step.each_shard(score, due)
+
+
+def _whitening(step: Step, study: Study, model, modules):
+    """The curvature, where a method divides by the norm of a document's whitened gradient."""
+    if norm_metrics(study.spec.options.methods) <= {"plain"}:
+        return None
+    refuse_other_curvature(step, study)
+    return stored_curvature(step, study, model, modules)
 
 
 def _score_shard(step: Step, study: Study, influence_pass, keys, shard: str, stamp: str | None, progress) -> int:

@@ -18,6 +18,7 @@ from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
 from assets.study.completions import completions_table, query_sequences, query_side_dtypes, query_side_tables
 from assets.tracking.tracking import Tracking
+from compute.errors import BadInput
 
 CODE_VERSION = "1"
 STORY = "The gradient of each completion's loss, preconditioned by the curvature and cut to a low rank."
@@ -44,14 +45,7 @@ def query_gradients_table(study: str) -> Table:
 
 def query_gradients_asset(study: Study) -> dg.AssetsDefinition:
     """Takes each completion's gradient and directs it by each method."""
-    fit = study.spec.curvature.name
-    table = query_gradients_table(study.name)
-    upstream = (
-        completions_table(study.name),
-        eigenbasis_table(fit),
-        eigenvalues_table(fit),
-        *query_side_tables(study),
-    )
+    table, upstream = query_gradients_table(study.name), _upstream(study)
 
     @dg.asset(
         **asset_arguments(
@@ -70,7 +64,7 @@ def query_gradients_asset(study: Study) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking
     ) -> Iterator[dg.MaterializeResult]:
         def work(step: Step) -> None:
-            _take_gradients(step, study, upstream)
+            _take_gradients(step, study)
 
         yield from run_step(context, lake, tracking, work, checks=[_finite_check(study.name)])
 
@@ -81,13 +75,40 @@ def _finite_check(study: str) -> Check:
     return Check(query_gradients_table(study), "gradients_finite", "Every component of every gradient is finite.")
 
 
-def _take_gradients(step: Step, study: Study, upstream: tuple[Table, ...]) -> None:
-    table = query_gradients_table(study.name)
+def _upstream(study: Study) -> tuple[Table, ...]:
+    fit = study.spec.curvature.name
+    return (
+        completions_table(study.name),
+        eigenbasis_table(fit),
+        eigenvalues_table(fit),
+        *query_side_tables(study),
+    )
+
+
+def _settings(study: Study) -> dict:
     settings = study.spec.options.model_dump(include={"methods", "rank", "damping"})
     if study.spec.options.rank == "auto":  # where it is not, it changes nothing
         settings["agreement"] = study.spec.options.agreement
-    origins = (query_side_dtypes(study), list(map(step.fingerprint, upstream)))
-    stamp = fingerprint("query_gradients", CODE_VERSION, settings, *origins)
+    return settings
+
+
+def _stamp(step: Step, study: Study) -> str:
+    origins = (query_side_dtypes(study), list(map(step.fingerprint, _upstream(study))))
+    return fingerprint("query_gradients", CODE_VERSION, _settings(study), *origins)
+
+
+def refuse_other_curvature(step: Step, study: Study) -> None:
+    """Raises BadInput where the gradients are not of the curvature and damping as they are now."""
+    table = query_gradients_table(study.name)
+    if step.fingerprint(table) != _stamp(step, study):
+        raise BadInput(
+            f"study {study.name}: its query gradients are not of the curvature and options as they are now, and "
+            f"trackstar whitens documents by these; materialize {table.path} first"
+        )
+
+
+def _take_gradients(step: Step, study: Study) -> None:
+    table, settings, stamp = query_gradients_table(study.name), _settings(study), _stamp(step, study)
     if step.is_current(table, stamp):
         return
     step.tracking.log_params(settings)
@@ -121,7 +142,7 @@ def _batches(step: Step, study: Study, table: Table, stamp: str, facts: dict) ->
 
     options = study.spec.options
     model, modules = open_traced_model(step, study, query_side=True)
-    curvature = stored_curvature(step, study.spec.curvature.name, model, modules, options.damping)
+    curvature = stored_curvature(step, study, model, modules)
     queries = query_sequences(step.scan(completions_table(study.name)).sort("position").collect().to_dicts())
     ranks: list[int] = []
     with step.progress(f"{study.name}: query gradients", len(queries), "queries") as progress:

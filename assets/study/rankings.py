@@ -17,6 +17,7 @@ from assets.figures.previews import bounded, kept_figure, top_documents
 from assets.lake.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, SOURCE, STAMP, TOKEN_IDS
 from assets.lake.lake import Lake
 from assets.lake.tables import Column, Table
+from assets.specs.methods import NORMED_AS_THEY_ARE, main_method
 from assets.specs.study import Study
 from assets.step.checks import Check
 from assets.step.declaring import asset_arguments
@@ -52,7 +53,7 @@ def rankings_table(study: str) -> Table:
             SCORE,
             Column("score_per_nat", pa.float64(), "Score divided by the completion's information in nats."),
             NORM,
-            Column("normed_score", pa.float64(), "Score divided by the document's gradient norm."),
+            Column("normed_score", pa.float64(), "Score divided by the document's gradient norm, once."),
             Column("exact_score", pa.float64(), "Score by the query's full-rank gradient."),
             Column("text", pa.string(), "The document's text."),
             TOKEN_IDS,
@@ -150,9 +151,11 @@ def _ranked(step: Step, study: Study) -> pl.DataFrame:
     """The top k of all shards' candidates, with the documents' text and tokens."""
     keys = ("method", "query_id", "ranking", "end")
     by_ranking = pl.when(pl.col("ranking") == "raw").then("score").otherwise("normed_score")
+    divided = (pl.col("score") / pl.col("norm")).fill_nan(0.0)
+    normed = pl.when(pl.col("method").is_in(NORMED_AS_THEY_ARE)).then("score").otherwise(divided)
     candidates = (
         step.scan(candidates_table(study.name))
-        .with_columns(normed_score=(pl.col("score") / pl.col("norm")).fill_nan(0.0).cast(pl.Float64))
+        .with_columns(normed_score=normed.cast(pl.Float64))
         .with_columns(order=by_ranking * pl.when(pl.col("end") == "top").then(-1).otherwise(1))
         .sort(*keys, "order", "document_id")
         .with_columns(rank=pl.int_range(1, pl.len() + 1, dtype=pl.Int32).over(keys))
@@ -182,7 +185,7 @@ def _listed_documents(step: Step, study: Study, candidates: pl.DataFrame) -> pl.
 def _previews(step: Step, study: Study, rows: pl.DataFrame) -> dict:
     """The top documents of some queries, and which sources they are from."""
     queries = step.scan(completions_table(study.name)).collect()
-    main = pl.col("method") == pl.col("method").max()  # ekfac, where it is there
+    main = pl.col("method") == main_method(rows["method"].unique())
     top = rows.filter(main, ranking="normed", end="top").group_by("source").agg(top=pl.len())
     documents = step.scan(documents_table(study.spec.corpus.name))
     shares = documents.group_by("source").agg(corpus=pl.len()).collect().join(top, on="source", how="left").fill_null(0)

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from assets.lake.stored import stored_table
+from assets.specs.methods import main_method
 from assets.specs.mistakes import near_matches
 from compute.errors import BadInput
 
 if TYPE_CHECKING:
     from assets.lake.tables import Table
     from orchestration.results.results import Results
-
-MAIN_METHOD = "ekfac"
 
 
 def study_queries(results: Results, study: str) -> pl.DataFrame:
@@ -30,7 +29,7 @@ def ranked_documents(
 ) -> pl.DataFrame:
     """The rows of `rankings` at one end, best first, at most `count`.
 
-    Raises BadInput for an unknown study, query or method (left out: ekfac, or the only one).
+    Raises BadInput for an unknown study, query or method (left out: ekfac, or the most important that is there).
     """
     query_known(results, study, query)
 
@@ -50,7 +49,7 @@ def methods_of(results: Results, study: str) -> list[str]:
 
 def chosen_method(study: str, methods: list[str], method: str | None) -> str:
     if method is None:
-        return MAIN_METHOD if MAIN_METHOD in methods or not methods else methods[0]
+        return main_method(methods) or ""
     if method not in methods:
         raise BadInput(f"study {study}: no document is ranked by {method}; {near_matches(method, methods, 'methods')}")
     return method

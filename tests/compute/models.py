@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaC
 
 from compute.batches import Sequence
 from compute.covariances import ModuleCovariances, fit_covariances
+from compute.curvature import Curvature
 from compute.eigenbasis import decompose
 from compute.eigenvalues import fit_eigenvalues
-from compute.query_gradients import Curvature
 from compute.tracked_modules import TrackedModule, select_modules
 
 VOCABULARY = 61

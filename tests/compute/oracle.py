@@ -109,6 +109,25 @@ def kronecker_inverse(Q_A: Tensor, Q_S: Tensor, lambda_OI: Tensor, damping: floa
     return Q @ torch.diag(1.0 / (vec(lambda_OI) + damping)) @ Q.T
 
 
+def kfac_preconditioned(A_II: Tensor, S_OO: Tensor, tokens: float, damping: float, gradient_OI: Tensor) -> Tensor:
+    """(tokens · A ⊗ S + λ)⁻¹ applied to one gradient, by solving the dense system; λ = damping · its mean eigenvalue."""
+    H = tokens * torch.kron(A_II, S_OO)
+    mean = float(torch.trace(H)) / len(H)
+    solved = torch.linalg.solve(H + damping * mean * torch.eye(len(H), dtype=H.dtype), vec(gradient_OI))
+    return unvec(solved, gradient_OI.shape[0])
+
+
+def whitened(Q_A: Tensor, Q_S: Tensor, lambda_OI: Tensor, damping: float, gradient_OI: Tensor) -> Tensor:
+    """(H + λ)^-½ applied to one gradient through the dense matrix of that power."""
+    Q = torch.kron(Q_A, Q_S)
+    return unvec(Q @ ((Q.T @ vec(gradient_OI)) / (vec(lambda_OI) + damping) ** 0.5), gradient_OI.shape[0])
+
+
+def cosine(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
+    """Of two gradients over all modules together."""
+    return score(left, right) / (norm(left) * norm(right))
+
+
 def vec(matrix_OI: Tensor) -> Tensor:
     """The columns of a matrix under each other, the ordering in which (A ⊗ S) vec(G) = vec(S G Aᵀ)."""
     return torch.cat([matrix_OI[:, column] for column in range(matrix_OI.shape[1])])

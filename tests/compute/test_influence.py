@@ -30,7 +30,6 @@ def route(request, monkeypatch) -> str:
     return request.param
 
 
-
 def engine_gradients(case, curvature, *, rank: int | None = None, methods=("ekfac",)) -> list[dict]:
     return [factors for _, _, factors in query_gradients(
         case.model, case.modules, case.queries, curvature, rank=rank, methods=methods

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from compute.batches import Sequence
+from compute.curvature import Curvature
 from compute.errors import BadInput
-from compute.query_gradients import Curvature, dense_gradients, query_gradients
+from compute.query_gradients import dense_gradients, query_gradients
 from tests.compute import oracle
 from tests.compute.models import VOCABULARY, fit, make_case
 

@@ -9,13 +9,21 @@ from dataclasses import dataclass
 import polars as pl
 
 from assets.figures.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, QUIET, RED
+from assets.specs.methods import in_importance
 
 CONTROL = "control"
 ANALYSES = ("correlation", "magnitude", "power_law", "answers", "kinds", "verdicts", "sources")
 KINDS = {"factual": BLUE, "reasoning": ORANGE}
 MORE_COLORS = (GREEN, PURPLE, RED, INK)
-METHODS = {"ekfac": "EK-FAC", "dot": "gradient dot product", "bm25": "BM25"}
-METHOD_DASHES = ((1, 0), (6, 3), (2, 3), (8, 3, 2, 3))
+METHOD_NAMES = {
+    "ekfac": "EK-FAC",
+    "dot": "gradient dot product",
+    "kfac": "K-FAC",
+    "cosine": "gradient cosine",
+    "trackstar": "TrackStar-style",
+    "bm25": "BM25",
+}
+METHOD_DASHES = ((1, 0), (6, 3), (2, 3), (8, 3, 2, 3), (12, 3), (12, 3, 2, 3, 2, 3))
 
 
 @dataclass(frozen=True)
@@ -73,12 +81,11 @@ def looks_of(groups: Iterable[str]) -> dict[str, Look]:
 
 def ordered_methods(frame: pl.DataFrame) -> list[str]:
     """The main method first: EK-FAC, where it is there."""
-    known, found = list(METHODS), frame["method"].drop_nulls().unique().sort().to_list()
-    return sorted(found, key=lambda method: (known.index(method) if method in known else len(known), method))
+    return in_importance(frame["method"].drop_nulls().unique())
 
 
 def method_name(method: str) -> str:
-    return METHODS.get(method, method)
+    return METHOD_NAMES.get(method, method)
 
 
 def method_looks(methods: Iterable[str], color: str) -> dict[str, Look]:

@@ -1,0 +1,74 @@
+"""A curvature as methods use it: the metrics (H + λ)⁻¹ of EK-FAC and of K-FAC, and the norms of gradients in them.
+
+O outputs, I inputs (with the bias column), S and A eigen-directions, D documents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compute.eigenbasis import ModuleEigenbasis
+from compute.methods import Metric
+
+
+@dataclass
+class Curvature:
+    """An EK-FAC fit: the eigenbasis and Λ_SA of each module by name, and `damping` as a multiple of mean(Λ).
+
+    `document_tokens` is the mean number of tokens of the documents that it was fitted on, which K-FAC needs.
+    """
+
+    eigenbasis: dict[str, ModuleEigenbasis]
+    eigenvalues: dict[str, Tensor]
+    damping: float = 0.1
+    document_tokens: float | None = None
+
+    def precondition(self, name: str, gradient_OI: Tensor, metric: Metric = "ekfac") -> Tensor:
+        """The inverse-curvature-vector product of one module's gradient; the gradient itself in the plain metric."""
+        if metric == "plain":
+            return gradient_OI
+        basis = self.eigenbasis[name]
+        return basis.rotate_back(self.divide(name, basis.rotate(gradient_OI), metric))
+
+    def divide(self, name: str, rotated_SA: Tensor, metric: Metric = "ekfac") -> Tensor:
+        """A gradient in the eigenbasis, divided by the damped eigenvalues; not divided in the plain metric."""
+        return rotated_SA if metric == "plain" else rotated_SA / self._damped(name, metric)
+
+    def norm(self, gradients: dict[str, Tensor], metric: Metric) -> Tensor:
+        """√⟨x, (H + λ)⁻¹ x⟩ of a gradient over all modules, √⟨x, x⟩ in the plain metric."""
+        squares = []
+        for name, gradient_OI in gradients.items():
+            if metric == "plain":
+                squares.append(gradient_OI.square().sum())
+            else:
+                squares.append(self.whitened_squares(name, self.eigenbasis[name].rotate(gradient_OI)[None], metric)[0])
+        return torch.stack(squares).sum().sqrt()
+
+    def whitened_squares(self, name: str, rotated_DSA: Tensor, metric: Metric = "ekfac") -> Tensor:
+        """Squared norms of one module's gradients, given in the eigenbasis, after whitening by (H + λ)^-½."""
+        return (rotated_DSA.square() / self._damped(name, metric)).sum((1, 2))
+
+    def _damped(self, name: str, metric: Metric) -> Tensor:
+        """Eigenvalues + λ; infinite where the module has no curvature at all, so that dividing gives zero."""
+        eigenvalues_SA = self.eigenvalues[name] if metric == "ekfac" else self._kfac_eigenvalues(name)
+        damped_SA = eigenvalues_SA + self.damping * eigenvalues_SA.mean()
+        # A direction that no document used must not divide by zero, whatever the damping.
+        floor = torch.finfo(eigenvalues_SA.dtype).eps * eigenvalues_SA.max()
+        return damped_SA.clamp(min=floor) if floor > 0 else torch.full_like(damped_SA, torch.inf)
+
+    def _kfac_eigenvalues(self, name: str) -> Tensor:
+        """Products of the eigenvalues of S and A, per document as Λ is."""
+        if self.document_tokens is None:
+            raise ValueError("kfac needs Curvature.document_tokens, the mean number of tokens of a document")
+        basis = self.eigenbasis[name]
+        # Rounding leaves a covariance without full rank with negative eigenvalues.
+        values_S, values_A = basis.gradient_values_S.clamp(min=0), basis.activation_values_A.clamp(min=0)
+        return self.document_tokens * torch.outer(values_S, values_A)
+
+
+def over(values: Tensor, norm: Tensor) -> Tensor:
+    """Values divided by a norm, or along their last dimension by one each; zero where it is zero."""
+    return torch.where(norm > 0, values / norm, 0.0)

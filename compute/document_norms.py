@@ -1,0 +1,54 @@
+"""Norms of documents' gradients over all tracked modules, in the metrics in which methods divide by them.
+
+‖G‖ falls out of scoring, or of the Gram matrices of a document's tokens; ‖(H + λ)^-½ G‖ costs one turn of each
+document's gradient into the eigenbasis. B documents of a batch, T positions, I inputs, O outputs, D documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from compute.curvature import Curvature
+from compute.eigenvalues import rotated_gradients
+from compute.methods import Metric
+from compute.module_gradients import gradient_squares
+from compute.tracked_modules import TrackedModule
+
+
+class DocumentNorms:
+    """Squares that are summed up module by module during a pass; metrics other than plain need the `curvature`."""
+
+    def __init__(
+        self, metrics: Iterable[Metric], documents: int, curvature: Curvature | None, dtype: torch.dtype, device
+    ) -> None:
+        self.curvature = curvature
+        self.squares = {metric: torch.zeros(documents, dtype=dtype, device=device) for metric in metrics}
+        if curvature is None and self.squares.keys() - {"plain"}:
+            raise ValueError(f"norms in the metrics {sorted(self.squares)} need a curvature")
+
+    def of_module(
+        self, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor, known: dict[Metric, Tensor]
+    ) -> dict[Metric, Tensor]:
+        """Squared norms of one module's gradients, B of each metric, those that are `known` kept; not added up yet."""
+        return known | {
+            metric: self._squares(metric, module, activation_BTI, gradient_BTO)
+            for metric in self.squares.keys() - known.keys()
+        }
+
+    def add(self, index_B: list[int], squares: dict[Metric, Tensor]) -> None:
+        """Adds one module's squares of a batch to those of its documents."""
+        for metric, squares_B in squares.items():
+            self.squares[metric][index_B] += squares_B
+
+    def of(self, metric: Metric, index_B: list[int] | slice = slice(None)) -> Tensor:
+        """The norms of these documents, or of all."""
+        return self.squares[metric][index_B].clamp(min=0).sqrt()
+
+    def _squares(self, metric: Metric, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> Tensor:
+        if metric == "plain":
+            return gradient_squares(module, activation_BTI, gradient_BTO)
+        chunks = rotated_gradients(module, self.curvature.eigenbasis[module.name], activation_BTI, gradient_BTO)
+        return torch.cat([self.curvature.whitened_squares(module.name, each_DSA, metric) for each_DSA in chunks])
