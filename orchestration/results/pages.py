@@ -10,6 +10,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from assets.findings.report.passages import token_levels
+from assets.specs.methods import NORMED_AS_THEY_ARE
 from orchestration.results.printing import console, printable, shown
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def print_ranked(query: Mapping[str, Any], rows: pl.DataFrame) -> None:
         out.print("\nno document is listed at this end")
         return
     first = rows.row(0, named=True)
-    by = "score per norm of the gradient" if first["ranking"] == "normed" else "score"
+    normed = first["ranking"] == "normed" and first["method"] not in NORMED_AS_THEY_ARE
+    by = "score per norm of the gradient" if normed else "score"
     end = "against it" if first["end"] == "bottom" else "for it"
     out.print(f"\ndocuments that speak most {end}, by {first['method']} {by}\n", style="dim")
     grid = _grid("rank:right", "document", "source", "score:right", "exact:right", "per norm:right", "text")

@@ -110,7 +110,7 @@ def kronecker_inverse(Q_A: Tensor, Q_S: Tensor, lambda_OI: Tensor, damping: floa
 
 
 def kfac_preconditioned(A_II: Tensor, S_OO: Tensor, tokens: float, damping: float, gradient_OI: Tensor) -> Tensor:
-    """(tokens · A ⊗ S + λ)⁻¹ applied to one gradient, by solving the dense system; λ = damping · its mean eigenvalue."""
+    """(tokens · A ⊗ S + λ)⁻¹ applied to one gradient, by solving the dense system; λ = damping · mean eigenvalue."""
     H = tokens * torch.kron(A_II, S_OO)
     mean = float(torch.trace(H)) / len(H)
     solved = torch.linalg.solve(H + damping * mean * torch.eye(len(H), dtype=H.dtype), vec(gradient_OI))

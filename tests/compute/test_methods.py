@@ -27,7 +27,7 @@ UNIT_NORM = ("cosine", "trackstar")
 
 @pytest.fixture(scope="module")
 def expected(case) -> SimpleNamespace:
-    """The oracle's own fit and gradients: covariances, eigenvectors, Λ, and whole gradients of queries and documents."""
+    """The oracle's own fit: covariances, eigenvectors, Λ; and the whole gradients of queries and documents."""
     documents = [(document.token_ids,) for document in case.documents]
     covariances = oracle.covariances(case.model, case.names, documents)
     bases = {name: (torch.linalg.eigh(A)[1], torch.linalg.eigh(S)[1]) for name, (A, S) in covariances.items()}

@@ -1,0 +1,140 @@
+"""A study by all methods: rows of each in every table, exact scores that agree, rankings, findings and the report."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+from compute.methods import METHODS
+from orchestration.studies import read_study
+from tests.orchestration.copied_study import copy_of
+from tests.orchestration.tiny_study import QUERIES, headwater, write_study
+
+pytestmark = pytest.mark.slow
+
+FINDINGS = {"resamples": 100, "depth": 20, "counts": [5], "cutoffs": [5]}
+OPTIONS = {"methods": list(METHODS)}
+UNIT_NORM = ("cosine", "trackstar")
+KEYS = ["method", "query_id", "document_id"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The tiny study by all methods, run; `table` reads what it left."""
+    directory = tmp_path_factory.mktemp("methods")
+    study, home = write_study(directory, findings=FINDINGS, options=OPTIONS), directory / "home"
+    result = headwater(home, "run", study)
+    assert result.returncode == 0, result.stderr
+    return SimpleNamespace(
+        home=home, study=study, table=lambda path: pl.scan_delta(str(home / "lake/study/tiny" / path)).collect()
+    )
+
+
+def of_method(rows: pl.DataFrame, method: str) -> pl.DataFrame:
+    return rows.filter(method=method).select("query_id", "document_id", pl.col("score").cast(pl.Float64))
+
+
+def test_each_document_is_scored_once_by_each_method(run):
+    influence, documents = run.table("influence"), run.table("document_norms").height
+    assert influence.select(KEYS).is_unique().all() and influence["score"].is_finite().all()
+    counts = dict(influence.group_by("method").len().iter_rows())
+    assert counts == dict.fromkeys(METHODS, len(QUERIES) * documents)
+    assert set(run.table("query_gradients")["method"]) == set(METHODS)
+
+
+def test_the_usual_methods_score_as_in_a_study_without_the_others(run, finished):
+    """Both studies are of the same files, the same fit and the same rank."""
+    usual = finished.table("study/tiny/influence")
+    both = run.table("influence").join(usual, on=KEYS, suffix="_usual")
+    assert set(both["method"]) == {"ekfac", "dot"} and len(both) == len(usual)
+    for _, part in both.group_by("method", "query_id"):
+        largest = part["score_usual"].abs().max()
+        np.testing.assert_allclose(part["score"], part["score_usual"], rtol=1e-3, atol=1e-3 * largest)
+
+
+def test_cosines_are_dot_products_of_gradients_of_norm_one(run):
+    """One number per query, its own norm, is between a cosine times the document's norm and the dot product."""
+    influence, norms = run.table("influence"), run.table("document_norms").select("document_id", "norm")
+    dot = of_method(influence, "dot").rename({"score": "dot"})
+    both = of_method(influence, "cosine").join(dot, on=["query_id", "document_id"]).join(norms, on="document_id")
+    assert both["score"].abs().max() < 1.5  # low ranks may leave the sphere a little
+    for (query,), part in both.group_by("query_id"):
+        norm = (part["dot"] / (part["score"] * part["norm"])).median()
+        largest = part["dot"].abs().max()
+        np.testing.assert_allclose(part["score"] * part["norm"] * norm, part["dot"], atol=1e-4 * largest, err_msg=query)
+
+
+def test_methods_differ_and_kfac_is_in_the_units_of_ekfac(run):
+    influence = run.table("influence")
+    wide = influence.pivot("method", index=["query_id", "document_id"], values="score")
+    for one in METHODS:
+        for other in METHODS:
+            assert one == other or abs(wide.select(pl.corr(one, other)).item()) < 0.9999, (one, other)
+    ratio = wide["kfac"].abs().median() / wide["ekfac"].abs().median()
+    assert 0.1 < ratio < 10  # tens of times more, if tokens were taken for documents
+
+
+def test_exact_scores_agree_and_are_the_sums_of_their_shares(run):
+    rankings = run.table("rankings")
+    assert len(rankings) == len(METHODS) * len(QUERIES) * 2 * 2 * 5
+    for method in METHODS:
+        rows = rankings.filter(method=method)
+        for shares in ("token_scores", "module_scores"):
+            largest = rows["exact_score"].abs().max()
+            np.testing.assert_allclose(
+                rows[shares].list.sum(), rows["exact_score"], rtol=1e-3, atol=1e-4 * largest, err_msg=method
+            )
+        assert rows.select(pl.corr("score", "exact_score")).item() > 0.95, method
+    unit = rankings.filter(pl.col("method").is_in(UNIT_NORM))
+    assert unit["exact_score"].abs().max() <= 1 + 1e-5
+
+
+def test_scores_of_unit_norm_are_not_normed_again(run):
+    rankings, statistics = run.table("rankings"), run.table("score_statistics")
+    columns = ["query_id", "end", "rank", "document_id", "score", "normed_score"]
+    told = ("mean", "bins", "counts", "top_document_ids", "top_scores")
+    for method in METHODS:
+        raw, normed = (
+            rankings.filter(method=method, ranking=ranking).sort("query_id", "end", "rank").select(columns)
+            for ranking in ("raw", "normed")
+        )
+        assert raw.equals(normed) == (method in UNIT_NORM), method
+        summed = statistics.filter(method=method).sort("shard", "query_id")
+        raw, normed = (summed.filter(ranking=ranking).select(told).to_dicts() for ranking in ("raw", "normed"))
+        assert (raw == normed) == (method in UNIT_NORM), method
+    unit = rankings.filter(pl.col("method").is_in(UNIT_NORM))
+    assert (unit["normed_score"] == unit["score"]).all()
+
+
+def test_findings_and_the_report_have_all_of_them(run):
+    for table in ("score_statistics", "correlation", "magnitude", "power_law", "answers", "sources", "claims"):
+        assert set(run.table(table)["method"]) == set(METHODS), table
+    page = run.table("report")["html"][0]
+    for name in ("EK-FAC influence", "Gradient dot product", "K-FAC influence", "Gradient cosine", "TrackStar-style"):
+        assert name in page, name
+
+
+def test_the_command_line_ranks_by_any_of_them(run):
+    told = headwater(run.home, "top", "tiny", "given", "--method", "cosine")
+    assert told.returncode == 0 and "by cosine score\n" in told.stdout
+
+
+def test_documents_are_not_whitened_by_another_damping_than_the_queries(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "copy/home/dagster"))
+    copied = copy_of(run.study, tmp_path)
+    with copied.instance:
+        path, file = copied.directory / run.study.name, yaml.safe_load(run.study.read_text())
+        path.write_text(yaml.safe_dump(file | {"options": file["options"] | {"damping": 0.5}}))
+        changed, first = replace(copied, study=read_study(path)), ["00000", "00000"]
+        scores = [f"study/tiny/{name}" for name in ("influence", "document_norms", "candidates")]
+        result = changed.materialize(*scores, shards=first)
+        assert not result.success
+        (failed,) = (event for event in result.all_events if event.is_step_failure)
+        assert "trackstar whitens documents by these; materialize study/tiny/query_gradients first" in str(failed)
+        assert changed.materialize("study/tiny/query_gradients").success
+        assert changed.materialize(*scores, shards=first).success
