@@ -26,7 +26,15 @@ from examples.demo.findings import (
 )
 from examples.demo.generate import Demo
 
-METHOD_NAMES = {"ekfac": "EK-FAC influence", "dot": "gradient dot product", BM25: "BM25", "chance": "chance"}
+METHOD_NAMES = {
+    "ekfac": "EK-FAC influence",
+    "dot": "gradient dot product",
+    "kfac": "K-FAC influence",
+    "cosine": "gradient cosine",
+    "trackstar": "TrackStar-style cosine",
+    BM25: "BM25",
+    "chance": "chance",
+}
 RANKED = ("method", "query_id", "document_id", "rank")
 SHOWN = 5
 EXCERPT = 96
