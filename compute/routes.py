@@ -103,7 +103,7 @@ class Formed:
         for gradient_DOI in document_gradients(self.module, activation_BTI, gradient_BTO, self.elements):
             gradient_DP = gradient_DOI.flatten(1)
             scores.append(gradient_DP @ self.dense_QP.T)
-            squares.append(torch.linalg.vecdot(gradient_DP, gradient_DP))
+            squares.append(squared_norms(gradient_DP))
         return torch.cat(scores), torch.cat(squares)
 
 
@@ -122,7 +122,7 @@ class Rebuilt:
         for gradient_DOI in document_gradients(self.module, activation_BTI, gradient_BTO, self.elements // 2):
             gradient_DP = gradient_DOI.flatten(1)
             scores.append(torch.cat([gradient_DP @ dense_qP.T for dense_qP in self._dense(gradient_DP)], 1))
-            squares.append(torch.linalg.vecdot(gradient_DP, gradient_DP))
+            squares.append(squared_norms(gradient_DP))
         return torch.cat(scores), torch.cat(squares)
 
     def _dense(self, like_DP: Tensor) -> Iterator[Tensor]:
@@ -150,13 +150,15 @@ class Factors:
     def score(self, activation_BTI: Tensor, gradient_BTO: Tensor) -> tuple[Tensor, Tensor]:
         """Scores B×Q, and the squared norm of each document's gradient."""
         columns_at_once = max(1, ELEMENTS_AT_ONCE // activation_BTI.shape[:2].numel())
-        scores_BQ = activation_BTI.new_zeros(len(activation_BTI), len(self.ranks))
+        dtype = sum_dtype(activation_BTI.dtype)
+        scores_BQ = activation_BTI.new_zeros(len(activation_BTI), len(self.ranks), dtype=dtype)
         for columns in torch.arange(len(self.query_K), device=self.query_K.device).split(columns_at_once):
             first, last = int(columns[0]), int(columns[-1]) + 1
             projected_BTk = activation_BTI @ self.right_IK[: self.module.in_features, first:last]
             if self.module.has_bias:
                 projected_BTk += self.right_IK[-1, first:last]
-            products_Bk = projected_BTk.mul_(gradient_BTO @ self.left_OK[:, first:last]).sum(1)
+            projected_BTk *= gradient_BTO @ self.left_OK[:, first:last]
+            products_Bk = projected_BTk.sum(1, dtype=scores_BQ.dtype)
             scores_BQ.index_add_(1, self.query_K[columns], products_Bk)
         return scores_BQ, self._squares(activation_BTI, gradient_BTO)
 
@@ -166,10 +168,21 @@ class Factors:
         outputs = gradient_BTO.shape[2]
         if positions * (inputs + outputs) > inputs * outputs:
             chunks = document_gradients(self.module, activation_BTI, gradient_BTO)
-            return torch.cat([gradient_DOI.square_().sum((1, 2)) for gradient_DOI in chunks])
+            return torch.cat([squared_norms(gradient_DOI.flatten(1)) for gradient_DOI in chunks])
         gram_BTT = activation_BTI @ activation_BTI.transpose(1, 2)
         gram_BTT += self.module.has_bias  # the bias column of ones adds 1 to every inner product
-        return gram_BTT.mul_(gradient_BTO @ gradient_BTO.transpose(1, 2)).sum((1, 2))
+        gram_BTT *= gradient_BTO @ gradient_BTO.transpose(1, 2)
+        return gram_BTT.sum((1, 2), dtype=sum_dtype(gram_BTT.dtype))
+
+
+def sum_dtype(products: torch.dtype) -> torch.dtype:
+    """Sums of products in a lower precision are float32."""
+    return torch.promote_types(products, torch.float32)
+
+
+def squared_norms(gradient_DP: Tensor) -> Tensor:
+    """‖G‖² of each row, summed in float32 at least."""
+    return torch.linalg.vector_norm(gradient_DP, dim=1, dtype=sum_dtype(gradient_DP.dtype)).square()
 
 
 def _placed(factor: LowRankGradient, dtype: torch.dtype, device) -> LowRankGradient:

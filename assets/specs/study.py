@@ -37,6 +37,11 @@ class StudyOptions(Spec):
     top_k: int = Field(50, gt=0, description="Documents listed at each end of a ranking.")
     max_new_tokens: int = Field(64, gt=0, description="Longest completion that the model is asked for.")
     token_budget: int = Field(8192, gt=0, description="Padded tokens per batch; it does not change the result.")
+    products: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Precision in which scoring multiplies gradients; sums are float32. bfloat16 is faster where the "
+        "device has instructions for it; rankings tell how well the scores agree with exact ones.",
+    )
     memory_mib: int = Field(
         2048,
         ge=64,

@@ -121,7 +121,9 @@ def expected_stamps(stored: Step | StoredNow, study: Study, shards: Iterable[str
 
     `stored` tells fingerprints, as of a step or as they are now.
     """
-    options = (study.spec.options.top_k, study.spec.model.dtype)
+    options = [study.spec.options.top_k, study.spec.model.dtype]
+    if study.spec.options.products != "float32":  # the default is not named, so that older scores stay current
+        options.append(study.spec.options.products)
     inputs = fingerprint("influence", CODE_VERSION, *options, [stored.fingerprint(each) for each in origins(study)])
     documents = stored.shard_fingerprints(documents_table(study.spec.corpus.name))
     return {shard: fingerprint(inputs, documents[shard]) if shard in documents else None for shard in shards}
@@ -139,6 +141,7 @@ def _score_shards(step: Step, study: Study) -> None:
     due = [shard for shard in stamps if not all([step.is_current(table, stamps[shard], shard) for table in tables])]
     if not due:
         return
+    from compute.checkpoint import DTYPES
     from compute.influence import InfluencePass
 
     for table in tables:
@@ -153,6 +156,7 @@ def _score_shards(step: Step, study: Study) -> None:
         typical_tokens=length,
         token_budget=study.spec.options.token_budget,
         memory_bytes=study.spec.options.memory_mib * 2**20,
+        products=None if study.spec.options.products == "float32" else DTYPES[study.spec.options.products],
     )
     step.tracking.log_params(
         {"queries": len({query for _, query in gradients}), "routes": influence_pass.route_names()}

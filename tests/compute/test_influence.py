@@ -278,6 +278,19 @@ def test_a_document_whose_loss_is_not_finite_is_named(neox_fitted):
         score_documents(case.model, case.modules, gradients, [*clean, broken])
 
 
+def test_products_in_bfloat16_agree_and_are_summed_in_float32(route):
+    """Nothing but the products' rounding: 2⁻⁸ of each. Norms and scores come out in float32."""
+    case = make_case("gpt_neox", dtype=torch.float32)
+    gradients = engine_gradients(case, fit(case).curvature, rank=8)
+    expected = score_documents(case.model, case.modules, gradients, case.documents)
+    found = score_documents(case.model, case.modules, gradients, case.documents, products=torch.bfloat16)
+    assert found.scores_QD.dtype == found.norms_D.dtype == np.float32
+    assert oracle.relative_error(found.norms_D, expected.norms_D) < 0.01
+    for one, other in zip(found.scores_QD, expected.scores_QD, strict=True):
+        assert np.corrcoef(one, other)[0, 1] > 0.999
+    assert (found.scores_QD != expected.scores_QD).any()
+
+
 WIDE = TrackedModule("m", 256, 1024, True)
 GIB = 2**30
 
