@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,12 @@ from assets.findings.answer_span import answer_span
 from assets.findings.report.passages import token_levels
 from orchestration.results.printing import printable
 
-MODULES_SHOWN = 12
+MODULES_SHOWN = TOKENS_SHOWN = 12
 RUN, ALIKE = 3, 0.8
 """Two texts are near-duplicates where they share this part of all their runs of so many words."""
+
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,8 @@ class Token:
 
 
 @dataclass(frozen=True)
-class ModuleShare:
-    """A module's share of a score; `width` in percent of the largest."""
+class Part:
+    """A module's or a token's share of a score; `width` in percent of the largest."""
 
     name: str
     score: float
@@ -38,11 +42,14 @@ class ModuleShare:
 
 @dataclass(frozen=True)
 class Reading:
-    """A ranked document with what each of its tokens and modules contributes."""
+    """A ranked document with what each of its tokens and modules contributes; `largest` of the tokens, and of the
+    `module_count` modules those in `modules`."""
 
     row: Mapping[str, Any]
     tokens: Sequence[Token]
-    modules: Sequence[ModuleShare]
+    largest: Sequence[Part]
+    modules: Sequence[Part]
+    module_count: int
     has_answer: bool
 
 
@@ -51,45 +58,53 @@ def reading(row: Mapping[str, Any], answer: str | None) -> Reading:
     texts, scores = row["tokens"] or [], row["token_scores"] or []
     if not texts or len(texts) != len(scores):
         texts, scores = [row["text"] or ""], [0.0]
-    marked = answer_span("".join(texts), answer)
-    tokens = list(_tokens(texts, scores, marked))
-    return Reading(row, tokens, list(_modules(row)), marked is not None)
+    span = answer_span("".join(texts), answer)
+    tokens = list(_tokens(texts, scores, span))
+    largest = _largest(texts, scores, TOKENS_SHOWN) if any(scores) else []
+    modules = _largest(row["modules"] or [], row["module_scores"] or [], MODULES_SHOWN)
+    return Reading(row, tokens, largest, modules, len(row["modules"] or []), span is not None)
 
 
-def _tokens(texts: Sequence[str], scores: Sequence[float], marked: tuple[int, int] | None) -> Iterator[Token]:
-    at, (start, end) = 0, marked or (0, 0)
+def _tokens(texts: Sequence[str], scores: Sequence[float], span: tuple[int, int] | None) -> Iterator[Token]:
+    at, (start, end) = 0, span or (0, 0)
     for text, score, level in zip(texts, scores, token_levels(scores), strict=True):
         yield Token(printable(text), level, score, at < end and at + len(text) > start)
         at += len(text)
 
 
-def _modules(row: Mapping[str, Any]) -> Iterator[ModuleShare]:
-    pairs = sorted(zip(row["modules"] or [], row["module_scores"] or [], strict=False), key=lambda pair: -abs(pair[1]))
+def _largest(names: Sequence[str], scores: Sequence[float], most: int) -> list[Part]:
+    """Of either sign, the largest first."""
+    pairs = sorted(zip(names, scores, strict=False), key=lambda pair: -abs(pair[1]))[:most]
     largest = max((abs(score) for _, score in pairs), default=0.0) or 1.0
-    for name, score in pairs[:MODULES_SHOWN]:
-        yield ModuleShare(name, score, 100 * abs(score) / largest)
+    return [Part(name, score, 100 * abs(score) / largest) for name, score in pairs]
 
 
-def folded(rows: pl.DataFrame) -> list[tuple[dict, list[dict]]]:
+def marked(rows: pl.DataFrame, answer: str | None) -> pl.DataFrame:
+    """Ranked rows with `holds_answer`."""
+    texts = rows["text"] if "text" in rows.columns else []
+    holds = [answer_span(text or "", answer) is not None for text in texts]
+    return rows.with_columns(holds_answer=pl.Series(holds, dtype=pl.Boolean))
+
+
+def folded(rows: pl.DataFrame) -> list[tuple[Row, list[Row]]]:
     """Ranked rows, each with the near-duplicates that follow it: texts that share most of their runs of words."""
-    groups: list[tuple[dict, list[dict]]] = []
-    runs: list[frozenset[tuple[str, ...]]] = []
+    groups: list[tuple[Row, list[Row]]] = []
+    sizes: list[int] = []
+    of_run: dict[tuple[str, ...], list[int]] = {}
     for row in rows.iter_rows(named=True):
         own = _runs(row["text"] or "")
-        alike = next((at for at, other in enumerate(runs) if _likeness(own, other) >= ALIKE), None)
-        if alike is None:
-            groups.append((row, []))
-            runs.append(own)
-        else:
-            groups[alike][1].append(row)
+        shared = Counter(at for run in own for at in of_run.get(run, ()))
+        alike = [at for at, count in shared.items() if count >= ALIKE * (len(own) + sizes[at] - count)]
+        if alike:
+            groups[min(alike)][1].append(row)
+            continue
+        for run in own:
+            of_run.setdefault(run, []).append(len(groups))
+        groups.append((row, []))
+        sizes.append(len(own))
     return groups
 
 
 def _runs(text: str) -> frozenset[tuple[str, ...]]:
     words = text.lower().split()
     return frozenset(zip(*(words[at:] for at in range(RUN)), strict=False)) or frozenset([tuple(words)])
-
-
-def _likeness(one: frozenset, other: frozenset) -> float:
-    """Jaccard's index."""
-    return len(one & other) / len(one | other)
