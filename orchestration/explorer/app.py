@@ -37,8 +37,8 @@ def explorer(results: Results, cache: Path) -> FastAPI:
 
     app = FastAPI(title="Headwater explorer", docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/static", StaticFiles(directory=HERE / "static"), name="static")
-    _guard(app)
     _tell_what_is_wrong(app)
+    _guard(app)  # last, and so around all other answers
     indexing = Indexing(cache)
     _add_pages(app, results, indexing)
     _add_files(app, results, indexing)

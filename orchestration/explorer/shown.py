@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ RUN, ALIKE = 3, 0.8
 
 
 Row = dict[str, Any]
+Run = tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,13 @@ class Part:
 @dataclass(frozen=True)
 class Reading:
     """A ranked document with what each of its tokens and modules contributes; `largest` of the tokens, and of the
-    `module_count` modules those in `modules`."""
+    `module_count` modules those in `modules`, whose names begin with `above_modules`."""
 
     row: Mapping[str, Any]
     tokens: Sequence[Token]
     largest: Sequence[Part]
     modules: Sequence[Part]
+    above_modules: str
     module_count: int
     has_answer: bool
 
@@ -60,9 +62,20 @@ def reading(row: Mapping[str, Any], answer: str | None) -> Reading:
         texts, scores = [row["text"] or ""], [0.0]
     span = answer_span("".join(texts), answer)
     tokens = list(_tokens(texts, scores, span))
-    largest = _largest(texts, scores, TOKENS_SHOWN) if any(scores) else []
-    modules = _largest(row["modules"] or [], row["module_scores"] or [], MODULES_SHOWN)
-    return Reading(row, tokens, largest, modules, len(row["modules"] or []), span is not None)
+    names, shares = row["modules"] or [], row["module_scores"] or []
+    above = _common(names)
+    modules = _largest([name.removeprefix(above) for name in names], shares, MODULES_SHOWN)
+    return Reading(row, tokens, _largest(texts, scores, TOKENS_SHOWN), modules, above, len(names), span is not None)
+
+
+def _common(names: Sequence[str]) -> str:
+    """The parts that all dotted names begin with."""
+    common = []
+    for parts in zip(*(name.split(".")[:-1] for name in names), strict=False):
+        if len(set(parts)) > 1:
+            break
+        common.append(f"{parts[0]}.")
+    return "".join(common) if len(names) > 1 else ""
 
 
 def _tokens(texts: Sequence[str], scores: Sequence[float], span: tuple[int, int] | None) -> Iterator[Token]:
@@ -74,7 +87,8 @@ def _tokens(texts: Sequence[str], scores: Sequence[float], span: tuple[int, int]
 
 def _largest(names: Sequence[str], scores: Sequence[float], most: int) -> list[Part]:
     """Of either sign, the largest first."""
-    pairs = sorted(zip(names, scores, strict=False), key=lambda pair: -abs(pair[1]))[:most]
+    shares = [pair for pair in zip(names, scores, strict=False) if pair[1]]
+    pairs = sorted(shares, key=lambda pair: -abs(pair[1]))[:most]
     largest = max((abs(score) for _, score in pairs), default=0.0) or 1.0
     return [Part(name, score, 100 * abs(score) / largest) for name, score in pairs]
 
@@ -89,22 +103,32 @@ def marked(rows: pl.DataFrame, answer: str | None) -> pl.DataFrame:
 def folded(rows: pl.DataFrame) -> list[tuple[Row, list[Row]]]:
     """Ranked rows, each with the near-duplicates that follow it: texts that share most of their runs of words."""
     groups: list[tuple[Row, list[Row]]] = []
-    sizes: list[int] = []
-    of_run: dict[tuple[str, ...], list[int]] = {}
+    runs: list[frozenset[Run]] = []
+    with_run: dict[Run, list[int]] = {}
     for row in rows.iter_rows(named=True):
         own = _runs(row["text"] or "")
-        shared = Counter(at for run in own for at in of_run.get(run, ()))
-        alike = [at for at, count in shared.items() if count >= ALIKE * (len(own) + sizes[at] - count)]
-        if alike:
-            groups[min(alike)][1].append(row)
+        likely = sorted({at for run in _telling(own) for at in with_run.get(run, ())})
+        alike = next((at for at in likely if _likeness(own, runs[at]) >= ALIKE), None)
+        if alike is not None:
+            groups[alike][1].append(row)
             continue
-        for run in own:
-            of_run.setdefault(run, []).append(len(groups))
+        for run in _telling(own):
+            with_run.setdefault(run, []).append(len(groups))
         groups.append((row, []))
-        sizes.append(len(own))
+        runs.append(own)
     return groups
 
 
-def _runs(text: str) -> frozenset[tuple[str, ...]]:
+def _telling(runs: frozenset[Run]) -> list[Run]:
+    """The first runs of a set in one order of all runs: sets that are as much alike as ALIKE share one of these."""
+    return sorted(runs)[: len(runs) - math.ceil(ALIKE * len(runs)) + 1]
+
+
+def _runs(text: str) -> frozenset[Run]:
     words = text.lower().split()
     return frozenset(zip(*(words[at:] for at in range(RUN)), strict=False)) or frozenset([tuple(words)])
+
+
+def _likeness(one: frozenset[Run], other: frozenset[Run]) -> float:
+    """Jaccard's index."""
+    return len(one & other) / len(one | other)
