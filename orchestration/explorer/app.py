@@ -18,6 +18,7 @@ from assets.findings.report.evidence_tables import method_name
 from compute.errors import BadInput
 from orchestration.explorer import document_page, guard, pages, query_page, statements, study_page
 from orchestration.explorer.address import address
+from orchestration.explorer.drawing import Drawings
 from orchestration.explorer.query_page import Asked
 from orchestration.explorer.searching import Indexing
 from orchestration.explorer.study_page import Filters
@@ -40,7 +41,7 @@ def explorer(results: Results, cache: Path) -> FastAPI:
     _tell_what_is_wrong(app)
     _guard(app)  # last, and so around all other answers
     indexing = Indexing(cache)
-    _add_pages(app, results, indexing)
+    _add_pages(app, results, indexing, Drawings())
     _add_files(app, results, indexing)
     return app
 
@@ -86,7 +87,7 @@ def _tell_what_is_wrong(app: FastAPI) -> None:
             return _page("message.html", 500, title="This cannot be shown", sentence=sentence)
 
 
-def _add_pages(app: FastAPI, results: Results, indexing: Indexing) -> None:
+def _add_pages(app: FastAPI, results: Results, indexing: Indexing, drawings: Drawings) -> None:
     @app.get("/")
     def studies() -> HTMLResponse:
         shown = study_page.studies(_fresh(results))
@@ -119,7 +120,7 @@ def _add_pages(app: FastAPI, results: Results, indexing: Indexing) -> None:
 
     @app.get("/figure")
     def figure(study: Text, name: Text) -> Response:
-        return Response(pages.figure(_fresh(results), study, name), media_type="image/png")
+        return Response(drawings.png(_fresh(results), study, name), media_type="image/png")
 
     @app.get("/report")
     def report(study: Text) -> HTMLResponse:

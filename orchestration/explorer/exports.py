@@ -6,6 +6,7 @@ import polars as pl
 
 from assets.lake.tables import FINGERPRINT
 from orchestration.explorer import document_page, pages, study_page
+from orchestration.explorer.drawing import FIGURES
 from orchestration.explorer.files import File, as_file
 from orchestration.explorer.known import refuse_unknown, refuse_unknown_study
 from orchestration.explorer.query_page import Asked
@@ -60,5 +61,5 @@ def search(results: Results, indexing: Indexing, study: str, words: str, form: s
 def finding(results: Results, study: str, name: str, form: str) -> File:
     """The rows behind a figure."""
     refuse_unknown_study(results, study)
-    refuse_unknown(name, pages.FIGURES, "figure")
+    refuse_unknown(name, FIGURES, "figure")
     return as_file(ranked.read_table(results, study, name).drop(FINGERPRINT), form, study, name)

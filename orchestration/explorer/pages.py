@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import threading
 from typing import Any
 
-from assets.findings.analysis import drawn
 from orchestration.explorer import statements
-from orchestration.explorer.known import refuse_unknown, refuse_unknown_study
+from orchestration.explorer.drawing import FIGURES
+from orchestration.explorer.known import refuse_unknown_study
 from orchestration.explorer.searching import Indexing
 from orchestration.results import Results, ranked
 from orchestration.results.search import phrases
 
 HITS = 50
-DRAWING = threading.Lock()
-"""A browser asks for all figures at once; the drawing libraries are not made for several threads."""
-FIGURES = ("correlation", "magnitude", "power_law", "answers", "kinds", "sources", "verdicts", "claims")
 
 
 def search(results: Results, indexing: Indexing, name: str, words: str) -> dict[str, Any]:
@@ -34,16 +30,6 @@ def findings(results: Results, name: str) -> dict[str, Any]:
     there = [each for each in FIGURES if ranked.has_table(results, name, each)]
     figures = {each: statements.of_finding(name, each) for each in there}
     return {"study": name, "figures": figures, "report": ranked.has_table(results, name, "report")}
-
-
-def figure(results: Results, name: str, analysis: str) -> bytes:
-    """The figure of an analysis, as PNG. Raises BadInput for an unknown one."""
-    refuse_unknown_study(results, name)
-    refuse_unknown(analysis, FIGURES, "figure")
-    evidence = ranked.read_table(results, name, "evidence").filter(analysis=analysis)
-    rows = ranked.read_table(results, name, analysis)
-    with DRAWING:
-        return drawn(analysis, rows, evidence).png
 
 
 def report(results: Results, name: str) -> str:

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 
 SCORES = ("influence", "bm25")
 """The tables with one score per method, query and document, partitioned by shard."""
+SAID_BY = {
+    "model": ("query_gradients", "completions"),
+    "queries": ("completions",),
+    "corpus": ("rankings", "influence"),
+}
+"""Whose newest commit says what was read; of tables with a commit per shard only where there is no other."""
 
 
 def scores_of_document(results: Results, study: str, shard: str, document: str) -> pl.DataFrame:
@@ -37,13 +43,14 @@ def norm_of_document(results: Results, study: str, shard: str, document: str) ->
 
 
 def made_from(results: Results, study: str, family: str) -> list[str]:
-    """The names of the corpora, models or query sets (`family`) that a study's completions and scores came from."""
-    found: dict[str, None] = {}
-    for name in ("completions", "influence"):
+    """The names of the corpora, models or query sets (`family`) that a study's results came from; none where the
+    tables that say so are not there yet."""
+    for name in SAID_BY[family]:
         if has_table(results, study, name):
             read = json.loads(results.lake.last_commit(table_of(results, study, name)).get("inputs") or "{}")
-            found |= {path.split("/")[1]: None for path in read if path.startswith(f"{family}/")}
-    return list(found)
+            if named := list(dict.fromkeys(path.split("/")[1] for path in read if path.startswith(f"{family}/"))):
+                return named
+    return []
 
 
 def _of_document(results: Results, study: str, name: str, shard: str, document: str) -> pl.DataFrame:

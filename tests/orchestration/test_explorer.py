@@ -165,6 +165,14 @@ def test_findings_and_report(browser, finished):
     assert {"correlation", "magnitude", "power_law", "answers", "sources", "claims"} <= set(names)
     figure = browser.get("/figure?study=tiny&name=magnitude")
     assert figure.headers["content-type"] == "image/png" and figure.content.startswith(b"\x89PNG")
+    assert browser.get("/figure?study=tiny&name=magnitude").content == figure.content
     report = browser.get("/report?study=tiny")
     assert report.text == finished.table("study/tiny/report")["html"][0]
     assert "unsafe-inline" in report.headers["content-security-policy"]
+
+
+def test_a_figure_is_drawn_again_for_other_rows(changed, tmp_path):
+    browser = explore(changed, tmp_path / "cache")
+    first = browser.get("/figure?study=tiny&name=power_law").content
+    rewrite(changed, "study/tiny/power_law", lambda frame: frame.filter(pl.col("query_id") != "given"))
+    assert browser.get("/figure?study=tiny&name=power_law").content != first

@@ -128,7 +128,7 @@ def test_by_the_keyboard_alone(reader: Page):
 def test_copied_sql_gives_the_rows_of_the_view(reader: Page, desk):
     reader.goto("/query?study=tiny&query=given&ranking=raw")
     reader.get_by_role("button", name="Copy the SQL").click()
-    expect(reader.get_by_role("button", name="Copied")).to_be_visible()
+    expect(reader.get_by_text("Copied", exact=True)).to_be_visible()
     sql = reader.evaluate("navigator.clipboard.readText()")
     result = headwater(desk.home, "sql", "--csv", sql)
     rows = rankings(desk).filter(query_id="given", method="ekfac", ranking="raw", end="top").sort("rank")
@@ -201,7 +201,7 @@ def test_a_page_that_takes_long_says_so(reader: Page):
     expect(reader.get_by_role("status").filter(has_text="Reading the lake")).to_be_visible()
     held.pop().continue_()
     expect(reader.get_by_role("link", name="most negative")).to_have_attribute("aria-current", "true")
-    expect(reader.get_by_text("Reading the lake")).to_be_hidden()
+    expect(reader.locator(".note")).to_be_hidden()
 
 
 def test_help_and_theme(reader: Page, keep):

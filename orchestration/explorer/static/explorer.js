@@ -3,51 +3,57 @@
 "use strict";
 const PATIENCE = 250, AGAIN = 3000; // milliseconds
 const one = (selector) => document.querySelector(selector);
-let asked = 0, noting;
+let asked = 0, noting, shown = location.pathname + location.search;
 
-// Loading
+// What is told above the page: that it takes long, that something was copied
+function tell(text) {
+  clearTimeout(noting);
+  one(".note").textContent = text;
+  one(".note").hidden = !text;
+}
 function wait() {
   clearTimeout(noting);
-  noting = setTimeout(() => { one(".loading").hidden = false; one("main").setAttribute("aria-busy", "true"); }, PATIENCE);
+  noting = setTimeout(() => { tell("Reading the lake …"); one("main").setAttribute("aria-busy", "true"); }, PATIENCE);
 }
 function done() {
-  clearTimeout(noting);
-  one(".loading").hidden = true;
+  tell("");
   one("main").removeAttribute("aria-busy");
 }
 addEventListener("pageshow", done);
 document.addEventListener("submit", (event) => { if (event.target.method === "get") wait(); });
 
 // A page shown in place of this one
-async function swap(link) {
+async function fetched(address) {
   const mine = ++asked;
   wait();
-  let page;
   try {
-    const reply = await fetch(link.href);
-    page = new DOMParser().parseFromString(await reply.text(), "text/html");
-  } catch { location.assign(link.href); return; }
-  if (mine !== asked) return;
-  const held = link.dataset.swap, inRanking = link.closest(".ranking");
-  show(page);
-  history.pushState(null, "", link.href);
-  const next = held && one(`[data-swap="${CSS.escape(held)}"]`);
-  if (next) next.focus({ preventScroll: true });
-  if (inRanking && one(".read")?.getBoundingClientRect().top > innerHeight) one(".read").scrollIntoView();
+    const text = await (await fetch(address)).text();
+    return mine === asked ? new DOMParser().parseFromString(text, "text/html") : null;
+  } catch {
+    location.assign(address); // whose own page says that nobody answers
+    return null;
+  }
 }
 function show(page) {
   for (const selector of ["main", ".crumbs", ".tools"]) one(selector).replaceWith(page.querySelector(selector));
   document.title = page.title;
+  shown = location.pathname + location.search;
   ready();
   done();
 }
+async function swap(link) {
+  const held = link.dataset.swap, inRanking = link.closest(".ranking");
+  const page = await fetched(link.href);
+  if (!page) return;
+  history.pushState(null, "", link.href);
+  show(page);
+  one(`[data-swap="${CSS.escape(held)}"]`)?.focus({ preventScroll: true });
+  if (inRanking && one(".read")?.getBoundingClientRect().top > innerHeight) one(".read").scrollIntoView();
+}
 addEventListener("popstate", async () => {
-  if (location.hash) return;
-  const mine = ++asked;
-  wait();
-  const reply = await fetch(location.href);
-  const page = new DOMParser().parseFromString(await reply.text(), "text/html");
-  if (mine === asked) show(page);
+  if (location.pathname + location.search === shown) return; // another place on the same page
+  const page = await fetched(location.href);
+  if (page) show(page);
 });
 
 // Clicks
@@ -64,8 +70,12 @@ document.addEventListener("click", (event) => {
 async function copied(button) {
   try {
     await navigator.clipboard.writeText(button.dataset.copy);
-    button.textContent = "Copied";
-  } catch { button.closest(".taken").querySelector("details").open = true; button.textContent = "Select it above"; }
+    tell("Copied");
+  } catch {
+    button.closest(".taken").querySelector("details").open = true;
+    tell("The browser does not let it be copied; it is opened to be selected");
+  }
+  noting = setTimeout(tell, AGAIN, "");
 }
 function theme() {
   const root = document.documentElement.dataset, next = { undefined: "light", light: "dark", dark: undefined }[root.theme];
@@ -85,7 +95,8 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || one("#help").open) return;
   if (/^(input|select|textarea)$/i.test(event.target.tagName)) { if (event.key === "Escape") event.target.blur(); return; }
   const field = event.key === "/" && one("[data-search]");
-  const target = field || one(`[data-key="${CSS.escape(event.key)}"]`);
+  const up = event.key === "u" && [...document.querySelectorAll(".crumbs a")].at(-1);
+  const target = field || up || one(`[data-key="${CSS.escape(event.key)}"]`);
   if (event.key === "j" || event.key === "k") step(event.key === "j" ? 1 : -1);
   else if (field) field.focus();
   else if (target) target.click();
@@ -97,14 +108,20 @@ document.addEventListener("keydown", (event) => {
 function ready() {
   for (const select of document.querySelectorAll(".filters select")) select.onchange = () => select.form.requestSubmit();
   for (const figure of document.querySelectorAll("figure")) drawing(figure);
-  if (one("[data-again]")) setTimeout(() => { if (one("[data-again]") && document.activeElement?.tagName !== "INPUT") location.reload(); }, AGAIN);
+  if (one("[data-again]")) setTimeout(again, AGAIN);
+}
+function again() {
+  if (one("[data-again]") && document.activeElement?.tagName !== "INPUT") location.reload();
 }
 function drawing(figure) {
   const image = figure.querySelector("img"), note = figure.querySelector("figcaption");
-  const tell = (text) => { note.hidden = !text; note.textContent = text; };
+  const told = (text) => { note.hidden = !text; note.textContent = text; figure.classList.toggle("waiting", Boolean(text)); };
   if (image.complete && image.naturalWidth) return;
-  tell("Drawing …");
-  image.onload = () => tell("");
-  image.onerror = () => { image.hidden = true; tell("This figure cannot be drawn; its address tells why: "); note.append(Object.assign(document.createElement("a"), { href: image.src, textContent: image.src })); };
+  told("Drawing …");
+  image.onload = () => told("");
+  image.onerror = () => { told("This figure cannot be drawn; open it to read why"); image.hidden = true; note.append(" ", link(image.src)); };
+}
+function link(address) {
+  return Object.assign(document.createElement("a"), { href: address, textContent: "open" });
 }
 ready();
