@@ -60,12 +60,12 @@ def reading(row: Mapping[str, Any], answer: str | None) -> Reading:
     texts, scores = row["tokens"] or [], row["token_scores"] or []
     if not texts or len(texts) != len(scores):
         texts, scores = [row["text"] or ""], [0.0]
-    span = answer_span("".join(texts), answer)
-    tokens = list(_tokens(texts, scores, span))
+    spans = list(_answers("".join(texts), answer))
+    tokens = list(_tokens(texts, scores, spans))
     names, shares = row["modules"] or [], row["module_scores"] or []
     above = _common(names)
     modules = _largest([name.removeprefix(above) for name in names], shares, MODULES_SHOWN)
-    return Reading(row, tokens, _largest(texts, scores, TOKENS_SHOWN), modules, above, len(names), span is not None)
+    return Reading(row, tokens, _largest(texts, scores, TOKENS_SHOWN), modules, above, len(names), bool(spans))
 
 
 def _common(names: Sequence[str]) -> str:
@@ -78,10 +78,20 @@ def _common(names: Sequence[str]) -> str:
     return "".join(common) if len(names) > 1 else ""
 
 
-def _tokens(texts: Sequence[str], scores: Sequence[float], span: tuple[int, int] | None) -> Iterator[Token]:
-    at, (start, end) = 0, span or (0, 0)
+def _answers(text: str, answer: str | None) -> Iterator[tuple[int, int]]:
+    """All places at which the answer stands. What is cut off before the next search ends in a whole word, which is
+    all that a place is told by."""
+    at = 0
+    while found := answer_span(text[at:], answer):
+        yield at + found[0], at + found[1]
+        at += found[1]
+
+
+def _tokens(texts: Sequence[str], scores: Sequence[float], spans: Sequence[tuple[int, int]]) -> Iterator[Token]:
+    at = 0
     for text, score, level in zip(texts, scores, token_levels(scores), strict=True):
-        yield Token(printable(text), level, score, at < end and at + len(text) > start)
+        holds = any(at < end and at + len(text) > start for start, end in spans)
+        yield Token(printable(text), level, score, holds)
         at += len(text)
 
 

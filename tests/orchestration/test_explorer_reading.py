@@ -27,6 +27,21 @@ def test_a_reading_colours_tokens_and_marks_the_answer():
 
 
 @pytest.mark.parametrize(
+    ("texts", "answer", "marked"),
+    [
+        (["7", " or", " 7", ",", " 17", " or", " 7", ".", "5", " or", " -", "7"], "7", [0, 2]),
+        (["New", " York", " is", " new", "  york", "."], "New York", [0, 1, 3, 4]),
+        (["new", "ark"], "new", []),
+    ],
+)
+def test_the_answer_is_marked_wherever_it_stands(texts, answer, marked):
+    row = {"tokens": texts, "token_scores": [1.0] * len(texts), "modules": [], "module_scores": []}
+    found = reading(row, answer)
+    assert [at for at, token in enumerate(found.tokens) if token.is_answer] == marked
+    assert found.has_answer == bool(marked)
+
+
+@pytest.mark.parametrize(
     ("text", "answer", "found"),
     [
         ("the answer is 7.", "7", "7"),
