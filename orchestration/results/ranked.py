@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from assets.lake.stored import stored_table
 from assets.specs.mistakes import near_matches
 from compute.errors import BadInput
+from orchestration.results.reading import rows_of as _read
+from orchestration.results.reading import table_of as _of
 
 if TYPE_CHECKING:
-    from assets.lake.tables import Table
     from orchestration.results.results import Results
 
 MAIN_METHOD = "ekfac"
@@ -115,25 +114,3 @@ def has_table(results: Results, study: str, name: str) -> bool:
 def read_table(results: Results, study: str, name: str) -> pl.DataFrame:
     """A whole table of a study. Raises BadInput where it is not there."""
     return _read(results, study, name, lambda frame: frame)
-
-
-def _read(results: Results, study: str, name: str, wanted: Callable[[pl.LazyFrame], pl.LazyFrame]) -> pl.DataFrame:
-    table = _of(results, study, name)
-    try:
-        return results.lake.collect(table, wanted(results.lake.scan(table)))
-    except pl.exceptions.ColumnNotFoundError as error:
-        said = str(error).splitlines()[0]
-        raise BadInput(
-            f"{table.path}: another version of Headwater wrote it ({said}); run study {study} again"
-        ) from error
-
-
-def _of(results: Results, owner: str, name: str) -> Table:
-    """The table of one study (or corpus); what is not there is told by its name."""
-    view = results.views.get(name)
-    paths = view.paths if view else {}
-    if owner not in paths:
-        family = view.family if view else "study"
-        hint = near_matches(owner, paths, "studies" if family == "study" else f"names of a {family}")
-        raise BadInput(f"{family} {owner}: there is no table {name} of it in {results.lake.place.root}; {hint}")
-    return stored_table(results.lake.place, paths[owner])
