@@ -65,7 +65,7 @@ def rankings_table(study: str) -> Table:
             STAMP,
         ),
         sort_by=("method", "query_id", "ranking", "end", "rank"),
-        row_group_rows=2_000,
+        row_group_rows=200,  # a page reads the tokens of one row
     )
 
 
