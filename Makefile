@@ -18,7 +18,7 @@ ui: setup  ## Dagster's and MLflow's interfaces on what was run; PORT=… and ML
 
 test: $(VENV)/.dev lint  ## all tests but the slow ones and those of the interfaces
 	@echo "== tests"
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/.dev  ## whole runs with a judge, BM25 or a second study, and servers that are started and killed
 	@echo "== slow tests"
