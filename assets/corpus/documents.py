@@ -20,6 +20,7 @@ from assets.specs.study import Study
 from assets.step.checks import Check
 from assets.step.declaring import asset_arguments
 from assets.step.fingerprints import fingerprint
+from assets.step.reading import Reading
 from assets.step.step import Step, run_step
 from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
@@ -118,7 +119,7 @@ def document_identity(corpus: CorpusSpec) -> dict:
     return corpus.model_dump(mode="json", include={"name", "fields", "max_tokens", "end_of_text"})
 
 
-def document_rows(step: Step, corpus: str, shard: str) -> list[dict]:
+def document_rows(step: Reading, corpus: str, shard: str) -> list[dict]:
     """A shard's documents in the order of their records, with what scoring needs."""
     columns = ("position", "document_id", "source", "token_ids", "tokens", "tokenizer_fingerprint")
     rows = step.scan(documents_table(corpus), shard=shard).select(columns).sort("position").collect()
