@@ -7,7 +7,7 @@ the stored ones (an index can take its place), and `ranked_for` scores what is p
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -64,7 +64,7 @@ class AskedQuery:
     generated: bool
     nats: float
     loss: float
-    gradients: Mapping[str, Mapping[str, LowRankGradient]]
+    gradients: Mapping[str, Mapping[str, LowRankGradient]] = field(repr=False)
 
 
 def ask(

@@ -34,11 +34,11 @@ def score(
 
     A text that is longer than a document is cut into windows. Nothing is written.
     """
-    import polars as pl
-
     from orchestration.results import Results, printing, ranked
 
     try:
+        if not text and not file:
+            raise BadInput("there are no texts; give --text or --file")
         results = Results.open()
         scorer = results.scorer(study)
         if query:
@@ -47,7 +47,7 @@ def score(
         chosen = ranked.chosen_method(study, scores["method"].unique().sort().to_list(), method)
     except BadInput as error:
         exit_with(str(error))
-    rows = scores.filter(pl.lit(query is None) | (pl.col("query_id") == query), method=chosen)
+    rows = scores.filter(method=chosen, **({"query_id": query} if query else {}))
     rows = rows.sort("text_number", "window", "score", descending=[False, False, True])
     rows = rows.group_by("text_number", "window", maintain_order=True).head(count)
     printing.print_json(rows) if as_json else printing.print_rows(rows.select(SHOWN))

@@ -49,9 +49,9 @@ class Scorer:
         """Scores of texts for all queries of the study, as if its pass had found them in the corpus.
 
         One row per method, query and window: a text of more than `max_tokens` tokens is cut as documents are. Columns:
-        text_number (from 0), window, source (as given), text, method, query_id, score, normed_score (score ÷ norm), norm
-        of the window's gradient, loss (summed, in nats) and tokens (their number). Raises BadInput for an empty text,
-        and for one without a token that could be predicted.
+        text_number (from 0), window, source (as given), text, method, query_id, score, normed_score (score ÷ norm),
+        norm of the window's gradient, loss (summed, in nats) and tokens (their number). Raises BadInput for an empty
+        text, and for one without a token that could be predicted.
         """
         with self._alone():
             windows = own_texts.cut_texts(self.opened, texts, source)
