@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from assets.findings.analysis import drawn
-from assets.findings.report.evidence_tables import in_importance
+from assets.specs.methods import in_importance
 from assets.specs.mistakes import near_matches
 from compute.errors import BadInput
 from orchestration.explorer.searching import Indexing

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from assets.lake.stored import stored_table
+from assets.specs.methods import METHODS, main_method
 from assets.specs.mistakes import near_matches
 from compute.errors import BadInput
 
 if TYPE_CHECKING:
     from assets.lake.tables import Table
     from orchestration.results.results import Results
-
-MAIN_METHOD = "ekfac"
 
 
 def study_queries(results: Results, study: str) -> pl.DataFrame:
@@ -50,7 +49,7 @@ def methods_of(results: Results, study: str) -> list[str]:
 
 def chosen_method(study: str, methods: list[str], method: str | None) -> str:
     if method is None:
-        return MAIN_METHOD if MAIN_METHOD in methods or not methods else methods[0]
+        return main_method(methods or METHODS)
     if method not in methods:
         raise BadInput(f"study {study}: no document is ranked by {method}; {near_matches(method, methods, 'methods')}")
     return method
