@@ -82,7 +82,9 @@ def best_of(candidates: pa.Table) -> dg.MarkdownMetadataValue:
     """The first document of some queries, to be shown in the Dagster UI."""
     first = pl.from_arrow(candidates).filter(ranking="normed", end="top", rank=1)
     main = in_importance(first["method"].unique())[:1]
-    return table_of(first.filter(pl.col("method").is_in(main)), columns=["query_id", "document_id", "score", "norm"], limit=6)
+    return table_of(
+        first.filter(pl.col("method").is_in(main)), columns=["query_id", "document_id", "score", "norm"], limit=6
+    )
 
 
 def score_sample(keys: list[tuple[str, str]], scores_qd: np.ndarray, kinds: dict[str, str | None]) -> pl.DataFrame:
