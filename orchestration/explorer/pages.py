@@ -18,7 +18,7 @@ from compute.errors import BadInput
 from orchestration.explorer.searching import Indexing
 from orchestration.explorer.shown import Reading, folded, reading
 from orchestration.results import Results, ranked
-from orchestration.results.printing import flat
+from orchestration.results.printing import write_rows
 
 HITS = 50
 DRAWING = threading.Lock()
@@ -191,11 +191,8 @@ def rows(
     if form not in ("csv", "parquet"):
         raise BadInput(f"there is no form {form}; choose csv or parquet")
     found = ranked.ranked_documents(results, name, query_id, method=method, ranking=ranking, end=end, count=1_000_000)
-    found, content = found.drop("fingerprint"), io.BytesIO()
-    if form == "parquet":
-        found.write_parquet(content)
-    else:
-        flat(found).write_csv(content)
+    content = io.BytesIO()
+    write_rows(found.drop("fingerprint"), content, form)
     kind = "text/csv; charset=utf-8" if form == "csv" else "application/vnd.apache.parquet"
     return content.getvalue(), kind, f"{re.sub('[^A-Za-z0-9_-]', '-', f'{name}-{query_id}-{end}')}.{form}"
 
