@@ -118,18 +118,19 @@ def query(
     for value, known, what in ((ranking, RANKINGS, "ranking"), (end, ENDS, "end")):
         if value not in known:
             raise BadInput(f"there is no {what} {value}; {near_matches(value, known, what + 's')}")
-    side, methods = _side(results, name, query_id, method, ranking, end)
+    queries = ranked.study_queries(results, name)
+    side, methods = _side(results, name, queries, query_id, method, ranking, end)
     listed = [row for first, more in side.groups for row in (first, *more)]
     chosen = next((row for row in listed if row["document_id"] == document), None)
     if document and chosen is None:
         raise BadInput(f"document {document} is not listed for query {query_id} of study {name} at this end")
     chosen = chosen or (listed[0] if listed else None)
-    order = ranked.study_queries(results, name)["query_id"].to_list()
+    order = queries["query_id"].to_list()
     at = order.index(query_id)
     state = {"study": name, "query": query_id, "method": method, "ranking": ranking, "end": end, "beside": beside}
     return QueryPage(
         side=side,
-        beside=_side(results, beside, query_id, method, ranking, end)[0] if beside else None,
+        beside=_beside(results, beside, query_id, method, ranking, end) if beside else None,
         read=reading(chosen, side.query["answer"]) if chosen else None,
         methods=methods,
         others=[other for other in _names(results) if other != name and _has_query(results, other, query_id)],
@@ -190,6 +191,7 @@ def rows(
     """The ranked documents as a file: content, kind and name. Raises BadInput for what is not there."""
     if form not in ("csv", "parquet"):
         raise BadInput(f"there is no form {form}; choose csv or parquet")
+    ranked.query_known(results, name, query_id)
     found = ranked.ranked_documents(results, name, query_id, method=method, ranking=ranking, end=end, count=1_000_000)
     content = io.BytesIO()
     write_rows(found.drop("fingerprint"), content, form)
@@ -206,10 +208,14 @@ def _card(results: Results, name: str) -> StudyCard:
     return StudyCard(name, len(queries), int(queries["is_right"].sum() or 0), listed)
 
 
+def _beside(results: Results, name: str, query_id: str, method: str | None, ranking: str, end: str) -> Side:
+    return _side(results, name, ranked.study_queries(results, name), query_id, method, ranking, end)[0]
+
+
 def _side(
-    results: Results, name: str, query_id: str, method: str | None, ranking: str, end: str
+    results: Results, name: str, queries: pl.DataFrame, query_id: str, method: str | None, ranking: str, end: str
 ) -> tuple[Side, list[str]]:
-    row = ranked.query_known(results, name, query_id)
+    row = ranked.query_among(name, queries, query_id)
     methods = in_importance(ranked.methods_of(results, name))
     chosen = ranked.chosen_method(name, methods, method)
     rows = ranked.ranked_documents(results, name, query_id, method=chosen, ranking=ranking, end=end, count=1_000)

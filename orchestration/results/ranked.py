@@ -27,11 +27,10 @@ def study_queries(results: Results, study: str) -> pl.DataFrame:
 def ranked_documents(
     results: Results, study: str, query: str, *, method: str | None, ranking: str, end: str, count: int
 ) -> pl.DataFrame:
-    """The rows of `rankings` at one end, best first, at most `count`.
+    """The rows of `rankings` at one end, best first, at most `count`; none of a query that is not there.
 
-    Raises BadInput for an unknown study, query or method (left out: ekfac, or the only one).
+    Raises BadInput for an unknown study or method (left out: ekfac, or the only one).
     """
-    query_known(results, study, query)
 
     def listed(frame: pl.LazyFrame) -> pl.LazyFrame:
         return frame.filter(query_id=query, ranking=ranking, end=end).sort("method", "rank")
@@ -57,7 +56,11 @@ def chosen_method(study: str, methods: list[str], method: str | None) -> str:
 
 def query_known(results: Results, study: str, query: str) -> dict:
     """The query's row of the study's completions. Raises BadInput where there is none."""
-    queries = study_queries(results, study)
+    return query_among(study, study_queries(results, study), query)
+
+
+def query_among(study: str, queries: pl.DataFrame, query: str) -> dict:
+    """The same of queries that have been read."""
     found = queries.filter(query_id=query)
     if found.is_empty():
         known = queries["query_id"].to_list()
