@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 
 from compute.errors import BadInput
@@ -24,6 +25,9 @@ WINDOWS = {
 """What is scored, one row per window. A window of one's own text has a text_number, a stored document its id."""
 
 SCORES = ("method", "query_id", "score", "normed_score", "norm", "loss", "tokens")
+
+NAME = pl.coalesce("document_id", pl.format("texts[{}]", "text_number")).alias("name")
+"""By which a message speaks of a window."""
 
 NORMED = pl.when(pl.col("norm") > 0).then(pl.col("score").cast(pl.Float64) / pl.col("norm")).otherwise(0.0)
 
@@ -61,15 +65,15 @@ def score_windows(opened: OpenedStudy, windows: pl.DataFrame) -> pl.DataFrame:
 
 
 def sequences(windows: pl.DataFrame) -> list:
-    """The windows as the engine takes them, under names by which a message can speak of them."""
+    """The windows as the engine takes them."""
     from compute import batches
 
-    name = pl.coalesce("document_id", pl.format("texts[{}]", "text_number")).alias("name")
-    return [batches.Sequence(*row) for row in windows.select(name, "token_ids").iter_rows()]
+    return [batches.Sequence(*row) for row in windows.select(NAME, "token_ids").iter_rows()]
 
 
 def rows_of_scores(keys: Sequence[tuple[str, str]], windows: pl.DataFrame, scores: Scores) -> pl.DataFrame:
     """The rows of `score_windows` for any queries: `keys` holds method and query id of each row of the scores."""
+    _refuse_not_finite(windows, scores)
     of_window = windows.drop("token_ids").with_columns(
         pl.Series("norm", scores.norms_D, pl.Float32),
         pl.Series("loss", scores.loss_D, pl.Float64),
@@ -82,6 +86,13 @@ def rows_of_scores(keys: Sequence[tuple[str, str]], windows: pl.DataFrame, score
         for (method, query_id), row in zip(keys, scores.scores_QD, strict=True)
     ]
     return pl.concat(parts).with_columns(normed_score=NORMED).select(*windows.drop("token_ids").columns, *SCORES)
+
+
+def _refuse_not_finite(windows: pl.DataFrame, scores: Scores) -> None:
+    bad = ~np.isfinite(scores.scores_QD).all(axis=0) | ~np.isfinite(scores.norms_D)
+    for name, is_bad in zip(windows.select(NAME).to_series(), bad, strict=True):
+        if is_bad:
+            raise BadInput(f"{name}: a score of it is not finite; see the model's dtype and the study's damping")
 
 
 def _refuse_empty(texts: list) -> None:

@@ -96,21 +96,23 @@ class Scorer:
         own_query.order_of(ranking)
         if count is not None and count < 1:
             raise BadInput(f"count is {count}; give at least 1, or leave it out")
-        asked = self.ask(query, completion, methods=methods, rank=rank) if isinstance(query, str) else query
-        if documents is None and texts is None:
-            count = count or self.opened.study.spec.options.top_k
         with self._alone():
-            windows = self._windows(asked, documents, texts, ranking, count)
+            windows = self._given(documents, texts)  # first, so that a mistake is told before the model is loaded
+        is_asked = isinstance(query, own_query.AskedQuery)
+        asked = query if is_asked else self.ask(query, completion, methods=methods, rank=rank)
+        with self._alone():
+            if windows is None:
+                count = count or self.opened.study.spec.options.top_k
+                best = own_query.best_documents(self.opened, asked, ranking=ranking, count=count)
+                windows = own_query.stored_documents(self.opened, best)
             return own_query.ranked_for(self.opened, asked, windows, ranking=ranking, count=count).lazy()
 
-    def _windows(self, asked: AskedQuery, documents, texts, ranking: str, count: int | None) -> pl.DataFrame:
+    def _given(self, documents: Sequence[str] | str | None, texts: Sequence[str] | str | None) -> pl.DataFrame | None:
         import polars as pl
 
-        if documents is None and texts is None:
-            documents = own_query.best_documents(self.opened, asked, ranking=ranking, count=count)
         parts = [] if documents is None else [own_query.stored_documents(self.opened, documents)]
         parts += [] if texts is None else [own_texts.cut_texts(self.opened, texts)]
-        return pl.concat(parts)
+        return pl.concat(parts) if parts else None
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -164,6 +164,7 @@ def test_what_was_read_is_named_and_can_be_chosen(scorer, results, finished):
         (lambda s: s.score_texts(["the"]), r"texts\[0\]: has fewer than two tokens"),
         (lambda s: s.score_texts(["the cat", None]), r"texts\[1\]: is no text but NoneType"),
         (lambda s: s.score_query(" "), "the prompt is empty"),
+        (lambda s: s.score_query(None), "the prompt is empty, or no text"),
         (lambda s: s.score_query("the cat", ""), "completion of the prompt 'the cat' has no tokens"),
         (lambda s: s.score_query("the cat " * 60), "prompt has 121 tokens, too many for the context of 48"),
         (lambda s: s.score_query("the cat", " sits", methods=["bm25"]), "'bm25' is not known; known are ekfac, dot"),
@@ -179,6 +180,16 @@ def test_mistakes_are_sentences(scorer, ask, sentence):
     with pytest.raises(BadInput, match=sentence) as caught:
         ask(scorer)
     assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_mistake_is_told_before_the_model_is_loaded(results):
+    fresh = results.scorer("tiny")
+    for given in ({"documents": ["no#0"]}, {"texts": [""]}):
+        with pytest.raises(BadInput):
+            fresh.score_query("the cat", " sits", **given)
+    assert "curvature/tiny/sample" not in fresh.versions
+    fresh.score_query("the cat", " sits", texts=["the cat"])
+    assert "curvature/tiny/sample" in fresh.versions
 
 
 def test_studies_that_cannot_score(finished, results, tmp_path):
