@@ -12,7 +12,7 @@ from assets.lake.matrices import VECTOR, matrix_batches, stacked
 from assets.lake.tables import Column, Table
 
 if TYPE_CHECKING:
-    from assets.step.step import Step
+    from assets.step.reading import Reading
 
 SIDE = Column("side", pa.string(), "activation (A, the module's inputs) or gradient (S, its outputs' gradients).")
 ROWS_PER_GROUP = 256
@@ -104,7 +104,7 @@ def eigenvalue_batches(table: Table, module: str, eigenvalues, stamp: str) -> It
     )
 
 
-def stored_covariances(step: Step, fit: str, module: str):
+def stored_covariances(step: Reading, fit: str, module: str):
     """One module's A and S as the engine takes them."""
     import torch
 
@@ -118,7 +118,7 @@ def stored_covariances(step: Step, fit: str, module: str):
     return ModuleCovariances(activation, gradient, rows["tokens"][0])
 
 
-def stored_eigenbasis(step: Step, fit: str, module: str):
+def stored_eigenbasis(step: Reading, fit: str, module: str):
     """One module's eigenbasis as the engine takes it."""
     import torch
 
@@ -133,7 +133,7 @@ def stored_eigenbasis(step: Step, fit: str, module: str):
     return ModuleEigenbasis(*parts)
 
 
-def stored_eigenvalues(step: Step, fit: str, module: str):
+def stored_eigenvalues(step: Reading, fit: str, module: str):
     """One module's Λ as the engine takes it."""
     import torch
 
@@ -141,7 +141,7 @@ def stored_eigenvalues(step: Step, fit: str, module: str):
     return torch.from_numpy(stacked(rows, index="direction", values="eigenvalues"))
 
 
-def placed_eigenbasis(step: Step, fit: str, model, modules) -> dict:
+def placed_eigenbasis(step: Reading, fit: str, model, modules) -> dict:
     """The eigenbasis of every tracked module by name, on the model's device and in the dtype of its sums."""
     from compute.passes import placement
 
@@ -149,7 +149,7 @@ def placed_eigenbasis(step: Step, fit: str, model, modules) -> dict:
     return {module.name: stored_eigenbasis(step, fit, module.name).to(*place) for module in modules}
 
 
-def stored_curvature(step: Step, fit: str, model, modules, damping: float):
+def stored_curvature(step: Reading, fit: str, model, modules, damping: float):
     """The whole fit as the engine takes it."""
     from compute.passes import placement
     from compute.query_gradients import Curvature

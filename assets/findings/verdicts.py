@@ -42,6 +42,7 @@ from assets.findings.score_statistics import score_statistics_table
 from assets.lake.lake import Lake
 from assets.lake.tables import Table
 from assets.queries.queries import queries_table
+from assets.specs.methods import main_method
 from assets.specs.study import Study
 from assets.step.declaring import asset_arguments
 from assets.step.fingerprints import fingerprint
@@ -55,7 +56,6 @@ STORY = "What a judge says of each query's most influential documents: is the an
 ANALYSIS = "verdicts"
 SAVED_EVERY, SAVED_SECONDS = 200, 60.0
 """Verdicts, or seconds, after which they are written: so many a process that is killed may lose."""
-MAIN_METHOD = "ekfac"
 
 
 def verdicts_asset(study: Study) -> dg.AssetsDefinition:
@@ -119,8 +119,7 @@ def _stamp(step: Step, study: Study) -> str:
 
 def _top_documents(step: Step, study: Study) -> pl.DataFrame:
     """The documents to be judged: method (one), query_id, rank, document_id, shard."""
-    methods, settings = study.spec.options.methods, study.spec.findings
-    method = MAIN_METHOD if MAIN_METHOD in methods else methods[0]
+    method, settings = main_method(study.spec.options.methods), study.spec.findings
     ends = merged_ends(step, study, settings.ranking, "top")
     return ends.filter(pl.col("method") == method, pl.col("rank") <= settings.judge.documents).drop("score")
 

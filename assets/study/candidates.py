@@ -13,6 +13,7 @@ import pyarrow as pa
 from assets.figures.previews import table_of
 from assets.lake.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, STAMP
 from assets.lake.tables import Column, Table
+from assets.specs.methods import in_importance, main_method
 
 PICTURED = 200_000
 RANKING = Column("ranking", pa.string(), "raw: by score; normed: by score divided by the document's gradient norm.")
@@ -80,13 +81,15 @@ def candidate_rows(
 def best_of(candidates: pa.Table) -> dg.MarkdownMetadataValue:
     """The first document of some queries, to be shown in the Dagster UI."""
     first = pl.from_arrow(candidates).filter(ranking="normed", end="top", rank=1)
-    main = first.filter(pl.col("method") == pl.col("method").max())  # ekfac, where it is there
-    return table_of(main, columns=["query_id", "document_id", "score", "norm"], limit=6)
+    main = in_importance(first["method"].unique())[:1]
+    return table_of(
+        first.filter(pl.col("method").is_in(main)), columns=["query_id", "document_id", "score", "norm"], limit=6
+    )
 
 
 def score_sample(keys: list[tuple[str, str]], scores_qd: np.ndarray, kinds: dict[str, str | None]) -> pl.DataFrame:
-    """Scores of one method (ekfac, where it is there) with the kind of their query: at most `PICTURED` of a shard."""
-    main = max(method for method, _ in keys)
+    """Scores of the main method with the kind of their query: at most `PICTURED` of a shard."""
+    main = main_method(method for method, _ in keys)
     rows = [index for index, (method, _) in enumerate(keys) if method == main]
     every = max(1, len(rows) * scores_qd.shape[1] // PICTURED)
     picked = scores_qd[rows][:, ::every]

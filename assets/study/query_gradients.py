@@ -15,6 +15,7 @@ from assets.specs.study import Study
 from assets.step.checks import Check
 from assets.step.declaring import asset_arguments
 from assets.step.fingerprints import fingerprint
+from assets.step.reading import Reading
 from assets.step.step import Step, run_step
 from assets.study.completions import completions_table, query_sequences, query_side_dtypes, query_side_tables
 from assets.tracking.tracking import Tracking
@@ -44,14 +45,7 @@ def query_gradients_table(study: str) -> Table:
 
 def query_gradients_asset(study: Study) -> dg.AssetsDefinition:
     """Takes each completion's gradient and directs it by each method."""
-    fit = study.spec.curvature.name
     table = query_gradients_table(study.name)
-    upstream = (
-        completions_table(study.name),
-        eigenbasis_table(fit),
-        eigenvalues_table(fit),
-        *query_side_tables(study),
-    )
 
     @dg.asset(
         **asset_arguments(
@@ -63,14 +57,14 @@ def query_gradients_asset(study: Study) -> dg.AssetsDefinition:
             kinds=("torch",),
             checks=[_finite_check(study.name)],
         ),
-        deps=[each.asset_key for each in upstream],
+        deps=[each.asset_key for each in _upstream(study)],
         pool="gpu",
     )
     def query_gradients(
         context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking
     ) -> Iterator[dg.MaterializeResult]:
         def work(step: Step) -> None:
-            _take_gradients(step, study, upstream)
+            _take_gradients(step, study)
 
         yield from run_step(context, lake, tracking, work, checks=[_finite_check(study.name)])
 
@@ -81,13 +75,32 @@ def _finite_check(study: str) -> Check:
     return Check(query_gradients_table(study), "gradients_finite", "Every component of every gradient is finite.")
 
 
-def _take_gradients(step: Step, study: Study, upstream: tuple[Table, ...]) -> None:
-    table = query_gradients_table(study.name)
+def _upstream(study: Study) -> tuple[Table, ...]:
+    fit = study.spec.curvature.name
+    return (
+        completions_table(study.name),
+        eigenbasis_table(fit),
+        eigenvalues_table(fit),
+        *query_side_tables(study),
+    )
+
+
+def _settings(study: Study) -> dict:
     settings = study.spec.options.model_dump(include={"methods", "rank", "damping"})
     if study.spec.options.rank == "auto":  # where it is not, it changes nothing
         settings["agreement"] = study.spec.options.agreement
-    origins = (query_side_dtypes(study), list(map(step.fingerprint, upstream)))
-    stamp = fingerprint("query_gradients", CODE_VERSION, settings, *origins)
+    return settings
+
+
+def gradients_stamp(step: Reading, study: Study) -> str:
+    """The fingerprint that the gradients have when they are up to date."""
+    origins = (query_side_dtypes(study), list(map(step.fingerprint, _upstream(study))))
+    return fingerprint("query_gradients", CODE_VERSION, _settings(study), *origins)
+
+
+def _take_gradients(step: Step, study: Study) -> None:
+    table, settings = query_gradients_table(study.name), _settings(study)
+    stamp = gradients_stamp(step, study)
     if step.is_current(table, stamp):
         return
     step.tracking.log_params(settings)
@@ -96,7 +109,7 @@ def _take_gradients(step: Step, study: Study, upstream: tuple[Table, ...]) -> No
     step.check(_finite_check(study.name), None)
 
 
-def stored_gradients(step: Step, study: str) -> dict[tuple[str, str], dict]:
+def stored_gradients(step: Reading, study: str) -> dict[tuple[str, str], dict]:
     """The engine's low-rank gradients per module name, by method and query, sorted."""
     import torch
 

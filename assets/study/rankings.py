@@ -17,6 +17,7 @@ from assets.figures.previews import bounded, kept_figure, top_documents
 from assets.lake.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, SOURCE, STAMP, TOKEN_IDS
 from assets.lake.lake import Lake
 from assets.lake.tables import Column, Table
+from assets.specs.methods import main_method
 from assets.specs.study import Study
 from assets.step.checks import Check
 from assets.step.declaring import asset_arguments
@@ -182,8 +183,11 @@ def _listed_documents(step: Step, study: Study, candidates: pl.DataFrame) -> pl.
 def _previews(step: Step, study: Study, rows: pl.DataFrame) -> dict:
     """The top documents of some queries, and which sources they are from."""
     queries = step.scan(completions_table(study.name)).collect()
-    main = pl.col("method") == pl.col("method").max()  # ekfac, where it is there
-    top = rows.filter(main, ranking="normed", end="top").group_by("source").agg(top=pl.len())
+    top = (
+        rows.filter(method=main_method(study.spec.options.methods), ranking="normed", end="top")
+        .group_by("source")
+        .agg(top=pl.len())
+    )
     documents = step.scan(documents_table(study.spec.corpus.name))
     shares = documents.group_by("source").agg(corpus=pl.len()).collect().join(top, on="source", how="left").fill_null(0)
     figure = kept_figure(step.tracking, "sources", lambda: source_shares(shares))

@@ -30,6 +30,7 @@ def queries(results: Results, study: str, filters: Filters, form: str) -> File:
 def ranking(results: Results, asked: Asked, form: str) -> File:
     """The ranked documents of a query, near-duplicates included, with their tokens and modules."""
     refuse_unknown_study(results, asked.study)
+    ranked.query_known(results, asked.study, asked.query)
     found = ranked.ranked_documents(
         results,
         asked.study,

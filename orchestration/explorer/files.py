@@ -10,7 +10,7 @@ import polars as pl
 from starlette.responses import Response
 
 from compute.errors import BadInput
-from orchestration.results.printing import flat
+from orchestration.results.printing import write_rows
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,7 @@ def as_file(frame: pl.DataFrame, form: str, *names: str) -> File:
     if form not in ("csv", "parquet"):
         raise BadInput(f"there is no form {form}; choose csv or parquet")
     content = io.BytesIO()
-    if form == "parquet":
-        frame.write_parquet(content)
-    else:
-        flat(frame).write_csv(content)
+    write_rows(frame, content, form)
     kind = "text/csv; charset=utf-8" if form == "csv" else "application/vnd.apache.parquet"
     name = re.sub("[^A-Za-z0-9_-]", "-", "-".join(names))[:120]
     return File(content.getvalue(), kind, f"{name}.{form}")

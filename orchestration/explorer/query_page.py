@@ -8,7 +8,8 @@ from typing import Any
 
 import polars as pl
 
-from assets.findings.report.evidence_tables import in_importance, method_name
+from assets.findings.report.evidence_tables import method_name
+from assets.specs.methods import in_importance
 from compute.errors import BadInput
 from orchestration.explorer import statements
 from orchestration.explorer.address import Option, address

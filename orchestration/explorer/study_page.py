@@ -9,7 +9,7 @@ from typing import Any
 
 import polars as pl
 
-from assets.findings.report.evidence_tables import main_method
+from assets.specs.methods import main_method
 from compute.errors import BadInput
 from orchestration.explorer import statements
 from orchestration.explorer.known import refuse_unknown_study, study_names

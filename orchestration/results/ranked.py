@@ -7,49 +7,46 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
+from assets.specs.methods import METHODS, main_method
 from assets.specs.mistakes import near_matches
 from compute.errors import BadInput
-from orchestration.results.reading import rows_of as _read
-from orchestration.results.reading import table_of as _of
+from orchestration.results.reading import rows_of, table_of
 
 if TYPE_CHECKING:
     from orchestration.results.results import Results
-
-MAIN_METHOD = "ekfac"
 
 
 def study_queries(results: Results, study: str) -> pl.DataFrame:
     """The queries of a study in their order: query_id, kind, task, is_right, nats, prompt, completion and answer."""
     columns = ("query_id", "kind", "task", "is_right", "nats", "prompt", "completion", "answer")
-    return _read(results, study, "completions", lambda frame: frame.sort("position").select(columns))
+    return rows_of(results, study, "completions", lambda frame: frame.sort("position").select(columns))
 
 
 def ranked_documents(
     results: Results, study: str, query: str, *, method: str | None, ranking: str, end: str, count: int
 ) -> pl.DataFrame:
-    """The rows of `rankings` at one end, best first, at most `count`.
+    """The rows of `rankings` at one end, best first, at most `count`; none of a query that is not there.
 
-    Raises BadInput for an unknown study, query or method (left out: ekfac, or the only one).
+    Raises BadInput for an unknown study or method (left out: ekfac, or the only one).
     """
-    query_known(results, study, query)
 
     def listed(frame: pl.LazyFrame) -> pl.LazyFrame:
         return frame.filter(query_id=query, ranking=ranking, end=end).sort("method", "rank")
 
-    rows = _read(results, study, "rankings", listed)
+    rows = rows_of(results, study, "rankings", listed)
     chosen = chosen_method(study, rows["method"].unique().sort().to_list(), method)
     return rows.filter(method=chosen).head(count)
 
 
 def methods_of(results: Results, study: str) -> list[str]:
     """The methods by which documents are ranked."""
-    rows = _read(results, study, "rankings", lambda frame: frame.select(pl.col("method").unique()))
+    rows = rows_of(results, study, "rankings", lambda frame: frame.select(pl.col("method").unique()))
     return rows["method"].sort().to_list()
 
 
 def chosen_method(study: str, methods: list[str], method: str | None) -> str:
     if method is None:
-        return MAIN_METHOD if MAIN_METHOD in methods or not methods else methods[0]
+        return main_method(methods or METHODS)
     if method not in methods:
         raise BadInput(f"study {study}: no document is ranked by {method}; {near_matches(method, methods, 'methods')}")
     return method
@@ -57,7 +54,11 @@ def chosen_method(study: str, methods: list[str], method: str | None) -> str:
 
 def query_known(results: Results, study: str, query: str) -> dict:
     """The query's row of the study's completions. Raises BadInput where there is none."""
-    queries = study_queries(results, study)
+    return query_among(study, study_queries(results, study), query)
+
+
+def query_among(study: str, queries: pl.DataFrame, query: str) -> dict:
+    """The same of queries that have been read."""
     found = queries.filter(query_id=query)
     if found.is_empty():
         known = queries["query_id"].to_list()
@@ -68,7 +69,7 @@ def query_known(results: Results, study: str, query: str) -> dict:
 def document_row(results: Results, study: str, document: str) -> dict:
     """The document of the study's corpus. Raises BadInput where the corpus has none of that id."""
     corpus = corpus_of(results, study)
-    table = _of(results, corpus, "documents")
+    table = table_of(results, corpus, "documents")
     found = results.lake.collect(table, results.lake.scan(table).filter(document_id=document))
     if found.is_empty():
         raise BadInput(f"corpus {corpus}: there is no document {document}; its ids are in the table documents")
@@ -77,7 +78,7 @@ def document_row(results: Results, study: str, document: str) -> dict:
 
 def corpus_of(results: Results, study: str) -> str:
     """The corpus whose documents the study has scored, as the newest commit of its scores says."""
-    read = json.loads(results.lake.last_commit(_of(results, study, "influence")).get("inputs") or "{}")
+    read = json.loads(results.lake.last_commit(table_of(results, study, "influence")).get("inputs") or "{}")
     corpora = [path.split("/")[1] for path in read if path.startswith("corpus/") and path.endswith("/documents")]
     if not corpora:
         raise BadInput(f"study {study}: its scores do not say of which corpus they are; run the study again")
@@ -86,7 +87,10 @@ def corpus_of(results: Results, study: str) -> str:
 
 def drives(results: Results, study: str, document: str) -> pl.DataFrame:
     """The rows of `rankings` that list a document, best rank first."""
-    return _read(results, study, "rankings", lambda frame: frame.filter(document_id=document).sort("rank", "query_id"))
+    def listed(frame: pl.LazyFrame) -> pl.LazyFrame:
+        return frame.filter(document_id=document).sort("rank", "query_id")
+
+    return rows_of(results, study, "rankings", listed)
 
 
 def of_query(rows: pl.DataFrame, study: str, document: str, query: str, method: str | None) -> pl.DataFrame:
@@ -113,4 +117,4 @@ def has_table(results: Results, study: str, name: str) -> bool:
 
 def read_table(results: Results, study: str, name: str) -> pl.DataFrame:
     """A whole table of a study. Raises BadInput where it is not there."""
-    return _read(results, study, name, lambda frame: frame)
+    return rows_of(results, study, name, lambda frame: frame)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from assets.lake.lake import Lake
 from assets.lake.stored import stored_table
 from assets.lake.tables import Table
+from compute.errors import BadInput
 from orchestration.home import Home
 from orchestration.resources import resources_of
 from orchestration.results.sql import Answer, Limits, answer
@@ -15,6 +17,8 @@ from orchestration.results.views import Moment, View, refuse_unknown_versions, v
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from orchestration.results.scorer import Scorer
 
 
 NOW = Moment()
@@ -29,13 +33,15 @@ class Results:
     >>> results.sql("SELECT query_id, max(score) FROM influence GROUP BY query_id").collect()
     """
 
-    def __init__(self, lake: Lake) -> None:
-        self.lake = lake
+    def __init__(self, lake: Lake, studies: Path | None = None) -> None:
+        """`studies` is the directory in which study files are registered; only scoring needs it."""
+        self.lake, self.studies = lake, studies
 
     @classmethod
     def open(cls, home: Home | None = None) -> Results:
         """The results in .headwater, or where HEADWATER_HOME and HEADWATER_LAKE say."""
-        return cls(resources_of(home or Home.from_environment())["lake"])
+        home = home or Home.from_environment()
+        return cls(resources_of(home)["lake"], home.studies)
 
     @cached_property
     def views(self) -> dict[str, View]:
@@ -73,6 +79,19 @@ class Results:
         found = self.answer(query, moment, limits)
         found.refuse_cut()
         return found.frame.lazy()
+
+    def scorer(self, study: str, moment: Moment = NOW) -> Scorer:
+        """What scores one's own texts and queries with a study: its registered file says how, the lake with what.
+
+        Raises BadInput for an unknown study, one that has not been run, and one whose file has changed since.
+        """
+        from orchestration.results.scorer import Scorer
+        from orchestration.studies import registered_study
+
+        if self.studies is None:
+            raise BadInput(f"study {study}: these results know no study files; open them by Results.open()")
+        refuse_unknown_versions(self.views.values(), moment)
+        return Scorer(self.lake, registered_study(study, self.studies), moment)
 
     def answer(self, query: str, moment: Moment = NOW, limits: Limits = LIMITS) -> Answer:
         """The same with what is to be told about it; more rows than the limit are cut off and not refused."""

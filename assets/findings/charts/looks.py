@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from assets.figures.drawing import BLUE, GREEN, INK, ORANGE, PURPLE, QUIET, RED
+from assets.specs.methods import in_importance
 
 CONTROL = "control"
 ANALYSES = ("correlation", "magnitude", "power_law", "answers", "kinds", "verdicts", "sources")
@@ -73,8 +74,7 @@ def looks_of(groups: Iterable[str]) -> dict[str, Look]:
 
 def ordered_methods(frame: pl.DataFrame) -> list[str]:
     """The main method first: EK-FAC, where it is there."""
-    known, found = list(METHODS), frame["method"].drop_nulls().unique().sort().to_list()
-    return sorted(found, key=lambda method: (known.index(method) if method in known else len(known), method))
+    return in_importance(frame["method"].drop_nulls().unique().to_list())
 
 
 def method_name(method: str) -> str:

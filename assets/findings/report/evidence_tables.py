@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from assets.findings.report.subjects import Subject
+from assets.specs.methods import in_importance, main_method
 
 METHOD_NAMES = {"ekfac": "EK-FAC influence", "dot": "Gradient dot product", "bm25": "BM25"}
 CONTROL, PAIR = " control", " × "
@@ -89,20 +90,6 @@ class EvidenceTables:
 def method_name(method: str) -> str:
     """As people write it; two methods that are compared have both names."""
     return " and ".join(METHOD_NAMES.get(each, each) for each in method.split(", "))
-
-
-def main_method(methods: Sequence[str]) -> str | None:
-    """The one that the page tells of, the others beside it."""
-    return min(methods, key=_importance, default=None)
-
-
-def in_importance(methods: Sequence[str]) -> list[str]:
-    return sorted(methods, key=_importance)
-
-
-def _importance(method: str) -> tuple[int, str]:
-    known = list(METHOD_NAMES)
-    return (known.index(method) if method in known else len(known), method)
 
 
 def control_of(group: str) -> str:

@@ -10,7 +10,7 @@ import polars as pl
 from assets.corpus.tokenizer import tokenizer_table
 from assets.findings.evidence import evidence_table
 from assets.findings.groups import grouped
-from assets.findings.report.evidence_tables import evidence_tables, in_importance, main_method, method_name
+from assets.findings.report.evidence_tables import evidence_tables, method_name
 from assets.findings.report.limitations import limitations
 from assets.findings.report.numerals import day
 from assets.findings.report.page import Page, Section
@@ -22,6 +22,7 @@ from assets.findings.report.verdicts import all_claims, stated_claims
 from assets.findings.report.versions import tables_behind, versions_of
 from assets.lake.tables import Table
 from assets.model.checkpoint import checkpoint_table
+from assets.specs.methods import in_importance, main_method
 from assets.specs.study import Study
 from assets.step.step import Step
 from assets.study.completions import completions_table

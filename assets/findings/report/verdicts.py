@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
-from assets.findings.report.evidence_tables import Estimate, in_importance
+from assets.findings.report.evidence_tables import Estimate
 from assets.findings.report.subjects import SUBJECTS, in_order
+from assets.specs.methods import in_importance
 
 DEPTH = re.compile(r"top (\d+)$")
 SMALLEST_DEPTH = ("sources",)
