@@ -24,10 +24,6 @@ VARIABLES = (
         "HEADWATER_RETENTION_HOURS", "For how many hours earlier versions of a table stay readable at least.", "720"
     ),
     Variable("HEADWATER_MAINTENANCE", "When the lake is maintained, as a cron schedule; switches it on.", "off"),
-    Variable(
-        "HEADWATER_TRACKING_UI", "Address at which people see MLflow's UI, for links.", "set by headwater ui"
-    ),
-    Variable(
-        "HEADWATER_DAGSTER_UI", "Address at which people see Dagster's UI, for links.", "set by headwater ui"
-    ),
+    Variable("HEADWATER_TRACKING_UI", "Address at which people see MLflow's UI, for links.", "set by headwater ui"),
+    Variable("HEADWATER_DAGSTER_UI", "Address at which people see Dagster's UI, for links.", "set by headwater ui"),
 )

@@ -28,7 +28,6 @@ LIMITS = {
     "exclusiveMinimum": "above {}",
     "maximum": "at most {}",
     "exclusiveMaximum": "below {}",
-    "pattern": "like `{}`",
 }
 WORDS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false", "null": "nothing"}
 
@@ -89,7 +88,10 @@ def _kind(field: FieldInfo, schema: dict[str, Any], places: dict) -> str:
 
 def _annotated(field: FieldInfo) -> list[Any]:
     """What is said about the values of a field beside their type, inside of `X | None` too."""
-    return [*field.metadata, *(each for part in get_args(field.annotation) for each in getattr(part, "__metadata__", ()))]
+    return [
+        *field.metadata,
+        *(each for part in get_args(field.annotation) for each in getattr(part, "__metadata__", ())),
+    ]
 
 
 def _kinds(schema: dict[str, Any]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,28 @@ def blocks(page: Path, *languages: str) -> Iterator[Block]:
         if not languages or found["language"] in languages:
             place = f"{page.relative_to(ROOT)}:{line}"
             yield Block(found["language"], found["title"], found["text"], place)
+
+
+def of(*languages: str) -> list[Block]:
+    """The blocks of all pages."""
+    return [block for page in PAGES for block in blocks(page, *languages)]
+
+
+def commands(program: str) -> list[tuple[str, list[str]]]:
+    """Every command line of a program that a page shows, in blocks and in running text: its place, and its words."""
+    lines = [(block.place, line) for block in of("shell", "") for line in block.text.splitlines()]
+    for page in PAGES:
+        lines += [(page.name, words) for words in re.findall(rf"`({program} [^`]+)`", page.read_text(encoding="utf-8"))]
+    return [(place, words) for place, line in lines if (words := _words(line))[:1] == [program]]
+
+
+def _words(line: str) -> list[str]:
+    """Words of a command line, without its prompt, its comment and the directory of the program."""
+    try:
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+    except ValueError:
+        return []
+    return [words[0].rpartition("/")[2], *words[1:]] if words else []
 
 
 def missing_lines(expected: str, printed: str) -> list[str]:

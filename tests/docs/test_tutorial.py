@@ -38,6 +38,7 @@ def reader(tmp_path) -> tuple[Path, dict[str, str]]:
 @pytest.mark.slow
 def test_every_block_of_the_tutorial_works_and_prints_what_the_page_shows(reader):
     place, environment = reader
+    absent: dict[str, list[str]] = {}
     for block, expected in steps():
         if block.title:
             (place / block.title).write_text(block.text)
@@ -45,7 +46,9 @@ def test_every_block_of_the_tutorial_works_and_prints_what_the_page_shows(reader
             look_at_explorer(block, place, environment)
         else:
             printed = done(block, place, environment)
-            assert not missing_lines(expected, printed), f"{block.place}\n{printed}"
+            if lines := missing_lines(expected, printed):
+                absent[f"{block.place}\n{printed}"] = lines
+    assert not absent, "\n".join(f"{where}\n  lacks {lines}" for where, lines in absent.items())
 
 
 def steps() -> Iterator[tuple[Block, str]]:
