@@ -36,8 +36,8 @@ lint: $(VENV)/.dev  ## formatting, lint and the import rule of the three floors
 docs: $(VENV)/.docs  ## the documentation as pages, into build/docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet && echo "build/docs/index.html"
 
-docs-serve: $(VENV)/.docs  ## the documentation on 127.0.0.1:8000, built again when it is changed; DOCS_PORT=… chooses another
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:$(or $(DOCS_PORT),8000) --watch orchestration --watch assets
+docs-serve: $(VENV)/.docs  ## the documentation on 127.0.0.1:8000, built again when a page of docs/ changes; DOCS_PORT=… chooses another port
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:$(or $(DOCS_PORT),8000)
 
 setup: $(VENV)/.core  ## the Python environment alone
 

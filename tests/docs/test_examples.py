@@ -51,8 +51,7 @@ def test_make_has_the_targets_that_pages_name():
 
 @pytest.mark.parametrize("block", of("yaml"), ids=lambda block: block.place)
 def test_a_study_or_a_part_of_one_is_valid(block):
-    declared = yaml.safe_load(block.text)
-    parts = {name: value for name, value in declared.items()}
+    parts = yaml.safe_load(block.text)
     filled = {name: MINIMAL.get(name, {}) | part if isinstance(part, dict) else part for name, part in parts.items()}
     for section in ("corpus", "model"):
         if {"hub", "train"} & set(parts.get(section, {})):
