@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo ui test test-slow test-ui lint setup clean help
+.PHONY: demo ui test test-slow test-ui lint docs docs-serve setup clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -33,6 +33,12 @@ lint: $(VENV)/.dev  ## formatting, lint and the import rule of the three floors
 	@echo "== lint"
 	@$(BIN)/ruff check . && $(BIN)/lint-imports
 
+docs: $(VENV)/.docs  ## the documentation as pages, into build/docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet && echo "build/docs/index.html"
+
+docs-serve: $(VENV)/.docs  ## the documentation on 127.0.0.1:8000, built again when a page of docs/ changes; DOCS_PORT=… chooses another port
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:$(or $(DOCS_PORT),8000)
+
 setup: $(VENV)/.core  ## the Python environment alone
 
 clean:  ## remove the environment; the lake in .headwater stays
@@ -49,6 +55,11 @@ $(VENV)/.dev: $(VENV)/.core
 	@echo "== setting up what the tests need"
 	@$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	@$(BIN)/pip install -q --no-deps kronfluence==1.0.1
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.core
+	@echo "== setting up what the documentation needs"
+	@$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
 	@touch $@
 
 $(VENV)/.ui-tests: $(VENV)/.dev

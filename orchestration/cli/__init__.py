@@ -6,4 +6,4 @@ from orchestration.cli.root import app
 
 def main() -> None:
     """Entry point of the `headwater` command."""
-    app()
+    app(prog_name="headwater")  # whatever it was started as: completion is installed for this name
