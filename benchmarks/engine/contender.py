@@ -25,7 +25,7 @@ class Contender:
         torch.set_num_threads(setting.threads)
         self.setting, self.directory = setting, directory
         self.documents, self.queries = draw_documents(setting), draw_queries(setting)
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, dict[str, float]] = {}
         self._models: dict[str, PreTrainedModel] = {}
 
     def model(self, precision: str = "float32") -> PreTrainedModel:
@@ -37,9 +37,11 @@ class Contender:
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
-        """Adds the time inside to `seconds`."""
-        started = time.perf_counter()
+        """Adds the time inside to `seconds`, by the wall's clock and by the processor's (of all threads)."""
+        wall, processor = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+            seconds = self.seconds.setdefault(name, {"wall": 0.0, "processor": 0.0})
+            seconds["wall"] += time.perf_counter() - wall
+            seconds["processor"] += time.process_time() - processor

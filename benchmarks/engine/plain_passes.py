@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 

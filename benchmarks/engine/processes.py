@@ -1,4 +1,4 @@
-"""The contenders' processes, as seen from the one that compares them: one alive per contender, one at work at a time."""
+"""The contenders' processes, as seen from the one that compares them: one per contender, one at work at a time."""
 
 from __future__ import annotations
 

@@ -42,7 +42,15 @@ class Setting:
 
 
 QUICK = Setting(
-    width=32, layers=2, vocabulary=256, documents=48, tokens=64, queries=4, many_queries=12, threads=1, train_minutes=0.05
+    width=32,
+    layers=2,
+    vocabulary=256,
+    documents=48,
+    tokens=64,
+    queries=4,
+    many_queries=12,
+    threads=1,
+    train_minutes=0.05,
 )
 """Seconds long: shows that the harness works, and says nothing about speed."""
 

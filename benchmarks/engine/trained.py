@@ -31,6 +31,11 @@ def trained_model(setting: Setting, cache: Path) -> Path:
     return directory
 
 
+def training_of(directory: Path) -> dict[str, float]:
+    """Its steps, the nats per token that its last epoch came to, and those of an untrained model."""
+    return json.loads((directory / "training.json").read_text())
+
+
 def _new_model(setting: Setting) -> PreTrainedModel:
     torch.manual_seed(0)
     config = GPTNeoXConfig(
