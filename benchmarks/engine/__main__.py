@@ -8,7 +8,8 @@ import os
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from benchmarks.engine.comparison import Run, say
+from benchmarks.engine.comparison import Comparison, Run, say
+from benchmarks.engine.figures import YARDSTICK
 from benchmarks.engine.processes import ROOT, installed
 from benchmarks.engine.report import TIMES, as_json, as_markdown, hardware
 from benchmarks.engine.setting import QUICK, Setting
@@ -29,22 +30,27 @@ def main(arguments: list[str] | None = None) -> Path:
         "date": datetime.date.today().isoformat(),
         "hardware": hardware(),
         "training": training_of(directory),
-        "repetitions": options.repetitions,
         "clock": options.clock,
         "load_before": os.getloadavg()[0],
     }
+    page = options.results / f"{facts['date']}-engine-width-{setting.width}.md"
     run = Run(setting, directory, ["plain", "headwater", *peers])
     try:
-        comparison = run.measure(options.repetitions)
+        for comparison in run.measure(options.repetitions, with_peers_agreement=not options.skip_peer_agreement):
+            _write(page, comparison, facts)
     finally:
         run.close()
-    facts["load_after"] = os.getloadavg()[0]
-    options.results.mkdir(parents=True, exist_ok=True)
-    page = options.results / f"{facts['date']}-engine-width-{setting.width}.md"
-    page.write_text(as_markdown(comparison, facts))
-    page.with_suffix(".json").write_text(as_json(comparison, facts))
     print(page.read_text())
     return page
+
+
+def _write(page: Path, comparison: Comparison, facts: dict) -> None:
+    """After each repetition, so that a run that is stopped leaves those that it finished."""
+    repetitions = len(comparison.runs[YARDSTICK])
+    facts = facts | {"repetitions": repetitions, "load_after": os.getloadavg()[0]}
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(as_markdown(comparison, facts))
+    page.with_suffix(".json").write_text(as_json(comparison, facts))
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:
@@ -53,6 +59,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, help="of all rows in turn; 3, and 1 with --quick")
     parser.add_argument("--clock", choices=TIMES, default="wall", help="processor on a busy machine, with --threads 1")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS, help="all that are installed")
+    parser.add_argument("--skip-peer-agreement", action="store_true", help="no fit of all tools with the data's labels")
     parser.add_argument(
         "--cache", type=Path, default=ROOT / ".headwater" / "bench", help="where trained models are kept"
     )

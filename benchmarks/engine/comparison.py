@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,11 +41,13 @@ class Run:
         for process in self.processes.values():
             process.close()
 
-    def measure(self, repetitions: int, ranks: tuple[int, ...] = RANKS) -> Comparison:
-        self._agree_with_peers()
+    def measure(self, repetitions: int, *, with_peers_agreement: bool = True) -> Iterator[Comparison]:
+        """Gives what was found so far after each repetition."""
+        if with_peers_agreement:
+            self._agree_with_peers()
         self._fit()
         full_QD = {tool: self._full_scores(tool, "sampled") for tool in self._tools()}
-        self._choose_rank(ranks, full_QD["headwater"])
+        self._choose_rank(full_QD["headwater"])
         if "kronfluence" in full_QD:
             low_QD = self.processes["kronfluence"].scores(count=self.setting.queries, rank=32)[1]
             self._agreed("kronfluence, rank 32 and full rank", low_QD, full_QD["kronfluence"])
@@ -55,7 +57,7 @@ class Run:
                 answer = row()
                 self.found.runs.setdefault(name, []).append(answer)
                 say(f"repetition {repetition + 1} of {repetitions}: {name}: {_seconds(answer)}")
-        return self.found
+            yield self.found
 
     def _agree_with_peers(self) -> None:
         """All tools fitted with the data's labels, so that they compute the same quantity."""
@@ -72,9 +74,9 @@ class Run:
             say(f"factors with sampled labels: {tool}")
             self.processes[tool].do("factors")
 
-    def _choose_rank(self, ranks: tuple[int, ...], full_QD: np.ndarray) -> None:
-        """The least of `ranks` that meets the agreement row, or the full rank."""
-        for rank in ranks:
+    def _choose_rank(self, full_QD: np.ndarray) -> None:
+        """The least of RANKS that meets the agreement row, or the full rank."""
+        for rank in RANKS:
             name = f"headwater, rank {rank} and full rank"
             self._query_gradients("headwater", self.setting.queries, rank=rank)
             self._agreed(name, self.processes["headwater"].scores(count=self.setting.queries, rank=rank)[1], full_QD)

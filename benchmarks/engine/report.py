@@ -52,14 +52,16 @@ def _heading(comparison: Comparison, facts: dict) -> str:
         f"{name}: " + ", ".join(f"{library} {number}" for library, number in libraries.items())
         for name, libraries in comparison.versions.items()
     )
-    training = facts["training"]
+    training, hardware_found = (
+        facts["training"],
+        ", ".join(f"{name} {value}" for name, value in facts["hardware"].items()),
+    )
     return (
         f"# The engine at width {comparison.setting.width}, {facts['date']}\n\n"
-        f"Hardware: {', '.join(f'{name} {value}' for name, value in facts['hardware'].items())}; load "
-        f"{facts['load_before']:.1f} before and {facts['load_after']:.1f} after.\n"
+        f"Hardware: {hardware_found}; load {facts['load_before']:.1f} before, {facts['load_after']:.1f} after.\n"
         f"Versions: {versions}.\nSetting: {setting}; MLP modules, sampled labels, damping 0.1 · mean(Λ).\n"
-        f"The model was trained on the documents for {training['steps']} steps, to {training['nats_per_token']:.2f} nats "
-        f"a token (untrained: {training['before']:.2f}).\n\n"
+        f"The model was trained on the documents for {training['steps']} steps, to "
+        f"{training['nats_per_token']:.2f} nats a token (untrained: {training['before']:.2f}).\n\n"
         f"Medians of {facts['repetitions']} alternating repetitions of {TIMES[facts['clock']]}; multiples are taken within "
         "a repetition. Yardstick: a training pass (forward, full backward, no optimizer) in padded batches of "
         f"{comparison.setting.batch}. Floor: forward and activation backward."

@@ -116,7 +116,8 @@ def _agreement(figures: Figures) -> Target:
         return Target(what, "no rank that was tried meets it", must, False, stretch, False)
     measured = (
         f"rank {rank}: Pearson {found.pearson_mean:.4f} on average, {found.pearson_worst:.4f} for the worst query, "
-        f"Spearman {found.spearman_mean:.4f} and {found.spearman_worst:.4f}, at least {found.overlap_worst} of the top {found.listed}"
+        f"Spearman {found.spearman_mean:.4f} and {found.spearman_worst:.4f}, "
+        f"at least {found.overlap_worst} of the top {found.listed}"
     )
     met, stretched = found.meets, found.pearson_worst >= 0.995
     return Target(what, measured, must, met, stretch, stretched)

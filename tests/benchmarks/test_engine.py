@@ -35,7 +35,7 @@ def test_every_row_was_repeated_on_both_clocks(page):
     for row in (*tools, "headwater factors", "kronfluence factors", "headwater, 4 queries in bfloat16"):
         (run,) = runs[row]
         for seconds in run["seconds"].values():
-            assert 0 < seconds["wall"] and 0 < seconds["processor"]
+            assert min(seconds["wall"], seconds["processor"]) > 0
 
 
 def test_headwater_and_its_peer_compute_the_same_scores(page):
