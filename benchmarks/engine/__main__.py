@@ -25,7 +25,9 @@ def main(arguments: list[str] | None = None) -> Path:
     setting = Setting(**{field.name: getattr(options, field.name) for field in fields(Setting)})
     say(f"{setting}")
     directory = trained_model(setting, options.cache)
-    peers = [name for name in options.peers if installed(name) or say(f"{name} is not installed: make bench does that")]
+    peers = [name for name in options.peers if installed(name)]
+    for name in set(options.peers) - set(peers):
+        say(f"{name} is left out, since it is not installed: make bench does that")
     facts = {
         "date": datetime.date.today().isoformat(),
         "hardware": hardware(),

@@ -62,8 +62,8 @@ def _heading(comparison: Comparison, facts: dict) -> str:
         f"Versions: {versions}.\nSetting: {setting}; MLP modules, sampled labels, damping 0.1 · mean(Λ).\n"
         f"The model was trained on the documents for {training['steps']} steps, to "
         f"{training['nats_per_token']:.2f} nats a token (untrained: {training['before']:.2f}).\n\n"
-        f"Medians of {facts['repetitions']} alternating repetitions of {TIMES[facts['clock']]}; multiples are taken within "
-        "a repetition. Yardstick: a training pass (forward, full backward, no optimizer) in padded batches of "
+        f"Medians of {facts['repetitions']} alternating repetitions of {TIMES[facts['clock']]}; multiples are taken "
+        "within a repetition. Yardstick: a training pass (forward, full backward, no optimizer) in padded batches of "
         f"{comparison.setting.batch}. Floor: forward and activation backward."
     )
 
