@@ -77,7 +77,7 @@ def _targets(figures: Figures) -> str:
 
 
 def _same_precision(figures: Figures) -> str:
-    rows = [row for row in figures.comparison.runs if HALF not in row and not row.endswith(", once")]
+    rows = [row for row in figures.comparison.runs if HALF not in row]
     return "## Everyone in float32\n\n" + _table(figures, rows)
 
 

@@ -50,7 +50,7 @@ QUICK = Setting(
     queries=4,
     many_queries=12,
     threads=1,
-    train_minutes=0.05,
+    train_minutes=0.03,
 )
 """Seconds long: shows that the harness works, and says nothing about speed."""
 
