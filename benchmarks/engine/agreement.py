@@ -27,8 +27,8 @@ class Agreement:
 
     @property
     def meets(self) -> bool:
-        """The issue's row: every query."""
-        return self.pearson_worst >= LEAST_PEARSON and self.overlap_worst >= LEAST_SHARE * self.listed
+        """The targets' row: every query, 45 of a top 50."""
+        return self.pearson_worst >= LEAST_PEARSON and self.overlap_worst >= int(LEAST_SHARE * self.listed)
 
     def as_dict(self) -> dict:
         return asdict(self)
