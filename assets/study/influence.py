@@ -134,6 +134,23 @@ def origins(study: Study) -> tuple[Table, ...]:
     return (query_gradients_table(study.name), checkpoint_table(study.spec.model.name))
 
 
+def pass_over_documents(study: Study, model, modules, gradients: list[dict], typical: int):
+    """The engine's pass along these gradients, with the study's options, for documents of `typical` tokens."""
+    from compute.checkpoint import DTYPES
+    from compute.influence import InfluencePass
+
+    options = study.spec.options
+    return InfluencePass(
+        model,
+        modules,
+        gradients,
+        typical_tokens=typical,
+        token_budget=options.token_budget,
+        memory_bytes=options.memory_mib * 2**20,
+        products=None if options.products == "float32" else DTYPES[options.products],
+    )
+
+
 def _score_shards(step: Step, study: Study) -> None:
     """Scores the shards that are not current; the model and the queries' gradients are loaded once for all of them."""
     tables = scores_tables(study.name)
@@ -141,23 +158,12 @@ def _score_shards(step: Step, study: Study) -> None:
     due = [shard for shard in stamps if not all([step.is_current(table, stamps[shard], shard) for table in tables])]
     if not due:
         return
-    from compute.checkpoint import DTYPES
-    from compute.influence import InfluencePass
-
     for table in tables:
         step.lake.ensure(table)
     gradients = stored_gradients(step, study.name)
     model, modules = open_traced_model(step, study)
     length = typical_tokens(step, study.spec.curvature.name)
-    influence_pass = InfluencePass(
-        model,
-        modules,
-        list(gradients.values()),
-        typical_tokens=length,
-        token_budget=study.spec.options.token_budget,
-        memory_bytes=study.spec.options.memory_mib * 2**20,
-        products=None if study.spec.options.products == "float32" else DTYPES[study.spec.options.products],
-    )
+    influence_pass = pass_over_documents(study, model, modules, list(gradients.values()), length)
     step.tracking.log_params(
         {"queries": len({query for _, query in gradients}), "routes": influence_pass.route_names()}
     )

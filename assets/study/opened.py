@@ -16,6 +16,7 @@ from assets.curvature.sample import sample_table, typical_tokens
 from assets.model.checkpoint import refuse_changed_files
 from assets.model.opening import open_traced_model
 from assets.study.completions import completions_table, query_side_tables
+from assets.study.influence import pass_over_documents
 from assets.study.query_gradients import gradients_stamp, query_gradients_table, stored_gradients
 from compute.errors import BadInput
 
@@ -92,9 +93,7 @@ class OpenedStudy:
 
     def pass_along(self, gradients: list[dict]) -> InfluencePass:
         """The same along other gradients than the stored ones."""
-        from compute.influence import InfluencePass
-
-        return InfluencePass(self.model, self.modules, gradients, typical_tokens=self.typical_tokens)
+        return pass_over_documents(self.study, self.model, self.modules, gradients, self.typical_tokens)
 
     @cached_property
     def _traced(self) -> tuple:

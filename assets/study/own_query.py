@@ -147,7 +147,6 @@ def _scored_shards(opened: OpenedStudy, asked: AskedQuery) -> Iterator[tuple[lis
             documents = document_rows(reading, spec.corpus.name, shard)
             scores = along.score(
                 [batches.Sequence(row["document_id"], row["token_ids"]) for row in documents],
-                token_budget=spec.options.token_budget,
                 on_batch=lambda count, _: progress.advance(count),
             )
             yield [row["document_id"] for row in documents], scores
@@ -169,8 +168,7 @@ def ranked_for(
     score, which is exact unless the query was asked at a lower rank.
     """
     order, methods = order_of(ranking), list(asked.gradients)
-    budget = opened.study.spec.options.token_budget
-    scores = opened.pass_along(list(asked.gradients.values())).score(sequences(windows), token_budget=budget)
+    scores = opened.pass_along(list(asked.gradients.values())).score(sequences(windows))
     rows = rows_of_scores([(method, QUERY_ID) for method in methods], windows.with_row_index("place"), scores)
     rows = rows.sort(pl.col("method").cast(pl.Enum(methods)), order, "place", descending=[False, True, False])
     rows = rows.with_columns(

@@ -59,8 +59,7 @@ def score_windows(opened: OpenedStudy, windows: pl.DataFrame) -> pl.DataFrame:
     One row per method, query and window: that of `windows` (without token_ids), and `SCORES`: the score, the score ÷
     norm of the window's gradient, that norm, the window's loss (summed, in nats) and the number of its tokens.
     """
-    budget = opened.study.spec.options.token_budget
-    scores = opened.influence_pass.score(sequences(windows), token_budget=budget)
+    scores = opened.influence_pass.score(sequences(windows))
     return rows_of_scores(list(opened.gradients), windows, scores)
 
 
