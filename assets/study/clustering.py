@@ -1,4 +1,4 @@
-"""Scores on their way into sorted runs: what is planned is merged, committed run by run, and what it replaced emptied."""
+"""Scores on their way into sorted runs: the planned ones are merged and committed one by one, then the dead emptied."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ what a step holds in memory. On its way into the lake a run waits in TMPDIR, abo
 
 
 class Clustering:
-    """The runs of a study while one step changes them. Each commit leaves a whole table, for it names the live runs."""
+    """The runs of a study while one step changes them. Each commit leaves a whole table, for it names the live runs.
+
+    `anew`: of what is stored nothing is kept.
+    """
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class Clustering:
         scores_version: int,
         write: Write,
         *,
+        anew: bool = False,
         run_rows: int = RUN_ROWS,
         held_rows: int = HELD_ROWS,
     ) -> None:
@@ -46,7 +50,7 @@ class Clustering:
         self.fingerprints = lake.fingerprints(self.scores, version=scores_version)
         lake.ensure(self.table)
         self.version = lake.version(self.table)
-        self.live = live_runs(lake, self.table, self.version)
+        self.live = {} if anew else live_runs(lake, self.table, self.version)
 
     def planned(self) -> list[Merge]:
         rows = self.lake.partition_rows(self.scores, version=self.scores_version)

@@ -61,7 +61,9 @@ def _cluster(step: Step, study: Study, table: Table, check: Check) -> None:
         return step.write(table, rows, stamp, where={"run": run}, told=told, metadata=facts)
 
     step.tables_read.append(table)
-    clustering = Clustering(step.lake, study.name, step.version(influence_table(study.name)), write)
+    # What has been merged stays merged, unless a person asks for all of it anew (to mend a damaged file).
+    anew, version = not (step.reuse or step.takes_up), step.version(influence_table(study.name))
+    clustering = Clustering(step.lake, study.name, version, write, anew=anew)
     merges = clustering.planned()
     with step.progress(f"{study.name}: scores by query", sum(merge.rows for merge in merges), "scores") as progress:
         for merge in merges:

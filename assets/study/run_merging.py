@@ -23,7 +23,9 @@ def merged_rows(sources: list[pl.LazyFrame], run: str, held_rows: int = HELD_ROW
     """All rows of the sources by method, query and falling score, as rows of the run."""
     frame = pl.concat([source.select(READ) for source in sources])
     for method, first, last in _ranges(frame, held_rows):
-        held = frame.filter(pl.col("method") == method, pl.col("query_id").is_between(first, last)).collect()
+        held = frame.filter(
+            pl.col("method") == method, pl.col("query_id").is_between(pl.lit(first), pl.lit(last))
+        ).collect()
         by_query = held.partition_by("query_id", as_dict=True)
         del held
         for key in sorted(by_query):

@@ -42,7 +42,7 @@ def ranked_documents(
     return rows.filter(method=chosen).head(count)
 
 
-def methods_of(results: Results, study: str) -> list[str]:
+def methodsstored(results: Results, study: str) -> list[str]:
     """The methods by which documents are ranked."""
     rows = _read(results, study, "rankings", lambda frame: frame.select(pl.col("method").unique()))
     return rows["method"].sort().to_list()
@@ -68,17 +68,17 @@ def query_known(results: Results, study: str, query: str) -> dict:
 
 def document_row(results: Results, study: str, document: str) -> dict:
     """The document of the study's corpus. Raises BadInput where the corpus has none of that id."""
-    corpus = corpus_of(results, study)
-    table = _of(results, corpus, "documents")
+    corpus = corpusstored(results, study)
+    table = stored(results, corpus, "documents")
     found = results.lake.collect(table, results.lake.scan(table).filter(document_id=document))
     if found.is_empty():
         raise BadInput(f"corpus {corpus}: there is no document {document}; its ids are in the table documents")
     return found.row(0, named=True)
 
 
-def corpus_of(results: Results, study: str) -> str:
+def corpusstored(results: Results, study: str) -> str:
     """The corpus whose documents the study has scored, as the newest commit of its scores says."""
-    read = json.loads(results.lake.last_commit(_of(results, study, "influence")).get("inputs") or "{}")
+    read = json.loads(results.lake.last_commit(stored(results, study, "influence")).get("inputs") or "{}")
     corpora = [path.split("/")[1] for path in read if path.startswith("corpus/") and path.endswith("/documents")]
     if not corpora:
         raise BadInput(f"study {study}: its scores do not say of which corpus they are; run the study again")
@@ -118,7 +118,7 @@ def read_table(results: Results, study: str, name: str) -> pl.DataFrame:
 
 
 def _read(results: Results, study: str, name: str, wanted: Callable[[pl.LazyFrame], pl.LazyFrame]) -> pl.DataFrame:
-    table = _of(results, study, name)
+    table = stored(results, study, name)
     try:
         return results.lake.collect(table, wanted(results.lake.scan(table)))
     except pl.exceptions.ColumnNotFoundError as error:
@@ -128,7 +128,7 @@ def _read(results: Results, study: str, name: str, wanted: Callable[[pl.LazyFram
         ) from error
 
 
-def _of(results: Results, owner: str, name: str) -> Table:
+def stored(results: Results, owner: str, name: str) -> Table:
     """The table of one study (or corpus); what is not there is told by its name."""
     view = results.views.get(name)
     paths = view.paths if view else {}
