@@ -42,7 +42,24 @@ def ranked_documents(
     return rows.filter(method=chosen).head(count)
 
 
-def methodsstored(results: Results, study: str) -> list[str]:
+def with_unranked(
+    results: Results, study: str, rows: pl.DataFrame, *, query: str, end: str, count: int
+) -> pl.DataFrame:
+    """Rows of a raw ranking, and after them those of lower ranks with what is stored of these: score, source and text.
+
+    Exact scores and shares there are of ranked documents only; here they are null.
+    """
+    method = rows["method"][0] if len(rows) else None
+    more = results.top(study, query, method, count, end).join(rows, on="document_id", how="anti", maintain_order="left")
+    documents = stored(results, corpus_of(results, study), "documents")
+    wanted = pl.col("shard").is_in(more["shard"].unique()) & pl.col("document_id").is_in(more["document_id"])
+    texts = results.lake.scan(documents).filter(wanted).select("document_id", "source", "text")
+    more = more.join(results.lake.collect(documents, texts), on="document_id", how="left", maintain_order="left")
+    alike = ("method", "query_id", "ranking", "end")
+    return pl.concat([rows, more], how="diagonal").with_columns(pl.col(alike).forward_fill()).head(count)
+
+
+def methods_of(results: Results, study: str) -> list[str]:
     """The methods by which documents are ranked."""
     rows = _read(results, study, "rankings", lambda frame: frame.select(pl.col("method").unique()))
     return rows["method"].sort().to_list()
@@ -68,7 +85,7 @@ def query_known(results: Results, study: str, query: str) -> dict:
 
 def document_row(results: Results, study: str, document: str) -> dict:
     """The document of the study's corpus. Raises BadInput where the corpus has none of that id."""
-    corpus = corpusstored(results, study)
+    corpus = corpus_of(results, study)
     table = stored(results, corpus, "documents")
     found = results.lake.collect(table, results.lake.scan(table).filter(document_id=document))
     if found.is_empty():
@@ -76,7 +93,7 @@ def document_row(results: Results, study: str, document: str) -> dict:
     return found.row(0, named=True)
 
 
-def corpusstored(results: Results, study: str) -> str:
+def corpus_of(results: Results, study: str) -> str:
     """The corpus whose documents the study has scored, as the newest commit of its scores says."""
     read = json.loads(results.lake.last_commit(stored(results, study, "influence")).get("inputs") or "{}")
     corpora = [path.split("/")[1] for path in read if path.startswith("corpus/") and path.endswith("/documents")]

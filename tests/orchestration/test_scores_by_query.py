@@ -134,7 +134,7 @@ def test_a_run_clusters_its_scores_and_keeps_them_where_nothing_changed(copied):
 def test_it_waits_until_every_shard_is_scored(copied):
     copied.rewrite(1, records()[30:40])
     assert copied.materialize("corpus/tiny/shards").success
-    assert copied.materialize("corpus/tiny/records", shards=("00001", "00001")).success
+    assert copied.materialize(*PER_SHARD[:3], shards=("00001", "00001")).success
     assert not copied.materialize(PATH, reuse=True).success
 
 
