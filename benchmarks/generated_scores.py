@@ -53,8 +53,8 @@ class GeneratedScores:
         return len(merges)
 
     def write_runs(self, shards_per_run: int) -> Iterator[int]:
-        """The clustered table alone, run by run, for more scores than are worth writing twice: influence gets one row of
-        each shard, with its fingerprint, by which the one is known to hold the other. Yields the rows that there are."""
+        """The clustered table alone, run by run, for more scores than are worth writing twice: influence gets one row
+        of each shard, with the fingerprint by which the one is known to hold the other. Yields the rows so far."""
         table, live = influence_by_query_table(self.study), []
         for first in range(0, self.shards, shards_per_run):
             numbers = range(first, min(first + shards_per_run, self.shards))
