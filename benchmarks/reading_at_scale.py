@@ -1,21 +1,21 @@
 """How long reading takes over many scores: python -m benchmarks.reading_at_scale [--rows 1000000000] [--directory DIR]
 
 Without --rows: 10 million scores (32 queries) in 10 and in 1,000 shards, read through influence alone and through the
-clustered table, with what one more shard costs. With --rows: so many scores of 100 queries, written as sorted runs (some
+clustered table, with what one more shard costs. With --rows: so many scores of 100 queries as sorted runs (some
 13 bytes a score on disk, under --directory, removed at the end). A warm process; medians of five, over other queries
-each time. One JSON object a line.
+each time, and the processor's seconds beside them (`work`). One JSON object a line.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import pyarrow as pa
 from fastapi.testclient import TestClient
@@ -51,17 +51,17 @@ def main() -> None:
 def small(root: Path, shards: int) -> None:
     """10 million scores of 32 queries, influence first, then the clustered table."""
     scores = GeneratedScores(Lake(uri=str(root)), STUDY, shards, 10_000_000 // 32 // shards, 32)
-    _, seconds = timed(lambda: [scores.write_shard(number) for number in range(shards)])
-    told(shards=shards, step="influence is written", seconds=seconds)
+    _, times = timed(lambda: [scores.write_shard(number) for number in range(shards)])
+    told(shards=shards, step="influence is written", **times)
     write_people_s_tables(scores)
     measure(scores, f"{shards} shards, influence alone")
-    runs, seconds = timed(scores.cluster)
-    told(shards=shards, step="and clustered by query", runs=runs, seconds=seconds)
+    runs, times = timed(scores.cluster)
+    told(shards=shards, step="and clustered by query", runs=runs, **times)
     measure(scores, f"{shards} shards, clustered")
     for number in range(shards, shards + REPETITIONS):
         scores.write_shard(number)
-        _, seconds = timed(scores.cluster)
-        told(shards=shards, step="one more shard is clustered", rows=scores.documents * 32, seconds=seconds)
+        _, times = timed(scores.cluster)
+        told(shards=shards, step="one more shard is clustered", rows=scores.documents * 32, **times)
 
 
 def large(root: Path, rows: int) -> None:
@@ -105,8 +105,9 @@ def measure(scores: GeneratedScores, setting: str) -> None:
     queries = [query for _, query in scores.keys]
     for number, (way, read) in enumerate(ways.items()):
         read(queries[-1])
-        seconds = [timed(partial(read, query))[1] for query in queries[number : number + REPETITIONS]]
-        told(setting=setting, way=way, median=statistics.median(seconds), longest=max(seconds))
+        times = [timed(partial(read, query))[1] for query in queries[number : number + REPETITIONS]]
+        seconds, work = zip(*((each["seconds"], each["work"]) for each in times), strict=True)
+        told(setting=setting, way=way, seconds=median(seconds), longest=max(seconds), work=median(work))
 
 
 def write_people_s_tables(scores: GeneratedScores) -> None:
@@ -149,10 +150,11 @@ def _page(app: TestClient, address: str) -> None:
     assert answer.status_code == 200, answer.text
 
 
-def timed(work: Callable[[], object]) -> tuple[object, float]:
-    started = time.perf_counter()
+def timed(work: Callable[[], object]) -> tuple[object, dict[str, float]]:
+    """What it gives, its seconds, and those of the processor in all threads of the process (`work`)."""
+    started, busy = time.perf_counter(), time.process_time()
     found = work()
-    return found, time.perf_counter() - started
+    return found, {"seconds": time.perf_counter() - started, "work": time.process_time() - busy}
 
 
 def told(**facts: object) -> None:
