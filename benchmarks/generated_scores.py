@@ -65,9 +65,17 @@ class GeneratedScores:
             commit = self.lake.overwrite(table, self._run_rows(name, numbers), where={"run": name}, commit=told)
             live.append(Run(name, shards, rows, commit.version))
             yield sum(run.rows for run in live)
-        for number in range(self.shards):
-            one = GeneratedScores(self.lake, self.study, 1, 1, 1)
-            one.write_shard(number)
+        self.write_marks()
+
+    def write_marks(self) -> None:
+        """One row of each shard in influence."""
+        one = {"method": METHOD, "query_id": "q000", "score": 0.0}
+        rows = [
+            one | {"shard": f"{number:05d}", "document_id": f"r{number}#0", "fingerprint": self.stamp(number, 0)}
+            for number in range(self.shards)
+        ]
+        table = influence_table(self.study)
+        self.lake.overwrite(table, pa.Table.from_pylist(rows, table.schema), commit={})
 
     def stamp(self, number: int, seed: int) -> str:
         return fingerprint("generated", number, seed)

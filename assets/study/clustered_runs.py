@@ -43,6 +43,7 @@ def influence_by_query_table(study: str) -> Table:
         ),
         partition_by=("run",),  # its rows are written by method, query and falling score
         row_group_rows=20_000,
+        file_bytes=32 * 2**20,
         several_fingerprints=True,
     )
 

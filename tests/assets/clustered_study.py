@@ -19,6 +19,16 @@ KEYS = [("dot", "q0"), ("ekfac", "q1"), ("ekfac", "q0"), ("ekfac", "q" * 90 + "x
 COLUMNS = ("shard", "method", "query_id", "document_id", "score", "fingerprint")
 
 
+class StoppedHere(Exception):
+    """Raised by a test between two commits."""
+
+
+def best(scores: pl.DataFrame, method: str, query: str, count: int, bottom: bool) -> list[tuple]:
+    """The oracle: everything sorted."""
+    rows = scores.filter(method=method, query_id=query).sort("score", "document_id", descending=[not bottom, False])
+    return rows.head(count).select("document_id", "shard", "score").rows()
+
+
 @dataclass
 class ClusteredStudy:
     """Scores of the study `any`; `written` counts the rows that went into runs."""

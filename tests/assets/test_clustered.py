@@ -13,18 +13,12 @@ import pytest
 
 from assets.lake.log import TableLog
 from assets.study.clustered_reading import standing_in
-from assets.study.clustered_runs import influence_by_query_table, live_runs
+from assets.study.clustered_runs import Run, influence_by_query_table, live_runs, run_name
 from assets.study.influence import influence_table
 from assets.study.run_plan import planned
-from tests.assets.clustered_study import COLUMNS, KEYS, ClusteredStudy
+from tests.assets.clustered_study import COLUMNS, KEYS, ClusteredStudy, StoppedHere, best
 
 TABLE = influence_by_query_table("any")
-
-
-def best(scores: pl.DataFrame, method: str, query: str, count: int, bottom: bool) -> list[tuple]:
-    """The oracle: everything sorted."""
-    rows = scores.filter(method=method, query_id=query).sort("score", "document_id", descending=[not bottom, False])
-    return rows.head(count).select("document_id", "shard", "score").rows()
 
 
 @pytest.mark.parametrize("run_rows", [150, 1_000_000])
@@ -59,8 +53,6 @@ def test_rows_lie_by_method_query_and_falling_score(tmp_path):
 def test_a_shard_more_costs_its_own_rows_and_a_share_of_the_merges(tmp_path):
     shards, rows = {}, {}
     live, written = [], 0
-    from assets.study.clustered_runs import Run, run_name
-
     for number in range(1_000):
         shards[f"{number:05d}"], rows[f"{number:05d}"] = "a", 10
         (merge,) = planned(live, shards, rows, 1_000_000)
@@ -105,10 +97,6 @@ def test_commits_tell_the_live_runs_and_their_shards(tmp_path):
     assert "00001" in newest.metadata["run_shards"] and "00000" not in newest.metadata["run_shards"]
 
 
-class StoppedHere(Exception):
-    pass
-
-
 def test_between_the_commits_readers_see_the_live_runs_alone(tmp_path):
     study = ClusteredStudy.at(tmp_path)
     for number in range(2):
@@ -151,8 +139,7 @@ def test_a_killed_step_leaves_a_table_that_the_next_completes(tmp_path):
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True)
     assert killed.returncode == -9, killed.stderr
     assert standing_in(study.lake, "any") is None  # behind: influence is read
-    shards = study.clustered()["shard"].unique().to_list()
-    assert len(shards) == len(set(shards)) and study.clustered().is_unique().all()
+    assert study.clustered().select("method", "query_id", "document_id").is_unique().all()
     study.cluster()
     assert study.clustered().equals(study.scores())
     assert standing_in(study.lake, "any") is not None

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from assets.specs.study import StudyOptions
@@ -16,8 +17,7 @@ from compute.errors import BadInput
 from orchestration.automation import study_keys
 from orchestration.graph import study_assets, study_tables
 from orchestration.results import Moment, Results
-from tests.assets.clustered_study import COLUMNS, KEYS, ClusteredStudy
-from tests.assets.test_clustered import StoppedHere, best
+from tests.assets.clustered_study import COLUMNS, KEYS, ClusteredStudy, StoppedHere, best
 from tests.orchestration.test_shards_that_change import OVER_ALL, PER_SHARD
 from tests.orchestration.tiny_study import headwater, records
 
@@ -101,13 +101,26 @@ def test_top_gives_the_ends_of_all_scores(study, end):
         assert rows.drop("rank").rows() == best(scores, method, query, 30, end == "bottom")
 
 
-def test_sql_reads_a_query_s_rows_alone(study):
-    from duckdb import connect
-
-    engine = connect()
-    engine.register("scores", Results(study.lake).lake.dataset(BY_QUERY))
-    plan = engine.sql("EXPLAIN SELECT max(score) FROM scores WHERE query_id = 'q0' AND method = 'dot'").fetchall()
-    assert "query_id" in plan[0][1] and "Filters" in plan[0][1]
+def test_of_a_query_only_its_row_groups_are_read(tmp_path):
+    study = ClusteredStudy.at(tmp_path)
+    study.score("00000", 12_000, 0)  # three row groups: the queries q0 begin in the first, and do not reach the last
+    study.cluster()
+    expected = best(study.scores(), "dot", "q0", 20, False)
+    (file,) = (tmp_path / BY_QUERY.path).glob("run=*/*.parquet")
+    last = pq.ParquetFile(file).metadata.row_group(2)
+    with file.open("r+b") as stream:  # the last is spoilt, in each of its columns
+        for column in map(last.column, range(last.num_columns)):
+            stream.seek(column.dictionary_page_offset or column.data_page_offset)
+            stream.write(b"\xff" * 16)
+    results = Results(study.lake)
+    rows = sql(
+        results,
+        "SELECT document_id, shard, score FROM influence WHERE study = 'any' AND query_id = 'q0' AND method = 'dot' "
+        "ORDER BY score DESC, document_id LIMIT 20",
+    )
+    assert rows.rows() == results.top("any", "q0", "dot", 20).drop("rank").rows() == expected
+    with pytest.raises(BadInput):
+        sql(results, "SELECT sum(score) FROM influence")
 
 
 def test_a_run_clusters_its_scores_and_keeps_them_where_nothing_changed(copied):
