@@ -46,6 +46,7 @@ def main() -> None:
             return
         for shards in (10, 1_000):
             small(Path(root) / str(shards), shards)
+            adding(Path(root) / f"adding to {shards}", shards)
 
 
 def small(root: Path, shards: int) -> None:
@@ -58,7 +59,15 @@ def small(root: Path, shards: int) -> None:
     runs, times = timed(scores.cluster)
     told(shards=shards, step="and clustered by query", runs=runs, **times)
     measure(scores, f"{shards} shards, clustered")
-    for number in range(shards, shards + REPETITIONS):
+
+
+def adding(root: Path, shards: int) -> None:
+    """What one more shard of 10,000 scores costs next to so many, with the merges that it brings about."""
+    scores = GeneratedScores(Lake(uri=str(root)), STUDY, shards, 312, 32)
+    for number in range(shards):
+        scores.write_shard(number)
+    scores.cluster()
+    for number in range(shards, shards + 8):
         scores.write_shard(number)
         _, times = timed(scores.cluster)
         told(shards=shards, step="one more shard is clustered", rows=scores.documents * 32, **times)

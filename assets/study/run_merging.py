@@ -22,7 +22,7 @@ READ = ("method", "query_id", "score", "document_id", "shard", "fingerprint")
 def merged_rows(sources: list[pl.LazyFrame], run: str, held_rows: int = HELD_ROWS) -> Iterator[pa.RecordBatch]:
     """All rows of the sources by method, query and falling score, as rows of the run."""
     frame = pl.concat([source.select(READ) for source in sources])
-    for method, first, last in _ranges(frame, held_rows):
+    for method, first, last in query_ranges(frame, held_rows):
         held = frame.filter(
             pl.col("method") == method, pl.col("query_id").is_between(pl.lit(first), pl.lit(last))
         ).collect()
@@ -33,7 +33,7 @@ def merged_rows(sources: list[pl.LazyFrame], run: str, held_rows: int = HELD_ROW
             yield from rows.insert_column(0, pl.lit(run).alias("run")).to_arrow().to_batches(max_chunksize=20_000)
 
 
-def _ranges(frame: pl.LazyFrame, held_rows: int) -> Iterator[tuple[str, str, str]]:
+def query_ranges(frame: pl.LazyFrame, held_rows: int) -> Iterator[tuple[str, str, str]]:
     """(method, first query, last query) of successive parts, each of at most so many rows, or of one query."""
     counts = frame.group_by("method", "query_id").agg(rows=pl.len()).collect().sort("method", "query_id")
     part: tuple[str, str, str] | None = None

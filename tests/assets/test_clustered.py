@@ -15,6 +15,7 @@ from assets.lake.log import TableLog
 from assets.study.clustered_reading import standing_in
 from assets.study.clustered_runs import Run, influence_by_query_table, live_runs, run_name
 from assets.study.influence import influence_table
+from assets.study.run_merging import query_ranges
 from assets.study.run_plan import planned
 from tests.assets.clustered_study import COLUMNS, KEYS, ClusteredStudy, StoppedHere, best
 
@@ -48,6 +49,15 @@ def test_rows_lie_by_method_query_and_falling_score(tmp_path):
     rows = pl.from_arrow(pq.read_table(file, partitioning=None))
     expected = rows.sort("method", "query_id", "score", descending=[False, False, True])
     assert rows.select("method", "query_id", "score").equals(expected.select("method", "query_id", "score"))
+
+
+def test_no_more_rows_are_held_at_once_than_allowed_or_than_one_query_has():
+    rows = {("dot", "a"): 5, ("dot", "b"): 5, ("dot", "c"): 1, ("ekfac", "a"): 3, ("ekfac", "b"): 40, ("ekfac", "c"): 2}
+    scores = pl.LazyFrame(
+        [key for key, count in rows.items() for _ in range(count)], ("method", "query_id"), orient="row"
+    )
+    parts = [("dot", "a", "b"), ("dot", "c", "c"), ("ekfac", "a", "a"), ("ekfac", "b", "b"), ("ekfac", "c", "c")]
+    assert list(query_ranges(scores, 10)) == parts
 
 
 def test_a_shard_more_costs_its_own_rows_and_a_share_of_the_merges(tmp_path):
