@@ -34,9 +34,9 @@ def end_of_query(results: Results, study: str, query_id: str, method: str | None
 
 def _rows(results: Results, study: str, query_id: str, method: str, count: int, end: str) -> pl.DataFrame:
     bottom = end == "bottom"
-    scores = ranked.stored(results, study, "influence")
-    if runs := standing_in(results.lake, study):
+    if ranked.has_table(results, study, "influence") and (runs := standing_in(results.lake, study)):
         return runs.end_of_query(method, query_id, count, bottom=bottom)
+    scores = ranked.stored(results, study, "influence")
     frame = results.lake.scan(scores).filter(method=method, query_id=query_id).select("document_id", "shard", "score")
     best = frame.sort("score", "document_id", descending=[not bottom, False]).head(count)
     return results.lake.collect(scores, best)
