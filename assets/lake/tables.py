@@ -64,7 +64,9 @@ class Table:
     readers skip most of them; streamed rows must come in that order already. Delta does not promise row order
     to readers: place rows by a column, never by position. `row_group_rows` is what a point look-up has to
     decompress: small for look-ups by id, large for scans; rows that hold whole vectors want fewer, because a
-    writer holds a row group in memory.
+    writer holds a row group in memory. `file_bytes` is about what a file grows to where readers should skip whole
+    files, by the statistics that stand in the log. `several_fingerprints`: its partitions gather rows of several
+    inputs, and their commits tell what they hold.
     """
 
     key: tuple[str, ...]
@@ -73,6 +75,8 @@ class Table:
     partition_by: tuple[str, ...] = ()
     sort_by: tuple[str, ...] = ()
     row_group_rows: int = 50_000
+    file_bytes: int | None = None
+    several_fingerprints: bool = False
 
     def __post_init__(self) -> None:
         if not self.key or not all(NAME.match(part) for part in self.key):

@@ -54,6 +54,11 @@ class StudyOptions(Spec):
         le=1,
         description="Pearson correlation of low-rank with exact scores below which rankings are flagged.",
     )
+    by_query: bool = Field(
+        True,
+        description="Keep the scores a second time, clustered by query: a query's top is read at once however many "
+        "shards there are, for twice the bytes of scores.",
+    )
 
     @model_validator(mode="after")
     def _positive_rank(self) -> StudyOptions:

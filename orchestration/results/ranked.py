@@ -38,6 +38,23 @@ def ranked_documents(
     return rows.filter(method=chosen).head(count)
 
 
+def with_unranked(
+    results: Results, study: str, rows: pl.DataFrame, *, query: str, end: str, count: int
+) -> pl.DataFrame:
+    """Rows of a raw ranking, and after them those of lower ranks with what is stored of these: score, source and text.
+
+    Exact scores and shares there are of ranked documents only; here they are null.
+    """
+    method = rows["method"][0] if len(rows) else None
+    more = results.top(study, query, method, count, end).join(rows, on="document_id", how="anti", maintain_order="left")
+    documents = table_of(results, corpus_of(results, study), "documents")
+    wanted = pl.col("shard").is_in(more["shard"].unique()) & pl.col("document_id").is_in(more["document_id"])
+    texts = results.lake.scan(documents).filter(wanted).select("document_id", "source", "text")
+    more = more.join(results.lake.collect(documents, texts), on="document_id", how="left", maintain_order="left")
+    alike = ("method", "query_id", "ranking", "end")
+    return pl.concat([rows, more], how="diagonal").with_columns(pl.col(alike).forward_fill()).head(count)
+
+
 def methods_of(results: Results, study: str) -> list[str]:
     """The methods by which documents are ranked."""
     rows = rows_of(results, study, "rankings", lambda frame: frame.select(pl.col("method").unique()))

@@ -12,7 +12,9 @@ from assets.lake.tables import Table
 from compute.errors import BadInput
 from orchestration.home import Home
 from orchestration.resources import resources_of
+from orchestration.results.sources import sources_of
 from orchestration.results.sql import Answer, Limits, answer
+from orchestration.results.top import end_of_query
 from orchestration.results.views import Moment, View, refuse_unknown_versions, view_named, views_of
 
 if TYPE_CHECKING:
@@ -63,12 +65,20 @@ class Results:
 
         view = view_named(self.views, name)
         refuse_unknown_versions([view], moment)
-        parts = []
-        for owner, path in view.paths.items():
-            table = stored_table(self.lake.place, path)
-            frame = self.lake.scan(table, version=moment.version(self.lake, path), allow_empty=True)
-            parts.append(frame.select(pl.lit(owner).alias(view.owner.name), pl.all()))
+        sources = sources_of(self.lake, view, moment)
+        parts = [source.frame().select(pl.lit(source.owner).alias(view.owner.name), pl.all()) for source in sources]
         return pl.concat(parts, how="diagonal")
+
+    def top(
+        self, study: str, query_id: str, method: str | None = None, count: int = 20, end: str = "top"
+    ) -> pl.DataFrame:
+        """rank, document_id, shard and score of a query's highest scores, or of its lowest (`end`: "bottom").
+
+        Of all documents, where rankings stop at the study's top_k; ties go by document id. A clustered table that holds
+        the scores as they are now answers at once, else influence is read. `method`: ekfac, or the only one. Raises
+        BadInput for an unknown study, query, method or end.
+        """
+        return end_of_query(self, study, query_id, method, count, end)
 
     def sql(self, query: str, moment: Moment = NOW, limits: Limits = LIMITS) -> pl.LazyFrame:
         """The rows that a SELECT gives, in DuckDB's SQL over all views, as a lazy frame.
