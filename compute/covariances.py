@@ -63,6 +63,7 @@ class _BatchRows:
 
     def __init__(self, batch: Batch, dtype: torch.dtype) -> None:
         self.batch, self.real_BT, self.dtype = batch, batch.attention_BT.bool(), dtype
+        self.is_full = bool(self.real_BT.all())  # nothing is padding: the rows need no copy
         self.key: tuple = ()
         self.rows_NI = self.products_II = torch.empty(0)
 
@@ -78,7 +79,8 @@ class _BatchRows:
 
     def rows(self, values_BTM: Tensor) -> Tensor:
         """The rows of real tokens, in the dtype of the sums."""
-        return values_BTM[self.real_BT].to(self.dtype)
+        rows_NM = values_BTM.flatten(0, 1) if self.is_full else values_BTM[self.real_BT]
+        return rows_NM.to(self.dtype)
 
 
 def add_products(sum_MM: Tensor, rows_NM: Tensor) -> None:

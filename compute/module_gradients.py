@@ -26,5 +26,6 @@ def document_gradients(
     for activation_DTI, gradient_DTO in zip(
         activation_BTI.split(documents_at_once), gradient_BTO.split(documents_at_once), strict=True
     ):
-        weight_DOI = torch.bmm(gradient_DTO.transpose(1, 2), activation_DTI)
-        yield torch.cat([weight_DOI, gradient_DTO.sum(1)[..., None]], 2) if module.has_bias else weight_DOI
+        if module.has_bias:  # a column of ones costs less on the tokens than a column of sums on the gradients
+            activation_DTI = torch.nn.functional.pad(activation_DTI, (0, 1), value=1.0)
+        yield torch.bmm(gradient_DTO.transpose(1, 2), activation_DTI)

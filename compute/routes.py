@@ -26,6 +26,10 @@ from compute.module_gradients import document_gradients
 from compute.tracked_modules import TrackedModule
 
 ELEMENTS_AT_ONCE = 2**24  # of projections, 64 MiB in float32
+# Measured in units of the factor side's multiplications (docs/log.md): products per document are small matrices, and a
+# product with the dense queries reads all of these, however few documents there are.
+FORMING, GRAM = 2.0, 1.7
+DOCUMENTS_PER_PRODUCT = 48
 FORMED_SHARE = 4  # of the budget one such part is for documents' gradients or rebuilt ones of queries
 
 
@@ -55,18 +59,20 @@ class Choice:
 def choose(module: TrackedModule, ranks: SequenceOf[int], workload: Workload, dense_bytes: int) -> Choice:
     """The cheapest route for queries of these ranks, where `dense_bytes` are left for dense gradients.
 
-    Multiplications per document, the norm included, which comes for nothing where gradients are formed.
+    Multiplications per document, weighed by how long they take; the norm is included, and comes for nothing where
+    gradients are formed.
     """
     outputs, inputs, tokens = module.out_features, module.in_dim, workload.tokens
     entries = outputs * inputs
     forward = tokens * entries
-    norm = min(tokens * tokens * (outputs + inputs), forward)
     together = max(1, min(workload.documents, workload.formed_bytes // (workload.bytes_per_entry * entries)))
-    formed = forward + len(ranks) * entries
+    form = FORMING * forward
+    norm = min(GRAM * tokens * tokens * (outputs + inputs), form)
+    product = len(ranks) * entries
     costs = {
         "factors": tokens * sum(ranks) * (outputs + inputs) + norm,
-        "formed": formed,
-        "rebuilt": formed + sum(ranks) * entries / together,
+        "formed": form + product * max(1, DOCUMENTS_PER_PRODUCT / together),
+        "rebuilt": form + product + sum(ranks) * entries / together,
     }
     fits = len(ranks) * entries * workload.bytes_per_entry <= dense_bytes
     possible = [name for name in costs if name != "formed" or fits]
@@ -102,7 +108,7 @@ class Formed:
         scores, squares = [], []
         for gradient_DOI in document_gradients(self.module, activation_BTI, gradient_BTO, self.elements):
             gradient_DP = gradient_DOI.flatten(1)
-            scores.append(gradient_DP @ self.dense_QP.T)
+            scores.append((self.dense_QP @ gradient_DP.T).T)  # the larger matrix first: twice as fast for few documents
             squares.append(squared_norms(gradient_DP))
         return torch.cat(scores), torch.cat(squares)
 
@@ -121,7 +127,7 @@ class Rebuilt:
         scores, squares = [], []
         for gradient_DOI in document_gradients(self.module, activation_BTI, gradient_BTO, self.elements // 2):
             gradient_DP = gradient_DOI.flatten(1)
-            scores.append(torch.cat([gradient_DP @ dense_qP.T for dense_qP in self._dense(gradient_DP)], 1))
+            scores.append(torch.cat([(dense_qP @ gradient_DP.T).T for dense_qP in self._dense(gradient_DP)], 1))
             squares.append(squared_norms(gradient_DP))
         return torch.cat(scores), torch.cat(squares)
 
