@@ -18,8 +18,8 @@ from tests.orchestration.tiny_study import QUERIES
 @pytest.mark.parametrize("block", [each for each in of("python") if not each.title], ids=lambda block: block.place)
 def test_python_runs_on_the_results_of_a_study(block, finished):
     """With the tiny study's names in place of the page's."""
-    text = block.text.replace("study/demo/", "study/tiny/").replace('study="demo"', 'study="tiny"')
-    text = text.replace('query_id="arithmetic-00"', f'query_id="{QUERIES[0]["id"]}"')
+    text = block.text.replace("study/demo/", "study/tiny/").replace('"demo"', '"tiny"')
+    text = text.replace('"arithmetic-00"', f'"{QUERIES[0]["id"]}"')
     text = text.replace('".headwater/', f'"{finished.home}/')
     environment = os.environ | {"HEADWATER_HOME": str(finished.home), "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", text], env=environment, capture_output=True, text=True, timeout=240)
