@@ -57,7 +57,8 @@ def choose(module: TrackedModule, ranks: SequenceOf[int], workload: Workload, de
 
     Multiplications per document, the norm included, which comes for nothing where gradients are formed.
     """
-    outputs, inputs, tokens = module.out_features, module.in_dim, workload.tokens
+    outputs, inputs = module.out_features, module.in_dim
+    tokens = max(1, round(workload.tokens * module.token_share))
     entries = outputs * inputs
     forward = tokens * entries
     norm = min(tokens * tokens * (outputs + inputs), forward)
