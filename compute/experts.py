@@ -1,4 +1,4 @@
-"""Experts that a model keeps in one three-dimensional weight, run one by one, so that each is linear modules of its own.
+"""Experts that a model keeps in one three-dimensional weight, run one by one: each is linear modules of its own.
 
 transformers' experts modules state how their weights lie (transposed, with biases, gated), and let another function do
 their forward pass. The one here sends each expert its tokens alone. It stands in for the model's own while a pass is

@@ -23,9 +23,9 @@ from compute.token_loss import DATA, Labels, batch_loss, run_batch
 from compute.tracked_modules import TrackedModule
 
 Consume = Callable[[Batch, TrackedModule, Tensor, Tensor], None]
-"""Called per batch and module with a_BTI and g_BTO; g is zero wherever a position carries no gradient. The batch of a
-routed expert holds the tokens that reached it, and where none did, it is not called. It may raise torch.OutOfMemoryError
-before it has changed anything, and not after."""
+"""Called per batch and module with a_BTI and g_BTO; g is zero wherever a position carries no gradient. For a routed
+expert the batch holds the tokens that reach it alone, and where none does there is no call. It may raise
+torch.OutOfMemoryError before it has changed anything, and not after."""
 OnBatch = Callable[[int, int], None]
 """Called after each batch with the documents and the tokens (without padding) that it held."""
 LOG = logging.getLogger(__name__)
@@ -76,8 +76,9 @@ def backward_passes(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Each batch when it is done, longest sequences first, with the summed loss of its sequences in nats, loss_B.
 
-    `consume` has then seen the sequences of the batch once per module that their tokens reach. Raises BadInput naming a sequence without a
-    target, longer than the budget, with a loss that is not finite, or that does not fit in memory by itself.
+    `consume` has then seen the sequences of the batch once per module that their tokens reach. Raises BadInput naming
+    a sequence without a target, longer than the budget, with a loss that is not finite, or that does not fit in memory
+    by itself.
     """
     plan = _Plan(sequences, token_budget, next(model.parameters()).device)
     current: list[Batch] = []
