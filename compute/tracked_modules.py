@@ -66,16 +66,16 @@ def linear_modules(model: nn.Module) -> dict[str, TrackedModule]:
 def select_modules(model: nn.Module, selection: str | list[str] | tuple[str, ...] = "mlp") -> tuple[TrackedModule, ...]:
     """The modules that `selection` names: "mlp", "all", or regular expressions searched for in module names.
 
-    Raises BadInput where a pattern matches nothing, is not a regular expression, or where MLP weights exist that
-    are not linear modules (experts of an unknown layout), since leaving them out silently would change the meaning of
-    a score.
+    Raises BadInput where a pattern matches nothing, is not a regular expression, or where it matches weights that are
+    not linear modules (of an MLP any, elsewhere experts of an unknown layout), since leaving them out silently would
+    change the meaning of a score.
     """
-    available = linear_modules(model)
+    available, routers = linear_modules(model), set()
     patterns = _patterns(selection)
     if selection == "mlp":
         routers = _routers(model)
         available = {name: module for name, module in available.items() if name not in routers}
-        _refuse_untracked_weights(model, {*available, *routers}, patterns[0])
+    _refuse_untracked_weights(model, {*available, *routers}, patterns, dimensions=2 if selection == "mlp" else 3)
     for pattern in patterns:
         if not any(pattern.search(name) for name in available):
             raise BadInput(
@@ -123,17 +123,22 @@ def _examples(available: dict[str, TrackedModule]) -> str:
     return ", ".join(list(folded)[:12]) or "no linear modules"
 
 
-def _refuse_untracked_weights(model: nn.Module, known: set[str], pattern: re.Pattern[str]) -> None:
-    known = known | {name for name, module in model.named_modules() if is_fused(module)}
+def _refuse_untracked_weights(
+    model: nn.Module, known: set[str], patterns: list[re.Pattern[str]], *, dimensions: int
+) -> None:
+    """By name and kind, the largest weight of so many dimensions that the patterns match and `known` does not hold."""
+    owners = {name: module for name, module in model.named_modules() if name not in known and not is_fused(module)}
     untracked = {
-        name: parameter.numel()
-        for name, parameter in model.named_parameters()
-        if parameter.ndim >= 2 and pattern.search(name) and name.rpartition(".")[0] not in known
+        f"{name}.{weight}": parameter.numel()
+        for name, module in owners.items()
+        if not isinstance(module, (nn.Conv1d, nn.Conv2d))
+        for weight, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim >= dimensions and any(pattern.search(f"{name}.{weight}") for pattern in patterns)
     }
     if untracked:
         largest = max(untracked, key=untracked.__getitem__)
-        kind = type(model.get_submodule(largest.rpartition(".")[0])).__name__
+        kind = type(owners[largest.rpartition(".")[0]]).__name__
         raise BadInput(
             f"curvature.modules: {largest} belongs to a {kind}, which cannot be tracked as a linear layer; "
-            "name the linear modules to trace with patterns instead of 'mlp'"
+            "name the linear modules to trace with patterns that do not match it"
         )
