@@ -125,7 +125,7 @@ def test_a_route_is_chosen_for_the_tokens_that_reach_an_expert(mixtral):
     assert choose(expert, [4], workload, 2**20) == choose(dense, [4], Workload(40, 4, 2**20), 2**20)
 
 
-def test_experts_that_no_batch_is_given_for_are_refused_for_another_number_of_tokens(mixtral):
+def test_experts_that_see_another_number_of_tokens_than_the_batch_are_refused(mixtral):
     (batch,) = make_batches(mixtral.documents, token_budget=8192)
     with (
         captured(mixtral.model, mixtral.modules, lambda *_: None, [batch]),

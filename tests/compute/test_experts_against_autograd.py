@@ -1,4 +1,4 @@
-"""Factors and scores of experts, against autograd's gradients of the model's own weights in for-loops over documents."""
+"""Factors and scores of experts, against autograd's gradients of the model's own weights, document by document."""
 
 from __future__ import annotations
 
