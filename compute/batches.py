@@ -33,13 +33,17 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Batch:
-    """`index_B` gives each row's place in the list that was batched; `target_BT` marks tokens that carry loss."""
+    """`index_B` gives each row's place in the list that was batched; `target_BT` marks tokens that carry loss.
+
+    What a routed expert sees of a batch has fewer columns: `position_BT` says where in its document each token stands.
+    """
 
     index_B: list[int]
     keys_B: list[str]
     token_ids_BT: Tensor
     attention_BT: Tensor
     target_BT: Tensor
+    position_BT: Tensor | None = None
 
     @property
     def tokens(self) -> int:

@@ -46,6 +46,8 @@ def load_model(
         raise
     _refuse_incomplete(location, report)
     _refuse_not_finite(location, model)
+    if dtype == "float64":
+        model.set_experts_implementation("eager")  # grouped products of experts are of narrower dtypes alone
     model = model.to(device or best_device()).eval().requires_grad_(False)
     _refuse_not_causal(location, model)
     return model

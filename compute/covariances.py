@@ -1,6 +1,7 @@
 """Stage 1 of EK-FAC: the covariances A = E[a aᵀ] and S = E[g gᵀ] of each module, expectations over unmasked tokens.
 
-Grosse et al. 2023, section 3.1 (equations 12–14). N tokens of a batch, I inputs (with the bias column), O outputs.
+Grosse et al. 2023, section 3.1 (equations 12–14). A routed expert's are means over the tokens that reached it, and zero
+where none did. N tokens of a batch, I inputs (with the bias column), O outputs.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class _Sums:
     """
 
     def __init__(self, module: TrackedModule, dtype: torch.dtype, device) -> None:
-        self.module = module
+        self.module, self.tokens = module, 0
         self.activation_II = torch.zeros(module.in_features, module.in_features, dtype=dtype, device=device)
         self.activation_I = torch.zeros(module.in_features, dtype=dtype, device=device)
         self.gradient_OO = torch.zeros(module.out_features, module.out_features, dtype=dtype, device=device)
@@ -45,14 +46,16 @@ class _Sums:
         add_products(self.gradient_OO, gradient_NO)
         if self.module.has_bias:
             self.activation_I += activation_NI.sum(0)
+        self.tokens += len(activation_NI)
 
-    def means(self, tokens: int) -> ModuleCovariances:
+    def means(self) -> ModuleCovariances:
         activation_II, gradient_OO = whole(self.activation_II), whole(self.gradient_OO)
         if self.module.has_bias:
-            ones = activation_II.new_tensor([[float(tokens)]])
+            ones = activation_II.new_tensor([[float(self.tokens)]])
             border_I1 = self.activation_I[:, None]
             activation_II = torch.cat([torch.cat([activation_II, border_I1], 1), torch.cat([border_I1.T, ones], 1)])
-        return ModuleCovariances(activation_II / tokens, gradient_OO / tokens, tokens)
+        count = max(1, self.tokens)  # an expert that no token reached has zeros
+        return ModuleCovariances(activation_II / count, gradient_OO / count, self.tokens)
 
 
 class _BatchRows:
@@ -129,8 +132,9 @@ def fit_covariances(
         labels=Labels.named(labels, seed),
         on_batch=on_batch,
     )
-    tokens = sum(batch.tokens for batch, _ in passes)
-    return {name: module_sums.means(tokens) for name, module_sums in sums.items()}
+    for _ in passes:
+        pass
+    return {name: module_sums.means() for name, module_sums in sums.items()}
 
 
 #: Of the largest entry: float32 sums over long samples are asymmetric and indefinite by about this much.

@@ -23,7 +23,8 @@ from compute.token_loss import DATA, Labels, batch_loss, run_batch
 from compute.tracked_modules import TrackedModule
 
 Consume = Callable[[Batch, TrackedModule, Tensor, Tensor], None]
-"""Called per batch and module with a_BTI and g_BTO; g is zero wherever a position carries no gradient. It may raise
+"""Called per batch and module with a_BTI and g_BTO; g is zero wherever a position carries no gradient. For a routed
+expert the batch holds the tokens that reach it alone, and where none does there is no call. It may raise
 torch.OutOfMemoryError before it has changed anything, and not after."""
 OnBatch = Callable[[int, int], None]
 """Called after each batch with the documents and the tokens (without padding) that it held."""
@@ -75,19 +76,22 @@ def backward_passes(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Each batch when it is done, longest sequences first, with the summed loss of its sequences in nats, loss_B.
 
-    `consume` has then seen the sequences of the batch once per module. Raises BadInput naming a sequence without a
-    target, longer than the budget, with a loss that is not finite, or that does not fit in memory by itself.
+    `consume` has then seen the sequences of the batch once per module that their tokens reach. Raises BadInput naming
+    a sequence without a target, longer than the budget, with a loss that is not finite, or that does not fit in memory
+    by itself.
     """
     plan = _Plan(sequences, token_budget, next(model.parameters()).device)
     current: list[Batch] = []
     consumed: set[str] = set()
 
-    def consume_once(module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
+    def consume_once(
+        module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor, seen: Batch | None = None
+    ) -> None:
         if module.name not in consumed:
-            consume(*current, module, activation_BTI, gradient_BTO)
+            consume(current[0] if seen is None else seen, module, activation_BTI, gradient_BTO)
             consumed.add(module.name)
 
-    with captured(model, modules, consume_once):
+    with captured(model, modules, consume_once, current):
         while plan.to_come:
             index_B, already = plan.to_come.popleft()
             consumed.clear()

@@ -19,7 +19,7 @@ from compute.eigenbasis import ModuleEigenbasis
 from compute.errors import BadInput
 from compute.low_rank import LowRankGradient, full_rank, keeps_full_rank, truncate_rotated, truncate_together
 from compute.module_gradients import document_gradients
-from compute.passes import accumulation_dtype, backward_passes
+from compute.passes import backward_passes, placement
 from compute.tracked_modules import TrackedModule
 
 METHODS = ("ekfac", "dot")
@@ -105,15 +105,18 @@ def _agreeing(
 
 
 def dense_gradients(model: nn.Module, modules: SequenceOf[TrackedModule], sequence: Sequence) -> dict[str, Tensor]:
-    """The full gradient G_OI of one sequence's loss per module name."""
+    """The full gradient G_OI of one sequence's loss per module name; zero for an expert that it does not reach."""
     gradients: dict[str, Tensor] = {}
-    dtype = accumulation_dtype(model)
+    device, dtype = placement(model)
 
     def consume(_: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
         (gradients[module.name],) = next(document_gradients(module, activation_BTI.to(dtype), gradient_BTO.to(dtype)))
 
     for _ in backward_passes(model, modules, [sequence], consume, token_budget=len(sequence)):
         pass
+    for module in modules:
+        if module.name not in gradients:
+            gradients[module.name] = torch.zeros(module.out_features, module.in_dim, dtype=dtype, device=device)
     return gradients
 
 

@@ -62,7 +62,8 @@ def choose(module: TrackedModule, ranks: SequenceOf[int], workload: Workload, de
     Multiplications per document, weighed by how long they take; the norm is included, and comes for nothing where
     gradients are formed.
     """
-    outputs, inputs, tokens = module.out_features, module.in_dim, workload.tokens
+    outputs, inputs = module.out_features, module.in_dim
+    tokens = max(1, round(workload.tokens * module.token_share))
     entries = outputs * inputs
     forward = tokens * entries
     together = max(1, min(workload.documents, workload.formed_bytes // (workload.bytes_per_entry * entries)))

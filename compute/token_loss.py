@@ -57,7 +57,8 @@ def run_batch(model: nn.Module, batch: Batch, labels: Labels = DATA) -> Tensor:
         input_BTE, logits_of = _forward(model, batch)
     gradient_BTE = torch.zeros_like(input_BTE)
     loss_B = _loss(model, input_BTE, logits_of, batch, labels, gradient_BTE)
-    input_BTE.backward(gradient_BTE)
+    if input_BTE.requires_grad:  # not where only experts are tracked that no token of the batch reaches
+        input_BTE.backward(gradient_BTE)
     return loss_B
 
 
