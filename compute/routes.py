@@ -61,12 +61,13 @@ def choose(module: TrackedModule, ranks: SequenceOf[int], workload: Workload, de
     entries = outputs * inputs
     forward = tokens * entries
     norm = min(tokens * tokens * (outputs + inputs), forward)
-    together = max(1, min(workload.documents, workload.formed_bytes // (workload.bytes_per_entry * entries)))
+    # Half of what may be formed is for documents' gradients, half for rebuilt ones.
+    together = max(1, min(workload.documents, workload.formed_bytes // (2 * workload.bytes_per_entry * entries)))
     formed = forward + len(ranks) * entries
     costs = {
         "factors": tokens * sum(ranks) * (outputs + inputs) + norm,
         "formed": formed,
-        "rebuilt": formed + sum(ranks) * entries / together,
+        "rebuilt": formed + sum(ranks) * entries * -(-workload.documents // together) / workload.documents,
     }
     fits = len(ranks) * entries * workload.bytes_per_entry <= dense_bytes
     possible = [name for name in costs if name != "formed" or fits]
