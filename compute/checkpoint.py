@@ -70,6 +70,8 @@ def model_skeleton(location: str, *, revision: str | None = None) -> nn.Module:
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, OSError) and not Path(location).is_dir():
+            raise BadInput(f"model {location}: cannot be reached: {_first_sentence(error)}") from error
         raise BadInput(f"model {location}: is not a causal language model: {_first_sentence(error)}") from error
 
 

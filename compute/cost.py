@@ -1,8 +1,7 @@
 """What each stage costs, from shapes alone: floating-point operations, memory and bytes written to the lake.
 
-A product of an n×k and a k×m matrix is 2nkm operations. T tokens of a document, I inputs (with the bias column) and O
-outputs of a module, N a side of a square matrix. Element by element work is left out: it is a small share, and what it
-takes is part of the efficiency of the hardware (`compute/hardware.py`). Routes are those that the engine would choose.
+Formulas of operations are in `compute/operations.py`; what scoring multiplies is what the engine's own choice of routes
+says (`compute/routes.py`).
 """
 
 from __future__ import annotations
@@ -13,16 +12,26 @@ from dataclasses import dataclass, field, replace
 
 from compute.architecture import Architecture, LinearModule
 from compute.checkpoint import DTYPES
-from compute.covariances import COLUMNS_AT_ONCE
 from compute.influence import choose_routes
 from compute.low_rank import MOST_COMPONENTS
 from compute.module_gradients import ELEMENTS_AT_ONCE
+from compute.operations import (
+    EIGH,
+    backward,
+    covariance,
+    decomposed_sides,
+    entries,
+    forward,
+    head,
+    rotated_gradient,
+    sides,
+    training_pass,
+    turn,
+)
 from compute.routes import Choice, Workload
-from compute.token_loss import LOGITS_AT_ONCE_ON_A_GPU
 
 DECOMPOSITION = "decomposition"  # float64, on the model's device
 HOST_DECOMPOSITION = "host decomposition"  # float64, on the CPU
-EIGH = 9  # n³ operations of a symmetric decomposition with vectors: Golub and Van Loan 2013, section 8.3
 DOUBLE = 8
 NORM_ROW_BYTES = 32  # of the lake, a document's norm, loss and id
 SCORE_ROW_BYTES = 6  # a float32 score, and an id that is an index into a dictionary
@@ -48,6 +57,7 @@ class Setting:
     fit_token_budget: int
     memory_bytes: int
     exact_bytes: int  # full-rank query gradients that exact scores hold at once
+    logits_at_once: int  # entries; the engine takes fewer on a CPU
     dtype: str
     blocks: int = 1  # diagonal blocks of A and S
 
@@ -98,42 +108,22 @@ class CostModel:
 
     # passes
 
-    def forward(self, tokens: float) -> float:
-        """One sequence: 2 operations per weight and token; attention's QKᵀ and PV are 2T² per unit of width each."""
-        linear = sum(each.weights for each in self.architecture.linears)
-        return 2 * tokens * linear + 4 * tokens**2 * self._attention(self.architecture.attention_layers)
-
-    def backward(self, tokens: float) -> float:
-        """Gradients of activations alone, down to the lowest tracked module: as much as forward for each module that it
-        goes through, twice as much for attention (Q, K, V and the weights of attention)."""
-        linear = sum(each.weights for each in self.architecture.linears if each.backward)
-        return 2 * tokens * linear + 8 * tokens**2 * self._attention(self.architecture.attention_layers_backward)
-
-    def head(self, targets: float) -> float:
-        """Logits of the positions that predict a token with loss."""
-        return 2 * targets * self.architecture.head_weights
-
     def sequence_pass(self, tokens: float, targets: float) -> Counter[str]:
         """Forward and backward of one sequence (`compute/passes.py`)."""
-        both = self.forward(tokens) + self.backward(tokens) + 2 * self.head(targets)
+        model = self.architecture
+        both = forward(model, tokens) + backward(model, tokens) + 2 * head(model, targets)
         return Counter({self.setting.dtype: both})
 
     def training_pass(self) -> float:
-        """The yardstick: forward and full backward, weights' gradients included, of all documents; no optimizer."""
-        tokens = self.setting.tokens
-        linear = sum(each.weights for each in self.architecture.linears) + self.architecture.head_weights
-        attention = 12 * tokens**2 * self._attention(self.architecture.attention_layers)
-        return self.setting.documents * (6 * tokens * linear + attention)
+        """The yardstick: operations of one training pass over all documents."""
+        return self.setting.documents * training_pass(self.architecture, self.setting.tokens)
 
     # stages
 
     def covariances(self) -> Cost:
         """Upper triangles of A (once for modules that share it) and S: about T·N² each (`add_products`)."""
         tokens = self.setting.sample_documents * self.setting.tokens
-        products = sum(
-            _triangle(each.module.out_features) + (0 if each.shares_input else _triangle(each.module.in_features))
-            for each in self.architecture.tracked
-        )
+        products = sum(map(covariance, self.architecture.tracked))
         sums = Counter({self._sums: tokens * products / self.setting.blocks})
         factors = self._factor_bytes()
         # The means are made of the sums while these are still there.
@@ -142,13 +132,9 @@ class CostModel:
 
     def eigenbasis(self) -> Cost:
         """One float64 decomposition per A (once for modules that share it) and S, on the CPU."""
-        sides = [
-            side
-            for each in self.architecture.tracked
-            for side in ([each.module.out_features] + ([] if each.shares_input else [each.module.in_dim]))
-        ]
-        operations = sum(EIGH * side**3 for side in sides) / self.setting.blocks**2
-        largest = max(sides) / self.setting.blocks
+        decomposed = [side for each in self.architecture.tracked for side in decomposed_sides(each)]
+        operations = sum(EIGH * side**3 for side in decomposed) / self.setting.blocks**2
+        largest = max(decomposed) / self.setting.blocks
         factors = self._factor_bytes()
         # The matrix, its symmetrized copy, the eigenvectors, and as much again that LAPACK works in.
         memory = {"decomposition of the largest matrix": 5 * DOUBLE * largest**2}
@@ -156,9 +142,10 @@ class CostModel:
 
     def eigenvalues(self) -> Cost:
         """Each document's gradient in the eigenbasis, rotated before or after it is formed (`eigenvalues._rotated`)."""
-        rotated = sum(self._rotation(each) for each in self.architecture.tracked)
+        tokens, blocks = self.setting.tokens, self.setting.blocks
+        rotated = sum(rotated_gradient(each, tokens, blocks) for each in self.architecture.tracked)
         sums = Counter({self._sums: self.setting.sample_documents * rotated})
-        largest = max(map(_entries, self.architecture.tracked))
+        largest = max(map(entries, self.architecture.tracked))
         memory = self._model_memory(self.setting.fit_token_budget) | {
             "eigenbasis": self._factor_bytes(),
             "eigenvalues": 2 * self._entry_bytes(),
@@ -170,16 +157,12 @@ class CostModel:
     def completions(self) -> Cost:
         """Forward over prompts and, token by token, over what is generated; then over all completions for their loss.
         A step of generation reads every weight once, for as many prompts as have the same length: taken as one."""
-        setting = self.setting
-        generated = setting.generated * self.forward(setting.query_tokens) + self.head(
-            setting.generated * setting.new_tokens
-        )
-        losses = setting.queries * (self.forward(setting.query_tokens) + self.head(setting.new_tokens))
+        setting, model = self.setting, self.architecture
+        once = forward(model, setting.query_tokens) + head(model, setting.new_tokens)
+        operations = Counter({setting.dtype: (setting.generated + setting.queries) * once})
         read = setting.generated * setting.new_tokens * self._weight_bytes()
         memory = self._model_memory(setting.token_budget, backward=False)
-        return Cost(
-            Counter({setting.dtype: generated + losses}), memory, setting.queries * NORM_ROW_BYTES, weights_read=read
-        )
+        return Cost(operations, memory, setting.queries * NORM_ROW_BYTES, weights_read=read)
 
     def query_gradients(self) -> Cost:
         """Per query and module: form G, rotate it once, and per method truncate it: a Gram matrix of the smaller side
@@ -188,8 +171,8 @@ class CostModel:
         operations = _times(setting.queries, self.sequence_pass(setting.query_tokens, setting.new_tokens))
         for each in self.architecture.tracked:
             operations += _times(setting.queries, self._truncation(each))
-        components = sum(self.rank(each) * sum(_sides(each)) for each in self.architecture.tracked)
-        largest = max(map(_entries, self.architecture.tracked))
+        components = sum(self.rank(each) * sum(sides(each)) for each in self.architecture.tracked)
+        largest = max(map(entries, self.architecture.tracked))
         memory = self._model_memory(setting.query_tokens) | {
             "eigenbasis": self._factor_bytes(),
             "eigenvalues": self._entry_bytes(),
@@ -210,12 +193,12 @@ class CostModel:
         ranks = {each.module.name: [self.rank(each)] * directions for each in self.architecture.tracked}
         routes = choose_routes([each.module for each in self.architecture.tracked], ranks, workload)
         products = sum(
-            choice.costs[choice.route] * 2 * setting.tokens * _entries(each)
+            choice.costs[choice.route] * 2 * setting.tokens * entries(each)
             for each, choice in zip(self.architecture.tracked, routes.values(), strict=True)
         )
         per_document = self.sequence_pass(setting.tokens, setting.tokens - 1) + Counter({self._sums: products})
         factors = self._sum_bytes * sum(
-            directions * self.rank(each) * sum(_sides(each)) for each in self.architecture.tracked
+            directions * self.rank(each) * sum(sides(each)) for each in self.architecture.tracked
         )
         memory = self._model_memory(setting.token_budget) | {
             "queries' gradients": 2 * factors,  # as they were read, and laid out for the routes
@@ -235,8 +218,8 @@ class CostModel:
         operations = _times(passes, self.sequence_pass(setting.tokens, setting.tokens - 1))
         operations += _times(setting.queries, self.sequence_pass(setting.query_tokens, setting.new_tokens))
         for each in self.architecture.tracked:
-            formed = 2 * setting.query_tokens * _entries(each) + 2 * self._turn(each)
-            shares = listed * setting.methods * 2 * setting.tokens * _entries(each)
+            formed = 2 * setting.query_tokens * entries(each) + 2 * turn(each, setting.blocks)
+            shares = listed * setting.methods * 2 * setting.tokens * entries(each)
             operations += Counter({self._sums: setting.queries * (formed + shares)})
         memory = self._model_memory(setting.token_budget) | {
             "eigenbasis": self._factor_bytes(),
@@ -248,7 +231,7 @@ class CostModel:
 
     def rank(self, linear: LinearModule) -> int:
         """The rank of a query's gradient of a module."""
-        return min(self.setting.rank or math.inf, *_sides(linear))
+        return min(self.setting.rank or math.inf, *sides(linear))
 
     # parts
 
@@ -256,22 +239,11 @@ class CostModel:
         tokens = self.setting.tokens
         return _times(self.setting.sample_documents, self.sequence_pass(tokens, tokens - 1))
 
-    def _rotation(self, linear: LinearModule) -> float:
-        outputs, inputs = _sides(linear)
-        tokens, blocks = self.setting.tokens, self.setting.blocks
-        turned_first = 2 * tokens * (outputs**2 + inputs**2) / blocks
-        return 2 * tokens * outputs * inputs + min(self._turn(linear), turned_first)
-
-    def _turn(self, linear: LinearModule) -> float:
-        """A gradient into the eigenbasis, or back."""
-        outputs, inputs = _sides(linear)
-        return 2 * outputs * inputs * (outputs + inputs) / self.setting.blocks
-
     def _truncation(self, linear: LinearModule) -> Counter[str]:
-        setting, (small, large) = self.setting, sorted(_sides(linear))
-        formed = 2 * setting.query_tokens * small * large + self._turn(linear)
+        setting, (small, large) = self.setting, sorted(sides(linear))
+        formed = 2 * setting.query_tokens * small * large + turn(linear, setting.blocks)
         if setting.rank is None or (not setting.agreement and setting.rank >= small):
-            return Counter({self._sums: formed + self._turn(linear)})
+            return Counter({self._sums: formed + turn(linear, setting.blocks)})
         kept = min(MOST_COMPONENTS, small) if setting.agreement else self.rank(linear)
         turned_back = 2 * self.rank(linear) * (small**2 + large**2) / setting.blocks
         return Counter(
@@ -298,12 +270,12 @@ class CostModel:
 
     def _factor_bytes(self) -> float:
         """A and S of every tracked module, as the lake and the engine keep them: also where modules share A."""
-        squares = sum(side**2 for each in self.architecture.tracked for side in _sides(each))
+        squares = sum(side**2 for each in self.architecture.tracked for side in sides(each))
         return self._sum_bytes * squares / self.setting.blocks
 
     def _entry_bytes(self) -> float:
         """A number per weight of the tracked modules."""
-        return self._sum_bytes * sum(map(_entries, self.architecture.tracked))
+        return self._sum_bytes * sum(map(entries, self.architecture.tracked))
 
     def _model_memory(self, token_budget: int, *, backward: bool = True) -> dict[str, float]:
         """The weights, and what a batch of the token budget leaves for backward: inputs of tracked modules, outputs of
@@ -315,23 +287,9 @@ class CostModel:
         kept += 4 * self._attention(model.attention_layers_backward) + 4 * model.width * model.attention_layers
         widest = max(each.module.in_features + each.module.out_features for each in model.linears)
         passing = token_budget * (size * (kept if backward else 2 * widest) + self._sum_bytes * widest)
-        chunk = min(LOGITS_AT_ONCE_ON_A_GPU, token_budget * model.vocabulary)
+        chunk = min(self.setting.logits_at_once, token_budget * model.vocabulary)
         return {"weights": self._weight_bytes(), "activations": passing, "logits": 3 * self._sum_bytes * chunk}
 
 
 def _times(count: float, operations: Counter[str]) -> Counter[str]:
     return Counter({kind: count * each for kind, each in operations.items()})
-
-
-def _triangle(side: int) -> float:
-    """Operations per token of `covariances.add_products`: rows of blocks, each from its diagonal on."""
-    return sum(2 * min(COLUMNS_AT_ONCE, side - start) * (side - start) for start in range(0, side, COLUMNS_AT_ONCE))
-
-
-def _sides(linear: LinearModule) -> tuple[int, int]:
-    return linear.module.out_features, linear.module.in_dim
-
-
-def _entries(linear: LinearModule) -> int:
-    outputs, inputs = _sides(linear)
-    return outputs * inputs

@@ -16,8 +16,10 @@ import psutil
 import torch
 
 from compute.checkpoint import DTYPES, best_device
-from compute.cost import DECOMPOSITION, EIGH, HOST_DECOMPOSITION, Cost
+from compute.cost import DECOMPOSITION, HOST_DECOMPOSITION, Cost
 from compute.errors import BadInput
+from compute.operations import EIGH
+from compute.token_loss import LOGITS_AT_ONCE, LOGITS_AT_ONCE_ON_A_GPU
 
 TERA, GIB = 1e12, 2**30
 HERE = "here"
@@ -40,6 +42,11 @@ class Hardware:
     memory: float
     bandwidth: float
     measured: bool = False
+    on_cpu: bool = False
+
+    @property
+    def logits_at_once(self) -> int:
+        return LOGITS_AT_ONCE if self.on_cpu else LOGITS_AT_ONCE_ON_A_GPU
 
     def seconds(self, cost: Cost) -> dict[str, float]:
         """What a stage takes, by what takes it; zeros left out."""
@@ -99,7 +106,7 @@ def measure(device: str, dtypes: tuple[str, ...]) -> Hardware:
     else:
         properties = torch.cuda.get_device_properties(device)
         name, memory = f"this GPU ({properties.name})", properties.total_memory
-    return Hardware(name, rates, EFFICIENCY_HERE, memory, _bandwidth(device), measured=True)
+    return Hardware(name, rates, EFFICIENCY_HERE, memory, _bandwidth(device), measured=True, on_cpu=device == "cpu")
 
 
 def _product_rate(device: str, dtype: torch.dtype) -> float:

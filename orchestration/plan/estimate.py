@@ -109,11 +109,11 @@ def plan_study(
     lake = resources_of(home)["lake"]
     corpus, asked = corpus_sizes(study, lake), query_sizes(study, lake)
     recorded, rank = _history(study, home)
-    as_it_is = CostModel(architecture, _setting(study, corpus, asked, rank))
     device = hardware_named(hardware, (study.spec.model.dtype,))
+    as_it_is = CostModel(architecture, _setting(study, corpus, asked, rank, device))
     compared = _comparisons(as_it_is, device, recorded)
     corpus, asked = changed(corpus, asked, documents=documents, tokens=tokens, count=queries)
-    model = replace(as_it_is, setting=_setting(study, corpus, asked, rank))
+    model = replace(as_it_is, setting=_setting(study, corpus, asked, rank, device))
     if corpus.tokens > study.spec.options.token_budget:
         raise BadInput(
             f"options.token_budget: {study.spec.options.token_budget} is below a document of {corpus.tokens} tokens; "
@@ -142,7 +142,7 @@ def _history(study: Study, home: Home) -> tuple[dict[str, Recorded], float | Non
         return recorded_stages(instance, study), recorded_rank(instance, study)
 
 
-def _setting(study: Study, corpus: Corpus, queries: Queries, rank: float | None) -> Setting:
+def _setting(study: Study, corpus: Corpus, queries: Queries, rank: float | None, device: Hardware) -> Setting:
     from compute.cost import Setting
 
     options, fit = study.spec.options, study.spec.curvature
@@ -163,6 +163,7 @@ def _setting(study: Study, corpus: Corpus, queries: Queries, rank: float | None)
         fit_token_budget=fit.token_budget,
         memory_bytes=options.memory_mib * 2**20,
         exact_bytes=DENSE_BUDGET_BYTES,
+        logits_at_once=device.logits_at_once,
         dtype=study.spec.model.dtype,
     )
 
