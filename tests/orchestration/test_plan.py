@@ -115,7 +115,7 @@ def test_memory_that_is_not_there_is_a_remark(tmp_path):
         ({"corpus": {"path": "nowhere/*.jsonl"}}, [], "nowhere/*.jsonl"),
         ({"queries": {"path": "nowhere.jsonl"}}, [], "nowhere.jsonl"),
         ({"options": {"token_budget": 30}}, ["--tokens", "31"], "options.token_budget: 30 is below a document of 31"),
-        ({"corpus": "none"}, [], "corpus"),
+        ({"options": {"rank": 0}}, [], "options"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path, changes, arguments, words):
