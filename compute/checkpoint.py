@@ -66,7 +66,8 @@ def model_skeleton(location: str, *, revision: str | None = None) -> nn.Module:
     """The architecture alone, on the meta device: module names and shapes, no weights."""
     _refuse_adapter(location)
     try:
-        config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
+        with _quiet_loading():
+            config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
@@ -146,7 +147,10 @@ def _first_sentence(error: Exception) -> str:
 
 
 class _quiet_loading:  # noqa: N801 (a context manager used like a function)
-    """Keeps transformers' progress bar and notices about loading out of the terminal."""
+    """Keeps transformers' progress bar, and notices about loading and about tries to reach the hub, out of the
+    terminal: what they come to is an error or nothing."""
+
+    hub = logging.getLogger("huggingface_hub")
 
     def __enter__(self) -> None:
         from transformers.utils import logging as hf_logging
@@ -154,10 +158,13 @@ class _quiet_loading:  # noqa: N801 (a context manager used like a function)
         self.bars, self.level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
         hf_logging.disable_progress_bar()
         hf_logging.set_verbosity(logging.ERROR)
+        self.hub_level = self.hub.level
+        self.hub.setLevel(logging.ERROR)
 
     def __exit__(self, *_) -> None:
         from transformers.utils import logging as hf_logging
 
+        self.hub.setLevel(self.hub_level)
         hf_logging.set_verbosity(self.level)
         if self.bars:
             hf_logging.enable_progress_bar()
