@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from compute.batches import Batch, Sequence
 from compute.low_rank import LowRankGradient
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
-from compute.routes import Choice, Factors, Formed, Rebuilt, Workload, choose, make_route
+from compute.routes import Choice, Workload, choose, make_route
 from compute.tracked_modules import TrackedModule
 
 MEMORY_BYTES = 2**31  # what the queries' dense gradients and the documents' may take together
@@ -59,16 +59,15 @@ class InfluencePass:
         self.products = products or self.dtype
         documents = max(1, token_budget // typical_tokens)
         workload = Workload(typical_tokens, documents, memory_bytes, self.products.itemsize)
-        dense_bytes = memory_bytes - workload.formed_bytes
-        self.choices: dict[str, Choice] = {}
-        self.routes: dict[str, Factors | Formed | Rebuilt] = {}
-        for module in self.modules:
-            factors = [gradient[module.name] for gradient in gradients]
-            choice = choose(module, [factor.rank for factor in factors], workload, dense_bytes)
-            if choice.route == "formed":
-                dense_bytes -= len(factors) * module.out_features * module.in_dim * self.products.itemsize
-            self.choices[module.name] = choice
-            self.routes[module.name] = make_route(choice, module, factors, workload, self.products, self.device)
+        factors = {module.name: [each[module.name] for each in gradients] for module in self.modules}
+        ranks = {name: [factor.rank for factor in each] for name, each in factors.items()}
+        self.choices = choose_routes(self.modules, ranks, workload)
+        self.routes = {
+            module.name: make_route(
+                self.choices[module.name], module, factors[module.name], workload, self.products, self.device
+            )
+            for module in self.modules
+        }
 
     def route_names(self) -> dict[str, str]:
         """The route that each module takes, for the record of a run."""
@@ -91,6 +90,20 @@ class InfluencePass:
         for batch, loss_B in backward_passes(self.model, self.modules, documents, consume, **settings):
             loss_D[batch.index_B] = loss_B
         return Scores(scores_QD.cpu().numpy(), squares_D.clamp_(min=0).sqrt().cpu().numpy(), loss_D.numpy())
+
+
+def choose_routes(
+    modules: SequenceOf[TrackedModule], ranks: dict[str, list[int]], workload: Workload
+) -> dict[str, Choice]:
+    """The choice of each module by name, for queries of these ranks at it; `formed` as long as the memory lasts."""
+    dense_bytes = workload.memory_bytes - workload.formed_bytes
+    choices = {}
+    for module in modules:
+        choice = choices[module.name] = choose(module, ranks[module.name], workload, dense_bytes)
+        if choice.route == "formed":
+            entries = len(ranks[module.name]) * module.out_features * module.in_dim
+            dense_bytes -= entries * workload.bytes_per_entry
+    return choices
 
 
 def score_documents(

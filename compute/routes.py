@@ -50,35 +50,43 @@ class Workload:
 
 @dataclass(frozen=True)
 class Choice:
-    """The route of a module, and what each would cost, as multiples of the module's own forward pass."""
+    """The route of a module, and what each would take, as multiples of the module's own forward pass: in time, by what
+    products were measured to take, and in multiplications."""
 
     route: str
     costs: dict[str, float]
+    multiplications: dict[str, float]
 
 
 def choose(module: TrackedModule, ranks: SequenceOf[int], workload: Workload, dense_bytes: int) -> Choice:
     """The cheapest route for queries of these ranks, where `dense_bytes` are left for dense gradients.
 
-    Multiplications per document, weighed by how long they take; the norm is included, and comes for nothing where
-    gradients are formed.
+    The norms of documents' gradients are included; they come for nothing where gradients are formed.
     """
     outputs, inputs = module.out_features, module.in_dim
     tokens = max(1, round(workload.tokens * module.token_share))
-    entries = outputs * inputs
-    forward = tokens * entries
-    together = max(1, min(workload.documents, workload.formed_bytes // (workload.bytes_per_entry * entries)))
-    form = FORMING * forward
-    norm = min(GRAM * tokens * tokens * (outputs + inputs), form)
-    product = len(ranks) * entries
+    entries, forward = outputs * inputs, tokens * outputs * inputs
+    product, factors = len(ranks) * entries, tokens * sum(ranks) * (outputs + inputs)
+    norm = min(forward, tokens * tokens * (outputs + inputs))
+    # Of what is rebuilt, half of what may be formed is for documents' gradients.
+    half = _documents_at_once(workload, entries, 2)
+    rebuilt = sum(ranks) * entries * -(-workload.documents // half) / workload.documents
+    multiplications = {"factors": factors + norm, "formed": forward + product, "rebuilt": forward + product + rebuilt}
+    at_once = _documents_at_once(workload, entries, 1)
     costs = {
-        "factors": tokens * sum(ranks) * (outputs + inputs) + norm,
-        "formed": form + product * max(1, DOCUMENTS_PER_PRODUCT / together),
-        "rebuilt": form + product + sum(ranks) * entries / together,
+        "factors": factors + (FORMING if norm == forward else GRAM) * norm,
+        "formed": FORMING * forward + product * max(1, DOCUMENTS_PER_PRODUCT / at_once),
+        "rebuilt": FORMING * forward + product * max(1, DOCUMENTS_PER_PRODUCT / half) + rebuilt,
     }
     fits = len(ranks) * entries * workload.bytes_per_entry <= dense_bytes
-    possible = [name for name in costs if name != "formed" or fits]
-    route = min(possible, key=costs.__getitem__)
-    return Choice(route, {name: cost / forward for name, cost in costs.items()})
+    route = min((name for name in costs if name != "formed" or fits), key=costs.__getitem__)
+    return Choice(route, *({name: each / forward for name, each in of.items()} for of in (costs, multiplications)))
+
+
+def _documents_at_once(workload: Workload, entries: int, parts: int) -> int:
+    """Documents whose gradients of so many entries fit into one of the parts of what may be formed."""
+    fitting = workload.formed_bytes // (parts * workload.bytes_per_entry * entries)
+    return max(1, min(workload.documents, fitting))
 
 
 def make_route(

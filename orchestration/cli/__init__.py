@@ -1,6 +1,6 @@
 """The command line. Commands import what they need when they run, so that `--help` is quick."""
 
-from orchestration.cli import reading, scoring, studies  # noqa: F401 - they add their commands
+from orchestration.cli import planning, reading, scoring, studies  # noqa: F401 - they add their commands
 from orchestration.cli.root import app
 
 
