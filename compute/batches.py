@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,6 +45,11 @@ class Batch:
     attention_BT: Tensor
     target_BT: Tensor
     position_BT: Tensor | None = None
+
+    @cached_property
+    def place_B(self) -> Tensor:
+        """`index_B` on the batch's device."""
+        return torch.tensor(self.index_B, device=self.token_ids_BT.device)
 
     @property
     def tokens(self) -> int:

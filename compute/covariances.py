@@ -42,10 +42,12 @@ class _Sums:
         self.gradient_OO = torch.zeros(module.out_features, module.out_features, dtype=dtype, device=device)
 
     def add(self, products_II: Tensor, activation_NI: Tensor, gradient_NO: Tensor) -> None:
-        self.activation_II += products_II
+        # What takes memory comes first: where it runs out, nothing has been added.
+        sum_I = activation_NI.sum(0) if self.module.has_bias else None
         add_products(self.gradient_OO, gradient_NO)
-        if self.module.has_bias:
-            self.activation_I += activation_NI.sum(0)
+        self.activation_II += products_II
+        if sum_I is not None:
+            self.activation_I += sum_I
         self.tokens += len(activation_NI)
 
     def means(self) -> ModuleCovariances:
@@ -67,15 +69,14 @@ class _BatchRows:
     def __init__(self, batch: Batch, dtype: torch.dtype) -> None:
         self.batch, self.real_BT, self.dtype = batch, batch.attention_BT.bool(), dtype
         self.is_full = bool(self.real_BT.all())  # nothing is padding: the rows need no copy
-        self.key: tuple = ()
-        self.rows_NI = self.products_II = torch.empty(0)
+        self.held = self.rows_NI = self.products_II = torch.empty(0)
 
     def products(self, activation_BTI: Tensor) -> tuple[Tensor, Tensor]:
         """The input's rows at real tokens, and the upper triangle of their products."""
-        # Both modules' inputs are alive until backward has passed the first, so equal memory is the same tensor.
-        key = (activation_BTI.data_ptr(), activation_BTI.shape)
-        if key != self.key:
-            self.key, self.rows_NI = key, self.rows(activation_BTI)
+        # The last input is held, so that no other can have its memory: equal memory is the same tensor.
+        is_same = self.held.data_ptr() == activation_BTI.data_ptr() and self.held.shape == activation_BTI.shape
+        if not is_same:
+            self.held, self.rows_NI = activation_BTI, self.rows(activation_BTI)
             self.products_II = self.rows_NI.new_zeros(2 * [self.rows_NI.shape[1]])
             add_products(self.products_II, self.rows_NI)
         return self.rows_NI, self.products_II

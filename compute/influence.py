@@ -83,8 +83,10 @@ class InfluencePass:
             scores_BQ, squares_B = self.routes[module.name].score(
                 activation_BTI.to(self.products), gradient_BTO.to(self.products)
             )
-            scores_QD[:, batch.index_B] += scores_BQ.T.to(self.dtype)
-            squares_D[batch.index_B] += squares_B.to(self.dtype)
+            scores_QB, squares_B = scores_BQ.T.to(self.dtype), squares_B.to(self.dtype)
+            # In place and last: where memory runs out before, nothing has been added.
+            scores_QD.index_add_(1, batch.place_B, scores_QB)
+            squares_D.index_add_(0, batch.place_B, squares_B)
 
         settings = {"token_budget": self.token_budget, "on_batch": on_batch}
         for batch, loss_B in backward_passes(self.model, self.modules, documents, consume, **settings):

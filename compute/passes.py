@@ -53,7 +53,7 @@ class _Plan:
         """Puts the two halves of a batch before all others; those that nothing has consumed are laid out anew."""
         if len(index_B) == 1:
             key, tokens = self.sequences[index_B[0]].key, len(self.sequences[index_B[0]])
-            raise BadInput(f"{key}: its {tokens} tokens do not fit in memory even alone; cut documents shorter")
+            raise BadInput(f"{key}: its {tokens} tokens do not fit in memory even alone; make it shorter")
         begun = [each for each in self.to_come if each[1]]
         untouched = [index for indices, already in self.to_come if not already for index in indices]
         middle = len(index_B) // 2
@@ -83,10 +83,15 @@ def backward_passes(
     plan = _Plan(sequences, token_budget, next(model.parameters()).device)
     current: list[Batch] = []
     consumed: set[str] = set()
+    met: set[str] = set()  # in this attempt at the batch
 
     def consume_once(
         module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor, seen: Batch | None = None
     ) -> None:
+        if module.name in met:
+            name = f"curvature.modules: {module.name}"
+            raise BadInput(f"{name} is used more than once in a forward pass; leave it out of the patterns")
+        met.add(module.name)
         if module.name not in consumed:
             consume(current[0] if seen is None else seen, module, activation_BTI, gradient_BTO)
             consumed.add(module.name)
@@ -94,13 +99,17 @@ def backward_passes(
     with captured(model, modules, consume_once, current):
         while plan.to_come:
             index_B, already = plan.to_come.popleft()
+            met.clear()
             consumed.clear()
             consumed.update(already)
+            loss_B = None
             try:
                 current[:] = [pad(sequences, index_B, plan.device)]
                 loss_B = run_batch(model, current[0], labels)
             except torch.OutOfMemoryError:
-                _let_go(model)
+                pass  # the error's traceback holds the graph: memory is let go after it
+            if loss_B is None:
+                _let_go(plan.device)
                 plan.halve(index_B, frozenset(consumed))
                 continue
             yield current[0], loss_B
@@ -115,18 +124,21 @@ def forward_passes(
     plan = _Plan(sequences, token_budget, next(model.parameters()).device)
     while plan.to_come:
         index_B, _ = plan.to_come.popleft()
+        loss_B = None
         try:
             batch = pad(sequences, index_B, plan.device)
             loss_B = batch_loss(model, batch)
         except torch.OutOfMemoryError:
-            _let_go(model)
+            pass
+        if loss_B is None:
+            _let_go(plan.device)
             plan.halve(index_B, frozenset())
             continue
         yield batch, loss_B
 
 
-def _let_go(model: nn.Module) -> None:
-    if next(model.parameters()).device.type == "cuda":
+def _let_go(device: torch.device) -> None:
+    if device.type == "cuda":
         torch.cuda.empty_cache()
 
 

@@ -167,14 +167,14 @@ class Factors:
         columns_at_once = max(1, ELEMENTS_AT_ONCE // activation_BTI.shape[:2].numel())
         dtype = sum_dtype(activation_BTI.dtype)
         scores_BQ = activation_BTI.new_zeros(len(activation_BTI), len(self.ranks), dtype=dtype)
-        for columns in torch.arange(len(self.query_K), device=self.query_K.device).split(columns_at_once):
-            first, last = int(columns[0]), int(columns[-1]) + 1
+        for first in range(0, len(self.query_K), columns_at_once):
+            last = min(first + columns_at_once, len(self.query_K))
             projected_BTk = activation_BTI @ self.right_IK[: self.module.in_features, first:last]
             if self.module.has_bias:
                 projected_BTk += self.right_IK[-1, first:last]
             projected_BTk *= gradient_BTO @ self.left_OK[:, first:last]
             products_Bk = projected_BTk.sum(1, dtype=scores_BQ.dtype)
-            scores_BQ.index_add_(1, self.query_K[columns], products_Bk)
+            scores_BQ.index_add_(1, self.query_K[first:last], products_Bk)
         return scores_BQ, self._squares(activation_BTI, gradient_BTO)
 
     def _squares(self, activation_BTI: Tensor, gradient_BTO: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ size. What holds for every read: it names a table version, and a missing or dama
 order given, and `Table.sort_by` uses that to let readers skip), but files come back in any order: sort, or
 place rows by a column.
 
-No IO manager and no pickle: `platform.md`, *Delta Lake*, holds the measurements behind the settings here.
+No IO manager and no pickle. The settings here were measured; `docs/log.md` tells of what was met on the way.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A table's key is its asset's key, and its path in the lake (`design.md`: *a Delta table has the same path as
 its asset*). Columns are declared once, here as data, and serve four readers: Delta (schema and column
 comments), the check before every write, Dagster's column view, and people. The check is ours because Delta's
-own is lossy: its merge mode took floats into an integer column (`platform.md`), and a null in a required
+own is lossy: its merge mode took floats into an integer column, and a null in a required
 column fails there without naming the column's rows.
 """
 
@@ -179,7 +179,7 @@ def _layout_free(kind: pa.DataType) -> pa.DataType:
 
 
 def _unstorable(kind: pa.DataType) -> str | None:
-    """Why Delta or polars cannot keep this type unchanged (`platform.md`, *Types*), or None."""
+    """Why Delta or polars cannot keep this type unchanged, or None."""
     for part in _nested(kind):
         if pa.types.is_unsigned_integer(part) or pa.types.is_float16(part):
             return f"Delta does not keep {part}; use a signed integer, float32 or float64"

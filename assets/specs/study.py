@@ -39,8 +39,8 @@ class StudyOptions(Spec):
     token_budget: int = Field(8192, gt=0, description="Padded tokens per batch; it does not change the result.")
     products: Literal["float32", "bfloat16"] = Field(
         "float32",
-        description="Precision in which scoring multiplies gradients; sums are float32. bfloat16 is faster where the "
-        "device has instructions for it; rankings tell how well the scores agree with exact ones.",
+        description="Precision in which scoring multiplies gradients; modules are added up in float32. bfloat16 is "
+        "faster where the device has instructions for it; rankings tell how well the scores agree with exact ones.",
     )
     memory_mib: int = Field(
         2048,

@@ -134,12 +134,16 @@ def origins(study: Study) -> tuple[Table, ...]:
     return (query_gradients_table(study.name), checkpoint_table(study.spec.model.name))
 
 
-def pass_over_documents(study: Study, model, modules, gradients: list[dict], typical: int):
-    """The engine's pass along these gradients, with the study's options, for documents of `typical` tokens."""
+def pass_over_documents(study: Study, model, modules, gradients: list[dict], typical: int, products: str = ""):
+    """The engine's pass along these gradients, with the study's options, for documents of `typical` tokens.
+
+    `products` takes the place of the study's own precision.
+    """
     from compute.checkpoint import DTYPES
     from compute.influence import InfluencePass
 
     options = study.spec.options
+    products = products or options.products
     return InfluencePass(
         model,
         modules,
@@ -147,7 +151,7 @@ def pass_over_documents(study: Study, model, modules, gradients: list[dict], typ
         typical_tokens=typical,
         token_budget=options.token_budget,
         memory_bytes=options.memory_mib * 2**20,
-        products=None if options.products == "float32" else DTYPES[options.products],
+        products=None if products == "float32" else DTYPES[products],
     )
 
 

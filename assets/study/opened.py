@@ -91,9 +91,9 @@ class OpenedStudy:
         """The pass by which the study's shards are scored: all its queries and methods at once."""
         return self.pass_along(list(self.gradients.values()))
 
-    def pass_along(self, gradients: list[dict]) -> InfluencePass:
-        """The same along other gradients than the stored ones."""
-        return pass_over_documents(self.study, self.model, self.modules, gradients, self.typical_tokens)
+    def pass_along(self, gradients: list[dict], products: str = "") -> InfluencePass:
+        """The same along other gradients than the stored ones, or in another precision than the study's."""
+        return pass_over_documents(self.study, self.model, self.modules, gradients, self.typical_tokens, products)
 
     @cached_property
     def _traced(self) -> tuple:

@@ -168,7 +168,7 @@ def ranked_for(
     score, which is exact unless the query was asked at a lower rank.
     """
     order, methods = order_of(ranking), list(asked.gradients)
-    scores = opened.pass_along(list(asked.gradients.values())).score(sequences(windows))
+    scores = opened.pass_along(list(asked.gradients.values()), "float32").score(sequences(windows))
     rows = rows_of_scores([(method, QUERY_ID) for method in methods], windows.with_row_index("place"), scores)
     rows = rows.sort(pl.col("method").cast(pl.Enum(methods)), order, "place", descending=[False, True, False])
     rows = rows.with_columns(

@@ -130,9 +130,16 @@ def _judge(step: Step, study: Study, check: Check, agreement: float) -> None:
             "lists two documents with different scores",
         )
         return
-    low = f"study {study.name}: low-rank scores correlate with exact ones at {agreement:.3f}; raise options.rank"
+    low = f"study {study.name}: low-rank scores correlate with exact ones at {agreement:.3f}; {_remedy(study)}"
     problem = None if agreement >= study.spec.options.min_agreement else low
     step.check(check, problem, metadata={"Pearson, median": agreement})
+
+
+def _remedy(study: Study) -> str:
+    options = study.spec.options
+    if options.rank == "full":
+        return "set options.products to float32" if options.products != "float32" else "see the model's dtype"
+    return "raise options.agreement" if options.rank == "auto" else "raise options.rank"
 
 
 def _agreement_fact(agreement: float) -> dict[str, float]:

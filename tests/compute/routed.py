@@ -34,7 +34,7 @@ SIZES = {
 }  # fmt: skip
 TWO_OF_FIVE = {"num_experts": EXPERTS, "num_experts_per_tok": 2}
 CONFIGS = {
-    "mixtral": MixtralConfig(**SIZES, intermediate_size=20, num_local_experts=EXPERTS),
+    "mixtral": MixtralConfig(**SIZES, intermediate_size=16, num_local_experts=EXPERTS),  # as wide as its inputs
     "qwen2_moe": Qwen2MoeConfig(
         **SIZES, **TWO_OF_FIVE, moe_intermediate_size=20, shared_expert_intermediate_size=24, mlp_only_layers=[0],
         intermediate_size=28,

@@ -150,3 +150,11 @@ def test_a_tied_head_changes_nothing(architecture, tied):
     modules = select_modules(model, "all")
     fit_covariances(model, modules, random_documents(2), labels="empirical")
     assert all(torch.is_tensor(p) and p.grad is None for p in model.parameters())
+
+
+def test_a_module_that_is_used_twice_in_a_forward_pass_is_refused_by_name():
+    """Blocks that layers share: the uses' gradients belong to one weight, and are not told apart."""
+    model = tiny_model("gpt_neox")
+    model.gpt_neox.layers[1].mlp = model.gpt_neox.layers[0].mlp
+    with pytest.raises(BadInput, match=r"layers\.0\.mlp\.dense_4h_to_h is used more than once"):
+        fit_covariances(model, select_modules(model, "mlp"), random_documents(2), labels="empirical")
