@@ -47,7 +47,7 @@ class Batch:
     position_BT: Tensor | None = None
 
     @cached_property
-    def place_B(self) -> Tensor:
+    def places(self) -> Tensor:
         """`index_B` on the batch's device."""
         return torch.tensor(self.index_B, device=self.token_ids_BT.device)
 

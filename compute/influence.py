@@ -85,8 +85,8 @@ class InfluencePass:
             )
             scores_QB, squares_B = scores_BQ.T.to(self.dtype), squares_B.to(self.dtype)
             # In place and last: where memory runs out before, nothing has been added.
-            scores_QD.index_add_(1, batch.place_B, scores_QB)
-            squares_D.index_add_(0, batch.place_B, squares_B)
+            scores_QD.index_add_(1, batch.places, scores_QB)
+            squares_D.index_add_(0, batch.places, squares_B)
 
         settings = {"token_budget": self.token_budget, "on_batch": on_batch}
         for batch, loss_B in backward_passes(self.model, self.modules, documents, consume, **settings):

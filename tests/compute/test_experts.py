@@ -36,7 +36,7 @@ def test_each_expert_is_two_linear_modules_of_its_layer(mixtral):
         "model.layers.0.mlp.experts.1.down_proj",
     ]
     sizes = {(module.in_features, module.out_features, module.has_bias) for module in mixtral.modules}
-    assert sizes == {(16, 40, False), (20, 16, False)}
+    assert sizes == {(16, 32, False), (16, 16, False)}
     assert {module.token_share for module in mixtral.modules} == {2 / EXPERTS}
 
 
@@ -121,7 +121,7 @@ def test_a_consumer_is_given_the_columns_of_an_experts_own_tokens(mixtral):
 
 def test_a_route_is_chosen_for_the_tokens_that_reach_an_expert(mixtral):
     workload = Workload(tokens=100, documents=4, memory_bytes=2**20)
-    expert, dense = mixtral.modules[0], TrackedModule("dense", 16, 40, False)
+    expert, dense = mixtral.modules[0], TrackedModule("dense", 16, 32, False)
     assert choose(expert, [4], workload, 2**20) == choose(dense, [4], Workload(40, 4, 2**20), 2**20)
 
 

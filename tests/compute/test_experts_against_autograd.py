@@ -74,7 +74,7 @@ def test_scores_and_norms_on_every_route(routed, route_name, monkeypatch):
 
 def forced(route_name: str, *arguments):
     choice = choose(*arguments)
-    return type(choice)(route_name, choice.costs)
+    return type(choice)(route_name, choice.costs, choice.multiplications)
 
 
 def test_dense_gradients_are_zero_where_a_query_reaches_no_expert(routed):
