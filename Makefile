@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo ui test test-slow test-ui lint setup clean help
+.PHONY: demo ui test test-slow test-ui bench lint docs docs-serve setup clean help
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -18,7 +18,7 @@ ui: setup  ## Dagster's and MLflow's interfaces on what was run; PORT=… and ML
 
 test: $(VENV)/.dev lint  ## all tests but the slow ones and those of the interfaces
 	@echo "== tests"
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(VENV)/.dev  ## whole runs with a judge, BM25 or a second study, and servers that are started and killed
 	@echo "== slow tests"
@@ -29,14 +29,23 @@ test-ui: $(VENV)/.ui-tests  ## the interfaces, driven in a headless Chromium, wh
 	@echo "== tests of the interfaces"
 	@$(BIN)/python -m pytest tests/ui
 
+bench: $(VENV)/.dev .venv-bergson/.installed  ## the engine, its peers and a training pass side by side; BENCH_ARGS=… (--help lists them)
+	@$(BIN)/python -m benchmarks.engine $(BENCH_ARGS)
+
 lint: $(VENV)/.dev  ## formatting, lint and the import rule of the three floors
 	@echo "== lint"
 	@$(BIN)/ruff check . && $(BIN)/lint-imports
 
+docs: $(VENV)/.docs  ## the documentation as pages, into build/docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet && echo "build/docs/index.html"
+
+docs-serve: $(VENV)/.docs  ## the documentation on 127.0.0.1:8000, built again when a page of docs/ changes; DOCS_PORT=… chooses another port
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve --dev-addr 127.0.0.1:$(or $(DOCS_PORT),8000)
+
 setup: $(VENV)/.core  ## the Python environment alone
 
 clean:  ## remove the environment; the lake in .headwater stays
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-bergson
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"Headwater needs Python 3.11 or newer, and {sys.executable} is {v.major}.{v.minor}; run make PYTHON=/path/to/python3.11")'
@@ -51,7 +60,19 @@ $(VENV)/.dev: $(VENV)/.core
 	@$(BIN)/pip install -q --no-deps kronfluence==1.0.1
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.core
+	@echo "== setting up what the documentation needs"
+	@$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
+	@touch $@
+
 $(VENV)/.ui-tests: $(VENV)/.dev
 	@echo "== setting up what the tests of the interfaces need"
 	@$(BIN)/pip install -q -c constraints.txt -e '.[ui-tests]'
+	@touch $@
+
+.venv-bergson/.installed: benchmarks/engine/bergson.txt constraints.txt
+	@echo "== setting up what bergson needs, in .venv-bergson"
+	@$(PYTHON) -m venv .venv-bergson
+	@.venv-bergson/bin/pip install -q -c constraints.txt -r benchmarks/engine/bergson.txt
+	@.venv-bergson/bin/pip install -q --no-deps bergson==2.5.1
 	@touch $@

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -33,13 +34,22 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Batch:
-    """`index_B` gives each row's place in the list that was batched; `target_BT` marks tokens that carry loss."""
+    """`index_B` gives each row's place in the list that was batched; `target_BT` marks tokens that carry loss.
+
+    What a routed expert sees of a batch has fewer columns: `position_BT` says where in its document each token stands.
+    """
 
     index_B: list[int]
     keys_B: list[str]
     token_ids_BT: Tensor
     attention_BT: Tensor
     target_BT: Tensor
+    position_BT: Tensor | None = None
+
+    @cached_property
+    def places(self) -> Tensor:
+        """`index_B` on the batch's device."""
+        return torch.tensor(self.index_B, device=self.token_ids_BT.device)
 
     @property
     def tokens(self) -> int:

@@ -10,56 +10,98 @@ B sequences, T positions, I inputs (without the bias column), O outputs of a mod
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence as SequenceOf
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from compute.batches import Batch
 from compute.errors import BadInput
+from compute.experts import RoutedTokens, Watch, one_by_one
 from compute.tracked_modules import TrackedModule
 
-Consume = Callable[[TrackedModule, Tensor, Tensor], None]
-"""Called per module and batch with a_BTI and g_BTO; g is zero wherever a position carries no gradient."""
+Consume = Callable[..., None]
+"""Called per module and batch with a_BTI and g_BTO; g is zero wherever a position carries no gradient. For a routed
+expert a fourth argument is the batch of the tokens that reached it, which has columns for them alone."""
 
 
 @contextmanager
-def captured(model: nn.Module, modules: Iterable[TrackedModule], consume: Consume) -> Iterator[None]:
-    """While open, each backward pass through `model` calls `consume` once per tracked module, last module first."""
+def captured(
+    model: nn.Module, modules: Iterable[TrackedModule], consume: Consume, current: SequenceOf[Batch] = ()
+) -> Iterator[None]:
+    """While open, each backward pass through `model` calls `consume` once per tracked module, last module first.
+
+    `current` holds the batch that is run; it is asked for routed experts alone. One that no token reaches is not
+    called for.
+    """
     shape_BT: list[int] = []
 
     def keep_shape(_, __, options: dict) -> None:
         shape_BT[:] = options["input_ids"].shape
 
-    handles = [model.register_forward_pre_hook(keep_shape, with_kwargs=True)]
-    for module in modules:
-        hook = _forward_hook(module, consume, shape_BT)
-        handles.append(model.get_submodule(module.name).register_forward_hook(hook))
     was_training, required_grad = model.training, [parameter.requires_grad for parameter in model.parameters()]
-    model.eval().requires_grad_(False)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(was_training)
-        for parameter, required in zip(model.parameters(), required_grad, strict=True):
-            parameter.requires_grad_(required)
+    with ExitStack() as undo:
+        undo.callback(model.register_forward_pre_hook(keep_shape, with_kwargs=True).remove)
+        for module in modules:
+            if module.expert is None:
+                hook = _forward_hook(module, consume, shape_BT)
+                undo.callback(model.get_submodule(module.name).register_forward_hook(hook).remove)
+        for layer, watch in _watched_experts(modules, consume).items():
+            undo.enter_context(one_by_one(model.get_submodule(layer), current, watch))
+        model.eval().requires_grad_(False)
+        try:
+            yield
+        finally:
+            model.train(was_training)
+            for parameter, required in zip(model.parameters(), required_grad, strict=True):
+                parameter.requires_grad_(required)
 
 
 def _forward_hook(module: TrackedModule, consume: Consume, shape_BT: list[int]):
-    def hook(_, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        if not torch.is_grad_enabled():
-            return None
-        begins_graph = not output.requires_grad
-        if begins_graph:
-            # A copy, since the model may go on to change its tensor in place, which a leaf does not allow.
-            leaf = output.detach().requires_grad_(True)
-            output = leaf.clone()
+    def hook(_, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         activation = inputs[0].detach()
-        output.register_hook(lambda gradient: consume(module, *_by_document(module, activation, gradient, shape_BT)))
-        return output if begins_graph else None
+
+        def hand_over(gradient: Tensor) -> None:
+            consume(module, *_by_document(module, activation, gradient, shape_BT))
+
+        return _with_gradient(output, hand_over)
 
     return hook
+
+
+def _watched_experts(modules: Iterable[TrackedModule], consume: Consume) -> dict[str, Watch]:
+    """What each experts module with tracked experts is to call, by its name."""
+    tracked: dict[str, dict[tuple[int, str], TrackedModule]] = {}
+    for module in modules:
+        if module.expert:
+            tracked.setdefault(module.expert.layer, {})[module.expert.number, module.expert.projection] = module
+    return {layer: _watch(of_layer, consume) for layer, of_layer in tracked.items()}
+
+
+def _watch(tracked: dict[tuple[int, str], TrackedModule], consume: Consume) -> Watch:
+    def watch(number: int, projection: str, input_nI: Tensor, output_nO: Tensor, tokens: RoutedTokens) -> Tensor:
+        if (module := tracked.get((number, projection))) is None:
+            return output_nO
+        activation_nI = input_nI.detach()
+
+        def hand_over(gradient_nO: Tensor) -> None:
+            consume(module, tokens.by_document(activation_nI), tokens.by_document(gradient_nO), tokens.batch)
+
+        return _with_gradient(output_nO, hand_over)
+
+    return watch
+
+
+def _with_gradient(output: Tensor, hand_over: Callable[[Tensor], None]) -> Tensor:
+    """A module's output, whose gradient is handed over in backward; the graph begins at it where it has none yet."""
+    if not torch.is_grad_enabled():
+        return output
+    if not output.requires_grad:
+        # A copy, since the model may go on to change its tensor in place, which a leaf does not allow.
+        output = output.detach().requires_grad_(True).clone()
+    output.register_hook(hand_over)
+    return output
 
 
 def _by_document(
@@ -73,7 +115,7 @@ def _by_document(
         return activation.view(*shape_BT, -1), gradient.view(*shape_BT, -1)
     if gradient.ndim != 3:
         raise BadInput(
-            f"curvature.modules: {module.name} does not see its tokens as batch × positions × features, "
-            "as routed experts do not; leave it out of the patterns"
+            f"curvature.modules: {module.name} does not see its tokens as batch × positions × features; "
+            "leave it out of the patterns"
         )
     return activation, gradient

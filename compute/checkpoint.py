@@ -46,6 +46,8 @@ def load_model(
         raise
     _refuse_incomplete(location, report)
     _refuse_not_finite(location, model)
+    if dtype == "float64":
+        model.set_experts_implementation("eager")  # grouped products of experts are of narrower dtypes alone
     model = model.to(device or best_device()).eval().requires_grad_(False)
     _refuse_not_causal(location, model)
     return model
@@ -66,10 +68,13 @@ def model_skeleton(location: str, *, revision: str | None = None) -> nn.Module:
     """The architecture alone, on the meta device: module names and shapes, no weights."""
     _refuse_adapter(location)
     try:
-        config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
+        with _quiet_loading():
+            config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError, KeyError) as error:
+        if isinstance(error, OSError) and not Path(location).is_dir():
+            raise BadInput(f"model {location}: cannot be reached: {_first_sentence(error)}") from error
         raise BadInput(f"model {location}: is not a causal language model: {_first_sentence(error)}") from error
 
 
@@ -144,7 +149,10 @@ def _first_sentence(error: Exception) -> str:
 
 
 class _quiet_loading:  # noqa: N801 (a context manager used like a function)
-    """Keeps transformers' progress bar and notices about loading out of the terminal."""
+    """Keeps transformers' progress bar, and notices about loading and about tries to reach the hub, out of the
+    terminal: what they come to is an error or nothing."""
+
+    hub = logging.getLogger("huggingface_hub")
 
     def __enter__(self) -> None:
         from transformers.utils import logging as hf_logging
@@ -152,10 +160,13 @@ class _quiet_loading:  # noqa: N801 (a context manager used like a function)
         self.bars, self.level = hf_logging.is_progress_bar_enabled(), hf_logging.get_verbosity()
         hf_logging.disable_progress_bar()
         hf_logging.set_verbosity(logging.ERROR)
+        self.hub_level = self.hub.level
+        self.hub.setLevel(logging.ERROR)
 
     def __exit__(self, *_) -> None:
         from transformers.utils import logging as hf_logging
 
+        self.hub.setLevel(self.hub_level)
         hf_logging.set_verbosity(self.level)
         if self.bars:
             hf_logging.enable_progress_bar()

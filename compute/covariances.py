@@ -1,6 +1,7 @@
 """Stage 1 of EK-FAC: the covariances A = E[a aᵀ] and S = E[g gᵀ] of each module, expectations over unmasked tokens.
 
-Grosse et al. 2023, section 3.1 (equations 12–14). N tokens of a batch, I inputs (with the bias column), O outputs.
+Grosse et al. 2023, section 3.1 (equations 12–14). A routed expert's are means over the tokens that reached it, and zero
+where none did. N tokens of a batch, I inputs (with the bias column), O outputs.
 """
 
 from __future__ import annotations
@@ -35,24 +36,28 @@ class _Sums:
     """
 
     def __init__(self, module: TrackedModule, dtype: torch.dtype, device) -> None:
-        self.module = module
+        self.module, self.tokens = module, 0
         self.activation_II = torch.zeros(module.in_features, module.in_features, dtype=dtype, device=device)
         self.activation_I = torch.zeros(module.in_features, dtype=dtype, device=device)
         self.gradient_OO = torch.zeros(module.out_features, module.out_features, dtype=dtype, device=device)
 
     def add(self, products_II: Tensor, activation_NI: Tensor, gradient_NO: Tensor) -> None:
-        self.activation_II += products_II
+        # What takes memory comes first: where it runs out, nothing has been added.
+        sum_I = activation_NI.sum(0) if self.module.has_bias else None
         add_products(self.gradient_OO, gradient_NO)
-        if self.module.has_bias:
-            self.activation_I += activation_NI.sum(0)
+        self.activation_II += products_II
+        if sum_I is not None:
+            self.activation_I += sum_I
+        self.tokens += len(activation_NI)
 
-    def means(self, tokens: int) -> ModuleCovariances:
+    def means(self) -> ModuleCovariances:
         activation_II, gradient_OO = whole(self.activation_II), whole(self.gradient_OO)
         if self.module.has_bias:
-            ones = activation_II.new_tensor([[float(tokens)]])
+            ones = activation_II.new_tensor([[float(self.tokens)]])
             border_I1 = self.activation_I[:, None]
             activation_II = torch.cat([torch.cat([activation_II, border_I1], 1), torch.cat([border_I1.T, ones], 1)])
-        return ModuleCovariances(activation_II / tokens, gradient_OO / tokens, tokens)
+        count = max(1, self.tokens)  # an expert that no token reached has zeros
+        return ModuleCovariances(activation_II / count, gradient_OO / count, self.tokens)
 
 
 class _BatchRows:
@@ -63,22 +68,23 @@ class _BatchRows:
 
     def __init__(self, batch: Batch, dtype: torch.dtype) -> None:
         self.batch, self.real_BT, self.dtype = batch, batch.attention_BT.bool(), dtype
-        self.key: tuple = ()
-        self.rows_NI = self.products_II = torch.empty(0)
+        self.is_full = bool(self.real_BT.all())  # nothing is padding: the rows need no copy
+        self.held = self.rows_NI = self.products_II = torch.empty(0)
 
     def products(self, activation_BTI: Tensor) -> tuple[Tensor, Tensor]:
         """The input's rows at real tokens, and the upper triangle of their products."""
-        # Both modules' inputs are alive until backward has passed the first, so equal memory is the same tensor.
-        key = (activation_BTI.data_ptr(), activation_BTI.shape)
-        if key != self.key:
-            self.key, self.rows_NI = key, self.rows(activation_BTI)
+        # The last input is held, so that no other can have its memory: equal memory is the same tensor.
+        is_same = self.held.data_ptr() == activation_BTI.data_ptr() and self.held.shape == activation_BTI.shape
+        if not is_same:
+            self.held, self.rows_NI = activation_BTI, self.rows(activation_BTI)
             self.products_II = self.rows_NI.new_zeros(2 * [self.rows_NI.shape[1]])
             add_products(self.products_II, self.rows_NI)
         return self.rows_NI, self.products_II
 
     def rows(self, values_BTM: Tensor) -> Tensor:
         """The rows of real tokens, in the dtype of the sums."""
-        return values_BTM[self.real_BT].to(self.dtype)
+        rows_NM = values_BTM.flatten(0, 1) if self.is_full else values_BTM[self.real_BT]
+        return rows_NM.to(self.dtype)
 
 
 def add_products(sum_MM: Tensor, rows_NM: Tensor) -> None:
@@ -127,8 +133,9 @@ def fit_covariances(
         labels=Labels.named(labels, seed),
         on_batch=on_batch,
     )
-    tokens = sum(batch.tokens for batch, _ in passes)
-    return {name: module_sums.means(tokens) for name, module_sums in sums.items()}
+    for _ in passes:
+        pass
+    return {name: module_sums.means() for name, module_sums in sums.items()}
 
 
 #: Of the largest entry: float32 sums over long samples are asymmetric and indefinite by about this much.

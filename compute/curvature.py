@@ -18,13 +18,14 @@ from compute.methods import Metric
 class Curvature:
     """An EK-FAC fit: the eigenbasis and Λ_SA of each module by name, and `damping` as a multiple of mean(Λ).
 
-    `document_tokens` is the mean number of tokens of the documents that it was fitted on, which K-FAC needs.
+    `document_tokens` is the mean number of tokens, per document that it was fitted on, that reach each module, which
+    K-FAC needs.
     """
 
     eigenbasis: dict[str, ModuleEigenbasis]
     eigenvalues: dict[str, Tensor]
     damping: float = 0.1
-    document_tokens: float | None = None
+    document_tokens: dict[str, float] | None = None
 
     def precondition(self, name: str, gradient_OI: Tensor, metric: Metric = "ekfac") -> Tensor:
         """The inverse-curvature-vector product of one module's gradient; the gradient itself in the plain metric."""
@@ -62,11 +63,11 @@ class Curvature:
     def _kfac_eigenvalues(self, name: str) -> Tensor:
         """Products of the eigenvalues of S and A, per document as Λ is."""
         if self.document_tokens is None:
-            raise ValueError("kfac needs Curvature.document_tokens, the mean number of tokens of a document")
+            raise ValueError("kfac needs Curvature.document_tokens, the mean number of tokens that reach each module")
         basis = self.eigenbasis[name]
         # Rounding leaves a covariance without full rank with negative eigenvalues.
         values_S, values_A = basis.gradient_values_S.clamp(min=0), basis.activation_values_A.clamp(min=0)
-        return self.document_tokens * torch.outer(values_S, values_A)
+        return self.document_tokens[name] * torch.outer(values_S, values_A)
 
 
 def over(values: Tensor, norm: Tensor) -> Tensor:

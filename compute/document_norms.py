@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from compute.batches import Batch
 from compute.curvature import Curvature
 from compute.eigenvalues import rotated_gradients
 from compute.methods import Metric
@@ -24,7 +25,7 @@ class DocumentNorms:
     def __init__(
         self, metrics: Iterable[Metric], documents: int, curvature: Curvature | None, dtype: torch.dtype, device
     ) -> None:
-        self.curvature = curvature
+        self.curvature, self.dtype = curvature, dtype
         self.squares = {metric: torch.zeros(documents, dtype=dtype, device=device) for metric in metrics}
         if curvature is None and self.squares.keys() - {"plain"}:
             raise ValueError(f"norms in the metrics {sorted(self.squares)} need a curvature")
@@ -38,16 +39,17 @@ class DocumentNorms:
             for metric in self.squares.keys() - known.keys()
         }
 
-    def add(self, index_B: list[int], squares: dict[Metric, Tensor]) -> None:
-        """Adds one module's squares of a batch to those of its documents."""
+    def add(self, batch: Batch, squares: dict[Metric, Tensor]) -> None:
+        """Adds one module's squares of a batch to those of its documents, in place: it takes no memory."""
         for metric, squares_B in squares.items():
-            self.squares[metric][index_B] += squares_B
+            self.squares[metric].index_add_(0, batch.places, squares_B)
 
     def of(self, metric: Metric, index_B: list[int] | slice = slice(None)) -> Tensor:
         """The norms of these documents, or of all."""
         return self.squares[metric][index_B].clamp(min=0).sqrt()
 
     def _squares(self, metric: Metric, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> Tensor:
+        activation_BTI, gradient_BTO = activation_BTI.to(self.dtype), gradient_BTO.to(self.dtype)
         if metric == "plain":
             return gradient_squares(module, activation_BTI, gradient_BTO)
         chunks = rotated_gradients(module, self.curvature.eigenbasis[module.name], activation_BTI, gradient_BTO)

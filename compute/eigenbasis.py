@@ -14,7 +14,7 @@ from torch import Tensor
 
 from compute.covariances import ModuleCovariances
 
-RECENT = 4  # modules between two that share their input (k, o, q, v in the order of names)
+RECENT = 2  # inputs: between two modules that share one there is one other at most (k, o, q, v by name)
 
 
 @dataclass

@@ -73,10 +73,12 @@ def exact_scores(
         for direction, rows in _rows_by_direction(batch, wanted).items():
             direction_OI = directions[direction][module.name].to(device, dtype)
             share_RT = _shares(module, activation_BTI[rows], gradient_BTO[rows], direction_OI)
+            if batch.position_BT is not None:
+                share_RT = _at_positions(share_RT, batch.position_BT[rows], max(map(len, documents)))
             for row, share_T in zip(rows, share_RT, strict=True):
                 index = batch.index_B[row]
                 shares.setdefault((index, direction), {})[module.name] = share_T[: len(documents[index])]
-        norms.add(batch.index_B, squares)
+        norms.add(batch, squares)
 
     results: list[dict[int, ExactScore]] = [{} for _ in documents]
     settings = {"token_budget": token_budget, "on_batch": on_batch}
@@ -86,7 +88,8 @@ def exact_scores(
         for row, index in enumerate(batch.index_B):
             for direction in wanted[index]:
                 norm = norms_B[divisors[direction]][row] if divisors[direction] else None
-                results[index][direction] = _gather(documents[index], shares.pop((index, direction)), norm)
+                share_T = shares.pop((index, direction), {})
+                results[index][direction] = _gather(documents[index], modules, share_T, norm)
     return results
 
 
@@ -105,10 +108,19 @@ def _shares(module: TrackedModule, activation_RTI: Tensor, gradient_RTO: Tensor,
     return share_RT + directed_RTI[..., -1] if module.has_bias else share_RT
 
 
-def _gather(document: Sequence, share_T: dict[str, Tensor], norm: float | None) -> ExactScore:
-    """All shares divided by the norm where one is given; a document without a gradient has none."""
+def _at_positions(share_RC: Tensor, position_RC: Tensor, positions: int) -> Tensor:
+    """The shares of a routed expert's tokens where they stand in their documents; columns without a token add 0."""
+    return share_RC.new_zeros(len(share_RC), positions).scatter_add_(1, position_RC, share_RC)
+
+
+def _gather(
+    document: Sequence, modules: SequenceOf[TrackedModule], share_T: dict[str, Tensor], norm: float | None
+) -> ExactScore:
+    """All shares divided by the norm where one is given; a document without a gradient has none. A routed expert that
+    the document does not reach has a share of 0."""
     if norm is not None:
         share_T = {name: share / norm if norm else share for name, share in share_T.items()}
-    token_scores_T = torch.stack(list(share_T.values())).sum(0)
-    module_scores = {name: float(share.sum()) for name, share in share_T.items()}
+    token_scores_T = torch.stack(list(share_T.values())).sum(0) if share_T else torch.zeros(len(document))
+    scores = {name: float(share.sum()) for name, share in share_T.items()}
+    module_scores = {module.name: scores.get(module.name, 0.0) for module in modules}
     return ExactScore(document.key, sum(module_scores.values()), module_scores, token_scores_T.cpu().numpy())

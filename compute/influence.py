@@ -22,7 +22,7 @@ from compute.document_norms import DocumentNorms
 from compute.low_rank import LowRankGradient
 from compute.methods import norm_metric, norm_metrics
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
-from compute.routes import Choice, Factors, Formed, Rebuilt, Workload, choose, make_route
+from compute.routes import Choice, Workload, choose, make_route
 from compute.tracked_modules import TrackedModule
 
 MEMORY_BYTES = 2**31  # what the queries' dense gradients and the documents' may take together
@@ -43,6 +43,8 @@ class InfluencePass:
     `gradients` holds one dictionary of factors per query (and method). Routes are chosen for documents of
     `typical_tokens` in batches of `token_budget`; next to the model and the factors, `memory_bytes` bound what is kept.
     `methods` has the method of each gradient, where some are of unit norm; trackstar needs the `curvature` as well.
+    `products` is the precision in which gradients are multiplied (left out: that of the sums, which are float32 at
+    least); torch.bfloat16 halves their memory and, where the device has instructions for it, their time.
     """
 
     def __init__(
@@ -56,24 +58,25 @@ class InfluencePass:
         memory_bytes: int = MEMORY_BYTES,
         methods: SequenceOf[str] = (),
         curvature: Curvature | None = None,
+        products: torch.dtype | None = None,
     ) -> None:
         self.model, self.modules, self.queries = model, tuple(modules), len(gradients)
         if methods and len(methods) != len(gradients):
             raise ValueError(f"{len(methods)} methods for {len(gradients)} gradients")
         self.token_budget, self.methods, self.curvature = token_budget, tuple(methods), curvature
         self.dtype, self.device = accumulation_dtype(model), next(model.parameters()).device
+        self.products = products or self.dtype
         documents = max(1, token_budget // typical_tokens)
-        workload = Workload(typical_tokens, documents, memory_bytes, self.dtype.itemsize)
-        dense_bytes = memory_bytes - workload.formed_bytes
-        self.choices: dict[str, Choice] = {}
-        self.routes: dict[str, Factors | Formed | Rebuilt] = {}
-        for module in self.modules:
-            factors = [gradient[module.name] for gradient in gradients]
-            choice = choose(module, [factor.rank for factor in factors], workload, dense_bytes)
-            if choice.route == "formed":
-                dense_bytes -= len(factors) * module.out_features * module.in_dim * self.dtype.itemsize
-            self.choices[module.name] = choice
-            self.routes[module.name] = make_route(choice, module, factors, workload, self.dtype, self.device)
+        workload = Workload(typical_tokens, documents, memory_bytes, self.products.itemsize)
+        factors = {module.name: [each[module.name] for each in gradients] for module in self.modules}
+        ranks = {name: [factor.rank for factor in each] for name, each in factors.items()}
+        self.choices = choose_routes(self.modules, ranks, workload)
+        self.routes = {
+            module.name: make_route(
+                self.choices[module.name], module, factors[module.name], workload, self.products, self.device
+            )
+            for module in self.modules
+        }
 
     def route_names(self) -> dict[str, str]:
         """The route that each module takes, for the record of a run."""
@@ -87,11 +90,14 @@ class InfluencePass:
         loss_D = torch.zeros(len(documents), dtype=torch.float64)
 
         def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
-            activation_BTI, gradient_BTO = activation_BTI.to(self.dtype), gradient_BTO.to(self.dtype)
-            scores_BQ, plain_B = self.routes[module.name].score(activation_BTI, gradient_BTO)
-            squares = norms.of_module(module, activation_BTI, gradient_BTO, {"plain": plain_B})
-            scores_QD[:, batch.index_B] += scores_BQ.T
-            norms.add(batch.index_B, squares)
+            scores_BQ, plain_B = self.routes[module.name].score(
+                activation_BTI.to(self.products), gradient_BTO.to(self.products)
+            )
+            squares = norms.of_module(module, activation_BTI, gradient_BTO, {"plain": plain_B.to(self.dtype)})
+            scores_QB = scores_BQ.T.to(self.dtype)
+            # In place and last: where memory runs out before, nothing has been added.
+            scores_QD.index_add_(1, batch.places, scores_QB)
+            norms.add(batch, squares)
 
         settings = {"token_budget": self.token_budget, "on_batch": on_batch}
         for batch, loss_B in backward_passes(self.model, self.modules, documents, consume, **settings):
@@ -105,6 +111,20 @@ class InfluencePass:
             divided = [norm_metric(method) == metric for method in self.methods]
             rows = torch.tensor(divided, device=self.device).nonzero()[:, 0]
             scores_QD[rows] = over(scores_QD[rows], norms.of(metric))
+
+
+def choose_routes(
+    modules: SequenceOf[TrackedModule], ranks: dict[str, list[int]], workload: Workload
+) -> dict[str, Choice]:
+    """The choice of each module by name, for queries of these ranks at it; `formed` as long as the memory lasts."""
+    dense_bytes = workload.memory_bytes - workload.formed_bytes
+    choices = {}
+    for module in modules:
+        choice = choices[module.name] = choose(module, ranks[module.name], workload, dense_bytes)
+        if choice.route == "formed":
+            entries = len(ranks[module.name]) * module.out_features * module.in_dim
+            dense_bytes -= entries * workload.bytes_per_entry
+    return choices
 
 
 def score_documents(

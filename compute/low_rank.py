@@ -59,18 +59,24 @@ def truncate_rotated(rotated_SA: Tensor, basis: ModuleEigenbasis, rank: int) -> 
 
 
 def truncate_together(
-    rotated: dict[str, Tensor], bases: dict[str, ModuleEigenbasis], agreement: float
+    rotated: dict[str, Tensor],
+    bases: dict[str, ModuleEigenbasis],
+    agreement: float,
+    most: int | None = MOST_COMPONENTS,
 ) -> dict[str, LowRankGradient]:
     """One query's gradients over all modules, each at the rank at which its scores are expected to agree this well.
 
     What is dropped has no expected correlation with what is kept, so scores correlate with full-rank ones at
     √(1 − dropped ∕ whole), of the expected squares of the scores. The smallest components of all modules are dropped up
-    to that: a module whose gradient says little of the score gets a low rank. At most MOST_COMPONENTS of one are kept.
+    to that: a module whose gradient says little of the score gets a low rank. Where `most` components of each are too
+    few, all are taken into account.
     """
-    found = {name: _components(rotated_SA, bases[name], MOST_COMPONENTS) for name, rotated_SA in rotated.items()}
+    found = {name: _components(each, bases[name], most or min(each.shape)) for name, each in rotated.items()}
     squares_K = torch.cat([each.squares_R for each in found.values()]).sort().values
     whole = sum(each.whole for each in found.values())
     allowed = (1 - agreement**2) * whole - (whole - float(squares_K.sum()))
+    if allowed < 0 and most:
+        return truncate_together(rotated, bases, agreement, None)
     dropped = int(torch.searchsorted(squares_K.cumsum(0), max(0.0, allowed), right=True))
     least = squares_K[min(dropped, len(squares_K) - 1)]
     return {name: each.largest(max(1, int((each.squares_R >= least).sum()))) for name, each in found.items()}

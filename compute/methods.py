@@ -13,9 +13,9 @@ the loss of the query's completion.
 | trackstar | that of ekfac: the cosine of gradients whitened by (H + λ)^-½ | yes | Chang et al. 2024, in style |
 
 S and A are means over tokens and Λ is one over documents, so K-FAC's eigenvalues are multiplied by T, the mean number
-of tokens of a document. λ is `damping` times the mean of the eigenvalues that it is added to. Of TrackStar the whitened
-gradients at unit norm are taken over, not its random projections nor its scaling by an optimizer's second moments;
-for one query it ranks documents as l-relative influence (Barshan et al. 2020) does.
+of tokens of a document (of a routed expert: that reach it). λ is `damping` times the mean of the eigenvalues that it is
+added to. Of TrackStar the whitened gradients at unit norm are taken over, not its random projections nor its scaling by
+an optimizer's second moments; for one query it ranks documents as l-relative influence (Barshan et al. 2020) does.
 """
 
 from __future__ import annotations
@@ -54,9 +54,19 @@ def known_method(method: str) -> Method:
     return METHODS[method]
 
 
+def metrics_of(methods: Iterable[str]) -> list[Metric]:
+    """The metrics that the methods differ in, each once. Raises BadInput for a method that is not known."""
+    return list(dict.fromkeys(known_method(method).metric for method in methods))
+
+
 def norm_metric(method: str) -> Metric | None:
     """The metric of the document's norm by which the method's scores are divided; None where they are not."""
     return known_method(method).metric if known_method(method).unit_norm else None
+
+
+def whitens(methods: Iterable[str]) -> bool:
+    """Whether a method divides by the norm of a document's whitened gradient, which takes the curvature."""
+    return bool(norm_metrics(methods) - {"plain"})
 
 
 def norm_metrics(methods: Iterable[str]) -> set[Metric]:

@@ -26,8 +26,9 @@ def document_gradients(
     for activation_DTI, gradient_DTO in zip(
         activation_BTI.split(documents_at_once), gradient_BTO.split(documents_at_once), strict=True
     ):
-        weight_DOI = torch.bmm(gradient_DTO.transpose(1, 2), activation_DTI)
-        yield torch.cat([weight_DOI, gradient_DTO.sum(1)[..., None]], 2) if module.has_bias else weight_DOI
+        if module.has_bias:  # a column of ones costs less on the tokens than a column of sums on the gradients
+            activation_DTI = torch.nn.functional.pad(activation_DTI, (0, 1), value=1.0)
+        yield torch.bmm(gradient_DTO.transpose(1, 2), activation_DTI)
 
 
 def gradient_squares(module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> Tensor:
@@ -36,7 +37,18 @@ def gradient_squares(module: TrackedModule, activation_BTI: Tensor, gradient_BTO
     outputs = gradient_BTO.shape[2]
     if positions * (inputs + outputs) > inputs * outputs:
         chunks = document_gradients(module, activation_BTI, gradient_BTO)
-        return torch.cat([gradient_DOI.square_().sum((1, 2)) for gradient_DOI in chunks])
+        return torch.cat([squared_norms(gradient_DOI.flatten(1)) for gradient_DOI in chunks])
     gram_BTT = activation_BTI @ activation_BTI.transpose(1, 2)
     gram_BTT += module.has_bias  # the bias column of ones adds 1 to every inner product
-    return gram_BTT.mul_(gradient_BTO @ gradient_BTO.transpose(1, 2)).sum((1, 2))
+    gram_BTT *= gradient_BTO @ gradient_BTO.transpose(1, 2)
+    return gram_BTT.sum((1, 2), dtype=sum_dtype(gram_BTT.dtype))
+
+
+def sum_dtype(products: torch.dtype) -> torch.dtype:
+    """Sums of products in a lower precision are float32."""
+    return torch.promote_types(products, torch.float32)
+
+
+def squared_norms(gradient_DP: Tensor) -> Tensor:
+    """‖G‖² of each row, summed in float32 at least."""
+    return torch.linalg.vector_norm(gradient_DP, dim=1, dtype=sum_dtype(gradient_DP.dtype)).square()

@@ -23,7 +23,8 @@ from compute.token_loss import DATA, Labels, batch_loss, run_batch
 from compute.tracked_modules import TrackedModule
 
 Consume = Callable[[Batch, TrackedModule, Tensor, Tensor], None]
-"""Called per batch and module with a_BTI and g_BTO; g is zero wherever a position carries no gradient. It may raise
+"""Called per batch and module with a_BTI and g_BTO; g is zero wherever a position carries no gradient. For a routed
+expert the batch holds the tokens that reach it alone, and where none does there is no call. It may raise
 torch.OutOfMemoryError before it has changed anything, and not after."""
 OnBatch = Callable[[int, int], None]
 """Called after each batch with the documents and the tokens (without padding) that it held."""
@@ -52,7 +53,7 @@ class _Plan:
         """Puts the two halves of a batch before all others; those that nothing has consumed are laid out anew."""
         if len(index_B) == 1:
             key, tokens = self.sequences[index_B[0]].key, len(self.sequences[index_B[0]])
-            raise BadInput(f"{key}: its {tokens} tokens do not fit in memory even alone; cut documents shorter")
+            raise BadInput(f"{key}: its {tokens} tokens do not fit in memory even alone; make it shorter")
         begun = [each for each in self.to_come if each[1]]
         untouched = [index for indices, already in self.to_come if not already for index in indices]
         middle = len(index_B) // 2
@@ -75,28 +76,40 @@ def backward_passes(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Each batch when it is done, longest sequences first, with the summed loss of its sequences in nats, loss_B.
 
-    `consume` has then seen the sequences of the batch once per module. Raises BadInput naming a sequence without a
-    target, longer than the budget, with a loss that is not finite, or that does not fit in memory by itself.
+    `consume` has then seen the sequences of the batch once per module that their tokens reach. Raises BadInput naming
+    a sequence without a target, longer than the budget, with a loss that is not finite, or that does not fit in memory
+    by itself.
     """
     plan = _Plan(sequences, token_budget, next(model.parameters()).device)
     current: list[Batch] = []
     consumed: set[str] = set()
+    met: set[str] = set()  # in this attempt at the batch
 
-    def consume_once(module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
+    def consume_once(
+        module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor, seen: Batch | None = None
+    ) -> None:
+        if module.name in met:
+            name = f"curvature.modules: {module.name}"
+            raise BadInput(f"{name} is used more than once in a forward pass; leave it out of the patterns")
+        met.add(module.name)
         if module.name not in consumed:
-            consume(*current, module, activation_BTI, gradient_BTO)
+            consume(current[0] if seen is None else seen, module, activation_BTI, gradient_BTO)
             consumed.add(module.name)
 
-    with captured(model, modules, consume_once):
+    with captured(model, modules, consume_once, current):
         while plan.to_come:
             index_B, already = plan.to_come.popleft()
+            met.clear()
             consumed.clear()
             consumed.update(already)
+            loss_B = None
             try:
                 current[:] = [pad(sequences, index_B, plan.device)]
                 loss_B = run_batch(model, current[0], labels)
             except torch.OutOfMemoryError:
-                _let_go(model)
+                pass  # the error's traceback holds the graph: memory is let go after it
+            if loss_B is None:
+                _let_go(plan.device)
                 plan.halve(index_B, frozenset(consumed))
                 continue
             yield current[0], loss_B
@@ -111,18 +124,21 @@ def forward_passes(
     plan = _Plan(sequences, token_budget, next(model.parameters()).device)
     while plan.to_come:
         index_B, _ = plan.to_come.popleft()
+        loss_B = None
         try:
             batch = pad(sequences, index_B, plan.device)
             loss_B = batch_loss(model, batch)
         except torch.OutOfMemoryError:
-            _let_go(model)
+            pass
+        if loss_B is None:
+            _let_go(plan.device)
             plan.halve(index_B, frozenset())
             continue
         yield batch, loss_B
 
 
-def _let_go(model: nn.Module) -> None:
-    if next(model.parameters()).device.type == "cuda":
+def _let_go(device: torch.device) -> None:
+    if device.type == "cuda":
         torch.cuda.empty_cache()
 
 

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 
+import torch
 from torch import Tensor, nn
 
 from compute.batches import Batch, Sequence
 from compute.curvature import Curvature, over
 from compute.low_rank import LowRankGradient, full_rank, keeps_full_rank, truncate_rotated, truncate_together
-from compute.methods import USUAL, Metric, known_method
+from compute.methods import USUAL, Metric, known_method, metrics_of
 from compute.module_gradients import document_gradients
-from compute.passes import accumulation_dtype, backward_passes
+from compute.passes import backward_passes, placement
 from compute.tracked_modules import TrackedModule
 
 
@@ -38,7 +39,7 @@ def query_gradients(
     correlate with full-rank ones at it, of methods of unit norm before they are divided by a document's. Raises
     BadInput for an unknown method or a query whose loss is not finite.
     """
-    metrics = list(dict.fromkeys(known_method(method).metric for method in methods))
+    metrics = metrics_of(methods)
     for query in queries:
         gradients = dense_gradients(model, modules, query)
         if agreement is None:
@@ -87,15 +88,18 @@ def _at_norm(
 
 
 def dense_gradients(model: nn.Module, modules: SequenceOf[TrackedModule], sequence: Sequence) -> dict[str, Tensor]:
-    """The full gradient G_OI of one sequence's loss per module name."""
+    """The full gradient G_OI of one sequence's loss per module name; zero for an expert that it does not reach."""
     gradients: dict[str, Tensor] = {}
-    dtype = accumulation_dtype(model)
+    device, dtype = placement(model)
 
     def consume(_: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
         (gradients[module.name],) = next(document_gradients(module, activation_BTI.to(dtype), gradient_BTO.to(dtype)))
 
     for _ in backward_passes(model, modules, [sequence], consume, token_budget=len(sequence)):
         pass
+    for module in modules:
+        if module.name not in gradients:
+            gradients[module.name] = torch.zeros(module.out_features, module.in_dim, dtype=dtype, device=device)
     return gradients
 
 

@@ -22,10 +22,14 @@ import torch
 from torch import Tensor
 
 from compute.low_rank import LowRankGradient
-from compute.module_gradients import document_gradients, gradient_squares
+from compute.module_gradients import document_gradients, gradient_squares, squared_norms, sum_dtype
 from compute.tracked_modules import TrackedModule
 
 ELEMENTS_AT_ONCE = 2**24  # of projections, 64 MiB in float32
+# Measured in units of the factor side's multiplications (docs/log.md): products per document are small matrices, and a
+# product with the dense queries reads all of these, however few documents there are.
+FORMING, GRAM = 2.0, 1.7
+DOCUMENTS_PER_PRODUCT = 48
 FORMED_SHARE = 4  # of the budget one such part is for documents' gradients or rebuilt ones of queries
 
 
@@ -46,32 +50,43 @@ class Workload:
 
 @dataclass(frozen=True)
 class Choice:
-    """The route of a module, and what each would cost, as multiples of the module's own forward pass."""
+    """The route of a module, and what each would take, as multiples of the module's own forward pass: in time, by what
+    products were measured to take, and in multiplications."""
 
     route: str
     costs: dict[str, float]
+    multiplications: dict[str, float]
 
 
 def choose(module: TrackedModule, ranks: SequenceOf[int], workload: Workload, dense_bytes: int) -> Choice:
     """The cheapest route for queries of these ranks, where `dense_bytes` are left for dense gradients.
 
-    Multiplications per document, the norm included, which comes for nothing where gradients are formed.
+    The norms of documents' gradients are included; they come for nothing where gradients are formed.
     """
-    outputs, inputs, tokens = module.out_features, module.in_dim, workload.tokens
-    entries = outputs * inputs
-    forward = tokens * entries
-    norm = min(tokens * tokens * (outputs + inputs), forward)
-    together = max(1, min(workload.documents, workload.formed_bytes // (workload.bytes_per_entry * entries)))
-    formed = forward + len(ranks) * entries
+    outputs, inputs = module.out_features, module.in_dim
+    tokens = max(1, round(workload.tokens * module.token_share))
+    entries, forward = outputs * inputs, tokens * outputs * inputs
+    product, factors = len(ranks) * entries, tokens * sum(ranks) * (outputs + inputs)
+    norm = min(forward, tokens * tokens * (outputs + inputs))
+    # Of what is rebuilt, half of what may be formed is for documents' gradients.
+    half = _documents_at_once(workload, entries, 2)
+    rebuilt = sum(ranks) * entries * -(-workload.documents // half) / workload.documents
+    multiplications = {"factors": factors + norm, "formed": forward + product, "rebuilt": forward + product + rebuilt}
+    at_once = _documents_at_once(workload, entries, 1)
     costs = {
-        "factors": tokens * sum(ranks) * (outputs + inputs) + norm,
-        "formed": formed,
-        "rebuilt": formed + sum(ranks) * entries / together,
+        "factors": factors + (FORMING if norm == forward else GRAM) * norm,
+        "formed": FORMING * forward + product * max(1, DOCUMENTS_PER_PRODUCT / at_once),
+        "rebuilt": FORMING * forward + product * max(1, DOCUMENTS_PER_PRODUCT / half) + rebuilt,
     }
     fits = len(ranks) * entries * workload.bytes_per_entry <= dense_bytes
-    possible = [name for name in costs if name != "formed" or fits]
-    route = min(possible, key=costs.__getitem__)
-    return Choice(route, {name: cost / forward for name, cost in costs.items()})
+    route = min((name for name in costs if name != "formed" or fits), key=costs.__getitem__)
+    return Choice(route, *({name: each / forward for name, each in of.items()} for of in (costs, multiplications)))
+
+
+def _documents_at_once(workload: Workload, entries: int, parts: int) -> int:
+    """Documents whose gradients of so many entries fit into one of the parts of what may be formed."""
+    fitting = workload.formed_bytes // (parts * workload.bytes_per_entry * entries)
+    return max(1, min(workload.documents, fitting))
 
 
 def make_route(
@@ -102,8 +117,8 @@ class Formed:
         scores, squares = [], []
         for gradient_DOI in document_gradients(self.module, activation_BTI, gradient_BTO, self.elements):
             gradient_DP = gradient_DOI.flatten(1)
-            scores.append(gradient_DP @ self.dense_QP.T)
-            squares.append(torch.linalg.vecdot(gradient_DP, gradient_DP))
+            scores.append((self.dense_QP @ gradient_DP.T).T)  # the larger matrix first: twice as fast for few documents
+            squares.append(squared_norms(gradient_DP))
         return torch.cat(scores), torch.cat(squares)
 
 
@@ -121,8 +136,8 @@ class Rebuilt:
         scores, squares = [], []
         for gradient_DOI in document_gradients(self.module, activation_BTI, gradient_BTO, self.elements // 2):
             gradient_DP = gradient_DOI.flatten(1)
-            scores.append(torch.cat([gradient_DP @ dense_qP.T for dense_qP in self._dense(gradient_DP)], 1))
-            squares.append(torch.linalg.vecdot(gradient_DP, gradient_DP))
+            scores.append(torch.cat([(dense_qP @ gradient_DP.T).T for dense_qP in self._dense(gradient_DP)], 1))
+            squares.append(squared_norms(gradient_DP))
         return torch.cat(scores), torch.cat(squares)
 
     def _dense(self, like_DP: Tensor) -> Iterator[Tensor]:
@@ -150,14 +165,16 @@ class Factors:
     def score(self, activation_BTI: Tensor, gradient_BTO: Tensor) -> tuple[Tensor, Tensor]:
         """Scores B×Q, and the squared norm of each document's gradient."""
         columns_at_once = max(1, ELEMENTS_AT_ONCE // activation_BTI.shape[:2].numel())
-        scores_BQ = activation_BTI.new_zeros(len(activation_BTI), len(self.ranks))
-        for columns in torch.arange(len(self.query_K), device=self.query_K.device).split(columns_at_once):
-            first, last = int(columns[0]), int(columns[-1]) + 1
+        dtype = sum_dtype(activation_BTI.dtype)
+        scores_BQ = activation_BTI.new_zeros(len(activation_BTI), len(self.ranks), dtype=dtype)
+        for first in range(0, len(self.query_K), columns_at_once):
+            last = min(first + columns_at_once, len(self.query_K))
             projected_BTk = activation_BTI @ self.right_IK[: self.module.in_features, first:last]
             if self.module.has_bias:
                 projected_BTk += self.right_IK[-1, first:last]
-            products_Bk = projected_BTk.mul_(gradient_BTO @ self.left_OK[:, first:last]).sum(1)
-            scores_BQ.index_add_(1, self.query_K[columns], products_Bk)
+            projected_BTk *= gradient_BTO @ self.left_OK[:, first:last]
+            products_Bk = projected_BTk.sum(1, dtype=scores_BQ.dtype)
+            scores_BQ.index_add_(1, self.query_K[first:last], products_Bk)
         return scores_BQ, gradient_squares(self.module, activation_BTI, gradient_BTO)
 
 

@@ -3,6 +3,9 @@
 The paper (Ruis et al. 2024, section 3) traces the weights of the MLP layers; `all` and regular expressions widen or
 narrow that. `nn.Linear` stores its weight as O×I and GPT-2's `Conv1D` as I×O; nothing after this module needs to
 know, because influence is computed from a module's inputs and output gradients, never from its weight's layout.
+Experts that lie in one three-dimensional weight are linear modules too, each by its number (`compute/experts.py`):
+`model.layers.0.mlp.experts.3.down_proj`. What chooses and weighs experts (routers, gates of shared experts) is not part
+of the MLP's weights: "mlp" leaves it out; where it is a linear module, "all" and patterns reach it.
 """
 
 from __future__ import annotations
@@ -14,23 +17,34 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from compute.errors import BadInput
+from compute.experts import Expert, expert_weights, is_fused
 
-MLP_PATTERN = r"(^|\.)(mlp|feed_forward|ffn|block_sparse_moe)\.|(^|\.)(fc1|fc2)$"
+MLP_PATTERN = r"(^|\.)(mlp|feed_forward|ffn|block_sparse_moe|experts)\.|(^|\.)(fc1|fc2)$"
+ROUTER_PATTERN = re.compile(r"(^|_)(gate|router)$")
 
 
 @dataclass(frozen=True)
 class TrackedModule:
-    """One linear module: `name` in the model, `in_features` inputs, `out_features` outputs, with or without a bias."""
+    """One linear module: `name` in the model, `in_features` inputs, `out_features` outputs, with or without a bias.
+
+    `expert` says where it lies, if it is one of the experts of a single weight.
+    """
 
     name: str
     in_features: int
     out_features: int
     has_bias: bool
+    expert: Expert | None = None
 
     @property
     def in_dim(self) -> int:
         """I of the formulas: inputs, and one more column of ones if there is a bias."""
         return self.in_features + self.has_bias
+
+    @property
+    def token_share(self) -> float:
+        """The share of all tokens that reaches the module on average."""
+        return self.expert.token_share if self.expert else 1.0
 
 
 def linear_modules(model: nn.Module) -> dict[str, TrackedModule]:
@@ -40,23 +54,28 @@ def linear_modules(model: nn.Module) -> dict[str, TrackedModule]:
     of one linear layer.
     """
     head = model.get_output_embeddings()
-    return {
-        name: _describe(name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, Conv1D)) and module is not head
-    }
+    found: dict[str, TrackedModule] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head:
+            found[name] = _describe(name, module)
+        elif is_fused(module):
+            found |= {each[0].name: _describe_expert(*each) for each in expert_weights(name, module)}
+    return found
 
 
 def select_modules(model: nn.Module, selection: str | list[str] | tuple[str, ...] = "mlp") -> tuple[TrackedModule, ...]:
     """The modules that `selection` names: "mlp", "all", or regular expressions searched for in module names.
 
-    Raises BadInput where a pattern matches nothing, is not a regular expression, or where MLP weights exist that
-    are not linear modules (fused experts), since leaving them out silently would change the meaning of a score.
+    Raises BadInput where a pattern matches nothing, is not a regular expression, or where it matches weights that are
+    not linear modules (of an MLP any, elsewhere experts of an unknown layout), since leaving them out silently would
+    change the meaning of a score.
     """
-    available = linear_modules(model)
+    available, routers = linear_modules(model), set()
     patterns = _patterns(selection)
     if selection == "mlp":
-        _refuse_untracked_weights(model, available, patterns[0])
+        routers = _routers(model)
+        available = {name: module for name, module in available.items() if name not in routers}
+    _refuse_untracked_weights(model, {*available, *routers}, patterns, dimensions=2 if selection == "mlp" else 3)
     for pattern in patterns:
         if not any(pattern.search(name) for name in available):
             raise BadInput(
@@ -82,22 +101,44 @@ def _describe(name: str, module: nn.Module) -> TrackedModule:
     return TrackedModule(name, in_features, out_features, module.bias is not None)
 
 
+def _describe_expert(expert: Expert, in_features: int, out_features: int, has_bias: bool) -> TrackedModule:
+    return TrackedModule(expert.name, in_features, out_features, has_bias, expert)
+
+
+def _routers(model: nn.Module) -> set[str]:
+    """Names of the modules that stand next to experts and choose or weigh them, with what is in them."""
+    blocks = {name.rpartition(".")[0] for name, module in model.named_modules() if is_fused(module)}
+    return {
+        f"{block}.{child}.{inner}".strip(".")
+        for block in blocks
+        for child, module in model.get_submodule(block).named_children()
+        if ROUTER_PATTERN.search(child)
+        for inner, _ in module.named_modules()
+    }
+
+
 def _examples(available: dict[str, TrackedModule]) -> str:
     """Module names with layer numbers folded, so that a 40-layer model is listed in one line."""
     folded = dict.fromkeys(re.sub(r"\.\d+\.", ".N.", name) for name in available)
     return ", ".join(list(folded)[:12]) or "no linear modules"
 
 
-def _refuse_untracked_weights(model: nn.Module, available: dict, pattern: re.Pattern[str]) -> None:
+def _refuse_untracked_weights(
+    model: nn.Module, known: set[str], patterns: list[re.Pattern[str]], *, dimensions: int
+) -> None:
+    """By name and kind, the largest weight of so many dimensions that the patterns match and `known` does not hold."""
+    owners = {name: module for name, module in model.named_modules() if name not in known and not is_fused(module)}
     untracked = {
-        name: parameter.numel()
-        for name, parameter in model.named_parameters()
-        if parameter.ndim >= 2 and pattern.search(name) and name.rpartition(".")[0] not in available
+        f"{name}.{weight}": parameter.numel()
+        for name, module in owners.items()
+        if not isinstance(module, (nn.Conv1d, nn.Conv2d))
+        for weight, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim >= dimensions and any(pattern.search(f"{name}.{weight}") for pattern in patterns)
     }
     if untracked:
         largest = max(untracked, key=untracked.__getitem__)
-        kind = type(model.get_submodule(largest.rpartition(".")[0])).__name__
+        kind = type(owners[largest.rpartition(".")[0]]).__name__
         raise BadInput(
             f"curvature.modules: {largest} belongs to a {kind}, which cannot be tracked as a linear layer; "
-            "name the linear modules to trace with patterns instead of 'mlp'"
+            "name the linear modules to trace with patterns that do not match it"
         )

@@ -28,8 +28,10 @@ from assets.corpus.tombstones import tombstones_table
 from assets.findings.comparison_statistics import comparison_statistics_table
 from assets.findings.graph import own_score_tables, shard_tables, whole_tables
 from assets.findings.report.report import report_table
+from assets.lake.tables import Table
 from assets.specs.study import Study
 from assets.study.candidates import candidates_table
+from assets.study.clustered_runs import influence_by_query_table
 from assets.study.coverage import coverage_table
 from assets.study.influence import document_norms_table, influence_table
 from assets.study.rankings import rankings_table
@@ -45,10 +47,16 @@ def corpus_keys(study: Study) -> list[dg.AssetKey]:
 
 def study_keys(study: Study) -> list[dg.AssetKey]:
     """What a study makes anew of a shard whose documents changed, and of all shards together after it."""
-    tables = (influence_table, document_norms_table, candidates_table, coverage_table, rankings_table)
-    scored = [table(study.name) for table in tables]
+    scored = [table(study.name) for table in (influence_table, document_norms_table, candidates_table)]
+    scored += over_all_tables(study)
     found = [*own_score_tables(study), *shard_tables(study), *whole_tables(study), report_table(study.name)]
     return [table.asset_key for table in (*scored, *found)]
+
+
+def over_all_tables(study: Study) -> list[Table]:
+    """What is made anew of all shards' scores, before the findings."""
+    by_query = [influence_by_query_table(study.name)] if study.spec.options.by_query else []
+    return [coverage_table(study.name), *by_query, rankings_table(study.name)]
 
 
 def with_conditions(definitions: Iterable[dg.AssetsDefinition], studies: Iterable[Study]) -> list[dg.AssetsDefinition]:
@@ -77,7 +85,7 @@ def _conditions(study: Study) -> dict[dg.AssetKey, dg.AutomationCondition]:
         **{table(corpus).asset_key: of_source for table in (records_table, rejected_table, tombstones_table)},
         documents: of_records,
         **dict.fromkeys(scores, of_documents),
-        **{table(name).asset_key: of_scores for table in (coverage_table, rankings_table)},
+        **{table.asset_key: of_scores for table in over_all_tables(study)},
         **_conditions_of_findings(study),
     }
 

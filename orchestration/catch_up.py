@@ -15,10 +15,9 @@ from assets.lake.lake import Lake
 from assets.specs.study import Study
 from assets.step.declaring import dagster_name
 from assets.study.behind import shards_behind
-from assets.study.coverage import coverage_table
 from assets.study.influence import influence_table
 from assets.study.rankings import rankings_table
-from orchestration.automation import corpus_keys, study_keys
+from orchestration.automation import corpus_keys, over_all_tables, study_keys
 from orchestration.sensors import KEEP_CURRENT
 
 CATCH_UP_TAG = "headwater/catch_up"
@@ -62,7 +61,7 @@ def catch_up_sensor(study: Study, job) -> dg.SensorDefinition:
     """Computes what is behind, once the listing of a catch-up is there."""
     name, keys = study.name, [*corpus_keys(study), *study_keys(study)]
     findings = [*whole_tables(study), report_table(name)]
-    over_all = [table.asset_key for table in (coverage_table(name), rankings_table(name), *findings)]
+    over_all = [table.asset_key for table in (*over_all_tables(study), *findings)]
 
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,

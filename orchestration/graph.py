@@ -23,9 +23,11 @@ from assets.queries.queries import queries_asset, queries_table
 from assets.specs.study import Study
 from assets.step.declaring import dagster_name
 from assets.study.candidates import candidates_table
+from assets.study.clustered_runs import influence_by_query_table
 from assets.study.completions import completions_asset, completions_table
 from assets.study.coverage import coverage_asset, coverage_table
 from assets.study.influence import document_norms_table, influence_asset, influence_table
+from assets.study.influence_by_query import influence_by_query_asset
 from assets.study.query_gradients import query_gradients_asset, query_gradients_table
 from assets.study.rankings import rankings_asset, rankings_table
 from assets.tracking.tracking import STUDY_TAG
@@ -50,6 +52,7 @@ def study_assets(study: Study, others: Iterable[Study] = ()) -> list[dg.AssetsDe
         query_gradients_asset(study),
         influence_asset(study),
         coverage_asset(study),
+        *([influence_by_query_asset(study)] if study.spec.options.by_query else []),
         rankings_asset(study),
         *findings_assets(study, others),
     ]
@@ -102,7 +105,9 @@ def study_tables(study: Study) -> list[Table]:
             for table in (sample_table, covariances_table, eigenbasis_table, eigenvalues_table)
         ),
         *(table(study.name) for table in (completions_table, query_gradients_table, influence_table)),
-        *(table(study.name) for table in (document_norms_table, candidates_table, coverage_table, rankings_table)),
+        *(table(study.name) for table in (document_norms_table, candidates_table, coverage_table)),
+        *([influence_by_query_table(study.name)] if spec.options.by_query else []),
+        rankings_table(study.name),
         *findings_tables(study),
     ]
 

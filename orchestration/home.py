@@ -43,12 +43,9 @@ OVERRIDES = (
 
 @dataclass(frozen=True)
 class Home:
-    """`root` holds everything unless a variable says otherwise: HEADWATER_LAKE (a URI),
-    HEADWATER_TRACKING_URI, HEADWATER_STUDIES (a directory), HEADWATER_CACHE (unpacked checkpoints).
-    HEADWATER_TRACKING_UI and HEADWATER_DAGSTER_UI are the addresses at which MLflow's and Dagster's UI are seen, for
-    links; `headwater ui` sets them.
-    HEADWATER_MAINTENANCE (a cron schedule) switches the lake's maintenance on, and HEADWATER_RETENTION_HOURS says for
-    how long earlier versions of its tables stay readable.
+    """`root` holds everything unless a variable says otherwise; `orchestration/variables.py` tells what each means.
+
+    `lake` is a directory or a URI; `tracking_ui` and `dagster_ui` are addresses for links, which `headwater ui` sets.
     """
 
     root: Path

@@ -19,7 +19,7 @@ def preflight(study: Study) -> None:
     if study.spec.findings.judge:
         check_judge(study.spec.findings.judge, study.base)
     queries = read_queries(study.spec.queries, study.base)
-    skeleton = _trained_skeleton(study) if study.spec.model.train else _named_skeleton(study.spec.model, study.base)
+    skeleton = study_skeleton(study)
     _check_modules(study, skeleton)
     check_context(study, skeleton)
     if study.spec.query_model:
@@ -27,6 +27,11 @@ def preflight(study: Study) -> None:
         _check_same_tokenizer(study)
     if not study.spec.model.train:
         _check_tokenizer(study, skeleton, queries)
+
+
+def study_skeleton(study: Study):
+    """The architecture of the study's model, on the meta device. Raises BadInput for a bad checkpoint."""
+    return _trained_skeleton(study) if study.spec.model.train else _named_skeleton(study.spec.model, study.base)
 
 
 def _trained_skeleton(study: Study):

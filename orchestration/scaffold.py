@@ -101,7 +101,7 @@ def _example_query(records: Sequence[Mapping[str, Any]], fields: Mapping[str, st
 def _study(name: str, corpus: str, checkpoint: str, queries: str, fields: Mapping[str, str], base: Path) -> str:
     model, context = _model(checkpoint, base), _context(checkpoint)
     mapping = ", ".join(f"{role}: {json.dumps(field)}" for role, field in fields.items())
-    return f"""# What each line means: README.md, "Your own corpus and model".
+    return f"""# What each line means: docs/tutorial.md, and the page of the study file (make docs).
 study: {name}
 corpus:
   name: {name}

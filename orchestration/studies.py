@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from assets.specs.mistakes import shown_value, validated
+from assets.specs.mistakes import near_matches, shown_value, validated
 from assets.specs.model import ModelSpec
 from assets.specs.study import Study, StudySpec
 from assets.specs.yaml_positions import Document, Location, read_yaml
@@ -96,6 +96,19 @@ def declared_models(directory: Path) -> list[ModelSpec]:
     """The models of all studies that can be read."""
     studies = [loaded.study for loaded in load_studies(directory) if loaded.study]
     return [part for study in studies for label, part in study_parts(study) if label in ("model", "query_model")]
+
+
+def registered_study(name: str, directory: Path) -> Study:
+    """The study of this name. Raises BadInput where no file of the directory declares it, or its file has a mistake."""
+    loaded = load_studies(directory)
+    known = {each.study.name: each.study for each in loaded if each.study}
+    if name not in known:
+        for each in loaded:
+            if each.error and each.path.stem == name:
+                raise BadInput(each.error)
+        near = near_matches(name, known, "studies")
+        raise BadInput(f"study {name}: no study file in {directory} declares it; {near}")
+    return known[name]
 
 
 def compared_studies(study: Study, directory: Path) -> list[Study]:

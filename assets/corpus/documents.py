@@ -20,6 +20,7 @@ from assets.specs.study import Study
 from assets.step.checks import Check
 from assets.step.declaring import asset_arguments
 from assets.step.fingerprints import fingerprint
+from assets.step.reading import Reading
 from assets.step.step import Step, run_step
 from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
@@ -118,17 +119,22 @@ def document_identity(corpus: CorpusSpec) -> dict:
     return corpus.model_dump(mode="json", include={"name", "fields", "max_tokens", "end_of_text"})
 
 
-def document_rows(step: Step, corpus: str, shard: str) -> list[dict]:
+def document_rows(step: Reading, corpus: str, shard: str) -> list[dict]:
     """A shard's documents in the order of their records, with what scoring needs."""
-    columns = ("position", "document_id", "source", "token_ids", "tokens", "tokenizer_fingerprint")
+    columns = ("position", "document_id", "source", "shard", "token_ids", "tokens", TOKENIZER.name)
     rows = step.scan(documents_table(corpus), shard=shard).select(columns).sort("position").collect()
-    stored = step.scan(tokenizer_table(corpus)).select("tokenizer_fingerprint").first().collect().item()
-    if (rows["tokenizer_fingerprint"] != stored).any():
+    refuse_other_tokenizer(step, corpus, rows)
+    return rows.to_dicts()
+
+
+def refuse_other_tokenizer(step: Reading, corpus: str, rows: pl.DataFrame) -> None:
+    """Raises BadInput where documents were cut with another tokenizer than the corpus has now."""
+    stored = step.scan(tokenizer_table(corpus)).select(TOKENIZER.name).first().collect().item()
+    for shard in rows.filter(pl.col(TOKENIZER.name) != stored)["shard"]:
         raise BadInput(
             f"corpus {corpus}: shard {shard} was cut with another tokenizer than the corpus has now; "
             "materialize its documents again"
         )
-    return rows.to_dicts()
 
 
 def _cut_shard(step: Step, study: Study, shard: str, tokenizer, tokenizer_stamp: str) -> None:

@@ -21,6 +21,7 @@ from assets.specs.model import ModelSpec
 from assets.specs.study import Study
 from assets.step.declaring import asset_arguments
 from assets.step.fingerprints import fingerprint
+from assets.step.reading import Reading
 from assets.step.step import Step, run_step
 from assets.tracking.tracking import Tracking
 
@@ -76,7 +77,7 @@ def _first_tokens(tokenizer) -> dg.MarkdownMetadataValue:
     return table_of(pl.DataFrame(by_id, schema=["token", "id"], orient="row"), limit=12)
 
 
-def stored_tokenizer(step: Step, corpus: str):
+def stored_tokenizer(step: Reading, corpus: str):
     """The corpus's tokenizer as transformers loads it, and its fingerprint."""
     from compute.tokenizer import load_tokenizer_files
 
@@ -84,7 +85,7 @@ def stored_tokenizer(step: Step, corpus: str):
     return load_tokenizer_files(dict(zip(rows["file"], rows["content"], strict=True))), rows[TOKENIZER.name][0]
 
 
-def foreign_tokenizer(step: Step, study: Study, model: ModelSpec) -> str | None:
+def foreign_tokenizer(step: Reading, study: Study, model: ModelSpec) -> str | None:
     """The sentence for a model whose own tokenizer is not the corpus's, or None.
 
     The documents' token ids mean to a model what they should only where its own tokenizer made them.

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import polars as pl
 import pyarrow as pa
 
-from assets.curvature.sample import mean_tokens
+from assets.curvature.sample import sample_table
 from assets.lake.columns import MODULE, STAMP
 from assets.lake.matrices import VECTOR, matrix_batches, stacked
 from assets.lake.tables import Column, Table
 
 if TYPE_CHECKING:
     from assets.specs.study import Study
-    from assets.step.step import Step
+    from assets.step.reading import Reading
 
 SIDE = Column("side", pa.string(), "activation (A, the module's inputs) or gradient (S, its outputs' gradients).")
 ROWS_PER_GROUP = 256
@@ -106,7 +107,7 @@ def eigenvalue_batches(table: Table, module: str, eigenvalues, stamp: str) -> It
     )
 
 
-def stored_covariances(step: Step, fit: str, module: str):
+def stored_covariances(step: Reading, fit: str, module: str):
     """One module's A and S as the engine takes them."""
     import torch
 
@@ -120,7 +121,7 @@ def stored_covariances(step: Step, fit: str, module: str):
     return ModuleCovariances(activation, gradient, rows["tokens"][0])
 
 
-def stored_eigenbasis(step: Step, fit: str, module: str):
+def stored_eigenbasis(step: Reading, fit: str, module: str):
     """One module's eigenbasis as the engine takes it."""
     import torch
 
@@ -135,7 +136,7 @@ def stored_eigenbasis(step: Step, fit: str, module: str):
     return ModuleEigenbasis(*parts)
 
 
-def stored_eigenvalues(step: Step, fit: str, module: str):
+def stored_eigenvalues(step: Reading, fit: str, module: str):
     """One module's Λ as the engine takes it."""
     import torch
 
@@ -143,7 +144,7 @@ def stored_eigenvalues(step: Step, fit: str, module: str):
     return torch.from_numpy(stacked(rows, index="direction", values="eigenvalues"))
 
 
-def placed_eigenbasis(step: Step, fit: str, model, modules) -> dict:
+def placed_eigenbasis(step: Reading, fit: str, model, modules) -> dict:
     """The eigenbasis of every tracked module by name, on the model's device and in the dtype of its sums."""
     from compute.passes import placement
 
@@ -151,12 +152,19 @@ def placed_eigenbasis(step: Step, fit: str, model, modules) -> dict:
     return {module.name: stored_eigenbasis(step, fit, module.name).to(*place) for module in modules}
 
 
-def stored_curvature(step: Step, study: Study, model, modules):
+def document_tokens(step: Reading, fit: str) -> dict[str, float]:
+    """The mean number of a sampled document's tokens that reach each module."""
+    documents = step.scan(sample_table(fit)).select(pl.len()).collect().item()
+    rows = step.scan(covariances_table(fit)).group_by("module").agg(pl.col("tokens").first()).collect()
+    return {module: tokens / max(1, documents) for module, tokens in rows.iter_rows()}
+
+
+def stored_curvature(step: Reading, study: Study, model, modules):
     """The whole fit as the engine takes it, damped as the study says."""
     from compute.curvature import Curvature
     from compute.passes import placement
 
     fit, options, place = study.spec.curvature.name, study.spec.options, placement(model)
     eigenvalues = {module.name: stored_eigenvalues(step, fit, module.name).to(*place) for module in modules}
-    tokens = mean_tokens(step, fit) if "kfac" in options.methods else None
+    tokens = document_tokens(step, fit) if "kfac" in options.methods else None
     return Curvature(placed_eigenbasis(step, fit, model, modules), eigenvalues, options.damping, tokens)

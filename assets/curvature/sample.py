@@ -24,6 +24,7 @@ from assets.model.opening import open_traced_model
 from assets.specs.study import Study
 from assets.step.declaring import asset_arguments
 from assets.step.fingerprints import fingerprint
+from assets.step.reading import Reading
 from assets.step.step import Step, run_step
 from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
@@ -90,15 +91,10 @@ def _draw(step: Step, study: Study, table: Table) -> None:
     step.write(table, pa.table(data), stamp, settings=settings, metadata=preview)
 
 
-def typical_tokens(step: Step, fit: str) -> int:
+def typical_tokens(step: Reading, fit: str) -> int:
     """The mean length of a document, told by the pinned sample: the same whatever shards a step is given."""
-    return int(mean_tokens(step, fit) or 1)
-
-
-def mean_tokens(step: Step, fit: str) -> float:
-    """The mean number of tokens of the pinned documents; 0 where there are none."""
     mean = step.scan(sample_table(fit)).select(pl.col("token_ids").list.len().mean()).collect().item()
-    return float(mean or 0)
+    return int(mean or 1)
 
 
 def sample_sequences(step: Step, fit: str) -> list:

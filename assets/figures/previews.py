@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import polars as pl
 
-from assets.specs.methods import main_method
+from assets.specs.methods import in_importance
 
 if TYPE_CHECKING:
     from assets.figures.drawing import Figure
@@ -44,11 +44,9 @@ def top_documents(
 
     `rankings` and `queries` have the columns of the tables study/<study>/rankings and completions.
     """
-    best = rankings.filter(
-        pl.col("method") == main_method(rankings["method"].unique()),
-        ranking="normed",
-        end="top",
-    ).filter(pl.col("rank") <= BEST_SHOWN)
+    main = in_importance(rankings["method"].unique())[:1]
+    best = rankings.filter(pl.col("method").is_in(main), ranking="normed", end="top")
+    best = best.filter(pl.col("rank") <= BEST_SHOWN)
     parts, size = [], 0
     for query in _spread_over_kinds(best, queries).iter_rows(named=True):
         rows = best.filter(query_id=query["query_id"]).sort("rank")

@@ -10,7 +10,7 @@ size. What holds for every read: it names a table version, and a missing or dama
 order given, and `Table.sort_by` uses that to let readers skip), but files come back in any order: sort, or
 place rows by a column.
 
-No IO manager and no pickle: `platform.md`, *Delta Lake*, holds the measurements behind the settings here.
+No IO manager and no pickle. The settings here were measured; `docs/log.md` tells of what was met on the way.
 """
 
 from __future__ import annotations
@@ -161,7 +161,8 @@ class Lake(dg.ConfigurableResource):
         # Named, because by default only the first 32 columns get the statistics that fingerprints and
         # look-ups live on.
         measured = [c.name for c in table.columns if c.name not in table.partition_by and not _bulky(c.type)]
-        return {**self.retention(), "delta.dataSkippingStatsColumns": ",".join(measured)}
+        size = {"delta.targetFileSize": str(table.file_bytes)} if table.file_bytes else {}
+        return {**self.retention(), **size, "delta.dataSkippingStatsColumns": ",".join(measured)}
 
     def _committed(self, target, table, rows: pa.RecordBatchReader, where, commit) -> bool:
         """Writes and commits; False where another writer of the same rows was first."""

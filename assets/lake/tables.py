@@ -3,7 +3,7 @@
 A table's key is its asset's key, and its path in the lake (`design.md`: *a Delta table has the same path as
 its asset*). Columns are declared once, here as data, and serve four readers: Delta (schema and column
 comments), the check before every write, Dagster's column view, and people. The check is ours because Delta's
-own is lossy: its merge mode took floats into an integer column (`platform.md`), and a null in a required
+own is lossy: its merge mode took floats into an integer column, and a null in a required
 column fails there without naming the column's rows.
 """
 
@@ -64,7 +64,9 @@ class Table:
     readers skip most of them; streamed rows must come in that order already. Delta does not promise row order
     to readers: place rows by a column, never by position. `row_group_rows` is what a point look-up has to
     decompress: small for look-ups by id, large for scans; rows that hold whole vectors want fewer, because a
-    writer holds a row group in memory.
+    writer holds a row group in memory. `file_bytes` is about what a file grows to where readers should skip whole
+    files, by the statistics that stand in the log. `several_fingerprints`: its partitions gather rows of several
+    inputs, and their commits tell what they hold.
     """
 
     key: tuple[str, ...]
@@ -73,6 +75,8 @@ class Table:
     partition_by: tuple[str, ...] = ()
     sort_by: tuple[str, ...] = ()
     row_group_rows: int = 50_000
+    file_bytes: int | None = None
+    several_fingerprints: bool = False
 
     def __post_init__(self) -> None:
         if not self.key or not all(NAME.match(part) for part in self.key):
@@ -175,7 +179,7 @@ def _layout_free(kind: pa.DataType) -> pa.DataType:
 
 
 def _unstorable(kind: pa.DataType) -> str | None:
-    """Why Delta or polars cannot keep this type unchanged (`platform.md`, *Types*), or None."""
+    """Why Delta or polars cannot keep this type unchanged, or None."""
     for part in _nested(kind):
         if pa.types.is_unsigned_integer(part) or pa.types.is_float16(part):
             return f"Delta does not keep {part}; use a signed integer, float32 or float64"

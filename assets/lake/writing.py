@@ -100,7 +100,8 @@ def _checked_batches(
         batches: Iterable[pa.RecordBatch] = rows.combine_chunks().to_batches(max_chunksize=table.row_group_rows)
     else:
         batches = _grouped((conform(table, batch, where) for batch in data), table.row_group_rows)
-    if FINGERPRINT in table.schema.names and set(where) == set(table.partition_by):
+    stamped = FINGERPRINT in table.schema.names and not table.several_fingerprints
+    if stamped and set(where) == set(table.partition_by):
         return _of_one_fingerprint(table, batches)
     return iter(batches)
 

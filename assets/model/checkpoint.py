@@ -20,6 +20,7 @@ from assets.lake.tables import Column, Table
 from assets.specs.model import ModelSpec
 from assets.step.declaring import asset_arguments
 from assets.step.fingerprints import fingerprint
+from assets.step.reading import Reading
 from assets.step.step import Step, run_step
 from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
@@ -87,7 +88,7 @@ def checkpoint_blocks(table: Table, directory: Path, stamp: str) -> Iterator[pa.
                 yield pa.RecordBatch.from_pylist([row | digest], schema=table.schema)
 
 
-def load_checkpoint(model: ModelSpec, base: str, step: Step | None = None, *, device: str | None = None):
+def load_checkpoint(model: ModelSpec, base: str, step: Reading | None = None, *, device: str | None = None):
     """The model, in its declared precision, ready to be traced; one that was trained here comes out of the lake.
 
     `device` is the best one there unless named: steps outside of the pool gpu, which only look at the model, name cpu.
@@ -99,7 +100,20 @@ def load_checkpoint(model: ModelSpec, base: str, step: Step | None = None, *, de
     return load_model(model.location(base), revision=model.revision, dtype=model.dtype, device=device)
 
 
-def unpacked(step: Step, model: ModelSpec) -> Path:
+def refuse_changed_files(step: Reading, model: ModelSpec, base: str) -> None:
+    """Raises BadInput where a checkpoint outside of the lake no longer holds the files that were traced."""
+    if model.train:
+        return
+    listed = step.scan(checkpoint_table(model.name)).select("file", "sha256").unique().collect()
+    directory = checkpoint_directory(model, base)
+    found = {name: digest["sha256"] for name, digest in _digests(directory).items()}
+    for file, _ in sorted(set(listed.iter_rows()) ^ set(found.items())):
+        raise BadInput(
+            f"model {model.name}: {file} in {directory} is not what was traced; restore it, or run the study again"
+        )
+
+
+def unpacked(step: Reading, model: ModelSpec) -> Path:
     """A trained checkpoint as a directory in the local cache, made from the lake the first time."""
     table = checkpoint_table(model.name)
     files = step.scan(table).select("file", "sha256").unique().sort("file").collect().rows()

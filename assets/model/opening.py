@@ -7,11 +7,11 @@ from assets.model.checkpoint import load_checkpoint
 from assets.model.fit import check_architecture, check_context
 from assets.specs.model import ModelSpec
 from assets.specs.study import Study
-from assets.step.step import Step
+from assets.step.reading import Reading
 from compute.errors import BadInput
 
 
-def open_traced_model(step: Step, study: Study, *, query_side: bool = False, device: str | None = None):
+def open_traced_model(step: Reading, study: Study, *, query_side: bool = False, device: str | None = None):
     """The model (the query-side one on request, where the study names it) and its tracked modules.
 
     Raises BadInput for an unknown module pattern, a tokenizer that does not fit, documents longer than the model's
@@ -27,7 +27,7 @@ def open_traced_model(step: Step, study: Study, *, query_side: bool = False, dev
     return model, modules
 
 
-def _check_fit(step: Step, study: Study, model) -> None:
+def _check_fit(step: Reading, study: Study, model) -> None:
     from compute.checkpoint import check_vocabulary
 
     tokenizer, _ = stored_tokenizer(step, study.spec.corpus.name)
@@ -37,7 +37,7 @@ def _check_fit(step: Step, study: Study, model) -> None:
     check_context(study, model)
 
 
-def _open_query_model(step: Step, study: Study, base_model):
+def _open_query_model(step: Reading, study: Study, base_model):
     query_model = study.spec.query_model
     model = load_checkpoint(query_model, study.base)
     check_architecture(study, model, base_model)
@@ -45,6 +45,6 @@ def _open_query_model(step: Step, study: Study, base_model):
     return model
 
 
-def _check_own_tokenizer(step: Step, study: Study, model: ModelSpec) -> None:
+def _check_own_tokenizer(step: Reading, study: Study, model: ModelSpec) -> None:
     if problem := foreign_tokenizer(step, study, model):
         raise BadInput(problem)

@@ -43,6 +43,11 @@ class StudyOptions(Spec):
     top_k: int = Field(50, gt=0, description="Documents listed at each end of a ranking.")
     max_new_tokens: int = Field(64, gt=0, description="Longest completion that the model is asked for.")
     token_budget: int = Field(8192, gt=0, description="Padded tokens per batch; it does not change the result.")
+    products: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Precision in which scoring multiplies gradients; modules are added up in float32. bfloat16 is "
+        "faster where the device has instructions for it; rankings tell how well the scores agree with exact ones.",
+    )
     memory_mib: int = Field(
         2048,
         ge=64,
@@ -54,6 +59,11 @@ class StudyOptions(Spec):
         ge=-1,
         le=1,
         description="Pearson correlation of low-rank with exact scores below which rankings are flagged.",
+    )
+    by_query: bool = Field(
+        True,
+        description="Keep the scores a second time, clustered by query: a query's top is read at once however many "
+        "shards there are, for twice the bytes of scores.",
     )
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from assets.lake.lake import Lake
 from assets.lake.tables import Table
+from assets.tracking.tracked_run import StepRun
 from compute.errors import BadInput
 
 if TYPE_CHECKING:
@@ -15,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Reading:
-    """The lake as one step sees it."""
+    """The lake as one step sees it, or whoever else reads it without a run."""
 
-    def __init__(self, lake: Lake, tracking_run) -> None:
-        self.lake, self.tracking = lake, tracking_run
+    def __init__(self, lake: Lake, tracking_run: StepRun | None = None) -> None:
+        self.lake, self.tracking = lake, tracking_run or StepRun(None, None, None, "")
         self.versions: dict[str, int] = {}
         self.tables_read: list[Table] = []
         self._stored: dict[str, dict[str, str]] = {}

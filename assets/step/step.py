@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import resource
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -83,6 +83,10 @@ class Step(Reading):
             return held
         self._report_kept(table, None, version, fingerprint)
         return None
+
+    def keep(self, table: Table, fingerprint: str) -> None:
+        """Reports a table that the asset found to hold what it should, by its own account of it."""
+        self._report_kept(table, None, self.lake.version(table), fingerprint)
 
     def _finished_before_crash(self, table: Table) -> set[str]:
         """The shards ("" for a table in one piece) that this run, or the one that it takes up, has written."""
@@ -173,11 +177,13 @@ class Step(Reading):
         shard: str | None = None,
         where: dict[str, str] | None = None,
         settings: str = "",
+        told: Mapping[str, str] | None = None,
         metadata: dict | None = None,
     ) -> Commit:
         """Replaces the table (or exactly one partition) atomically and reports it to Dagster and MLflow.
 
-        `settings` is what a pinned sample was drawn under; its fingerprint is that of its content.
+        `settings` is what a pinned sample was drawn under; its fingerprint is that of its content. `told` is kept in
+        the commit's metadata next to what every step says there.
         """
         where = where or ({"shard": shard} if shard else None)
         commit = self.lake.overwrite(
@@ -192,6 +198,7 @@ class Step(Reading):
                 "settings": settings,
                 "inputs": json.dumps(self.versions),
                 "partition": json.dumps(where or {}),
+                **(told or {}),
             },
         )
         seconds = time.monotonic() - self._started

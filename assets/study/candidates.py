@@ -13,7 +13,7 @@ import pyarrow as pa
 from assets.figures.previews import table_of
 from assets.lake.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, STAMP
 from assets.lake.tables import Column, Table
-from assets.specs.methods import NORMED_AS_THEY_ARE, main_method
+from assets.specs.methods import NORMED_AS_THEY_ARE, in_importance, main_method
 
 PICTURED = 200_000
 RANKING = Column(
@@ -88,8 +88,10 @@ def candidate_rows(
 def best_of(candidates: pa.Table) -> dg.MarkdownMetadataValue:
     """The first document of some queries, to be shown in the Dagster UI."""
     first = pl.from_arrow(candidates).filter(ranking="normed", end="top", rank=1)
-    main = first.filter(pl.col("method") == main_method(first["method"].unique()))
-    return table_of(main, columns=["query_id", "document_id", "score", "norm"], limit=6)
+    main = in_importance(first["method"].unique())[:1]
+    return table_of(
+        first.filter(pl.col("method").is_in(main)), columns=["query_id", "document_id", "score", "norm"], limit=6
+    )
 
 
 def score_sample(keys: list[tuple[str, str]], scores_qd: np.ndarray, kinds: dict[str, str | None]) -> pl.DataFrame:

@@ -1,7 +1,7 @@
 """study/<study>/completions: what is explained, per query: a given completion or the model's own greedy one."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import dagster as dg
 import polars as pl
@@ -142,15 +142,26 @@ def query_sequences(rows: list[dict]) -> list:
 
 
 def _completed(step: Step, study: Study, rows: list[dict]) -> list[dict]:
-    """The queries with completion, tokens, nats and whether the answer is right."""
+    model, _ = open_traced_model(step, study, query_side=True)
+    tokenizer, _ = stored_tokenizer(step, study.spec.corpus.name)
+    wanted = sum(row["completion"] is None for row in rows)
+    with step.progress(f"{study.name}: completions", wanted, "queries") as progress:
+        return completed_queries(study, rows, model, tokenizer, on_batch=progress.advance)
+
+
+def completed_queries(
+    study: Study, rows: list[dict], model, tokenizer, *, on_batch: Callable[[int], None] | None = None
+) -> list[dict]:
+    """Rows of a query set with completion, tokens, nats and whether the answer is right.
+
+    Raises BadInput for a query without tokens, or one that does not fit into the model's context.
+    """
     from compute.checkpoint import context_length
     from compute.completions import completion_nats
 
-    model, _ = open_traced_model(step, study, query_side=True)
-    tokenizer, _ = stored_tokenizer(step, study.spec.corpus.name)
     context = context_length(model)
     _tokenize(study, rows, tokenizer, context)
-    _complete(step, study, model, tokenizer, [row for row in rows if row["completion"] is None], context)
+    _complete(study, model, tokenizer, [row for row in rows if row["completion"] is None], context, on_batch)
     budget = max(study.spec.options.token_budget, *(len(sequence) for sequence in query_sequences(rows)))
     nats = completion_nats(model, query_sequences(rows), token_budget=budget)
     for row in rows:
@@ -173,19 +184,18 @@ def _tokenize(study: Study, rows: list[dict], tokenizer, context: int | None) ->
             )
 
 
-def _complete(step: Step, study: Study, model, tokenizer, rows: list[dict], context: int | None) -> None:
+def _complete(study: Study, model, tokenizer, rows: list[dict], context: int | None, on_batch) -> None:
     from compute.batches import Sequence
     from compute.completions import greedy_completions
 
-    with step.progress(f"{study.name}: completions", len(rows), "queries") as progress:
-        generated = greedy_completions(
-            model,
-            [Sequence(row["query_id"], row["prompt_token_ids"]) for row in rows],
-            max_new_tokens=study.spec.options.max_new_tokens,
-            end_token=tokenizer.eos_token_id,
-            context=context,
-            on_batch=progress.advance,
-        )
+    generated = greedy_completions(
+        model,
+        [Sequence(row["query_id"], row["prompt_token_ids"]) for row in rows],
+        max_new_tokens=study.spec.options.max_new_tokens,
+        end_token=tokenizer.eos_token_id,
+        context=context,
+        on_batch=on_batch,
+    )
     for row in rows:
         row["completion_token_ids"] = generated[row["query_id"]]
         row["completion"] = tokenizer.decode(generated[row["query_id"]], skip_special_tokens=True)

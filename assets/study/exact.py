@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ from assets.study.completions import completions_table, query_sequences
 if TYPE_CHECKING:
     from assets.specs.study import Study
     from assets.step.step import Step
+    from compute.exact_scores import ExactScore
 
 DENSE_BUDGET_BYTES = 2**30  # full-rank query gradients held at once
 
@@ -22,21 +24,25 @@ DENSE_BUDGET_BYTES = 2**30  # full-rank query gradients held at once
 def add_exact_scores(step: Step, study: Study, ranked: pl.DataFrame) -> tuple[pl.DataFrame, float]:
     """`ranked` with exact, token and module scores, and how well its low-rank scores agree (`agreement_of`)."""
     model, modules = open_traced_model(step, study)
-    names = [module.name for module in modules]
     pairs = _scored_pairs(step, study, ranked, model, modules)
     tokenizer, _ = stored_tokenizer(step, study.spec.corpus.name)
-    text_of = {token: tokenizer.decode([token]) for token in ranked["token_ids"].explode().unique()}
     scored = [pairs[key] for key in ranked.select("method", "query_id", "document_id").iter_rows()]
-    rows = ranked.with_columns(
-        pl.Series("exact_score", [pair.score for pair in scored], pl.Float64),
-        pl.Series("tokens", [[text_of[token] for token in ids] for ids in ranked["token_ids"]], pl.List(pl.String)),
+    exact = pl.Series("exact_score", [pair.score for pair in scored], pl.Float64)
+    rows = with_shares(ranked.with_columns(exact), scored, [module.name for module in modules], tokenizer)
+    return rows, agreement_of(rows)
+
+
+def with_shares(rows: pl.DataFrame, scored: Sequence[ExactScore], names: Sequence[str], tokenizer) -> pl.DataFrame:
+    """`rows` (with token_ids) with the shares of their tokens and of the modules called `names`, a pair a row."""
+    text_of = {token: tokenizer.decode([token]) for token in rows["token_ids"].explode().unique()}
+    return rows.with_columns(
+        pl.Series("tokens", [[text_of[token] for token in ids] for ids in rows["token_ids"]], pl.List(pl.String)),
         pl.Series("token_scores", [pair.token_scores_T.tolist() for pair in scored], pl.List(pl.Float32)),
         pl.Series("modules", [names] * len(scored), pl.List(pl.String)),
         pl.Series("module_scores", [[pair.module_scores[n] for n in names] for pair in scored], pl.List(pl.Float32)),
         pl.Series("concentration", [pair.concentration for pair in scored], pl.Float32),
         pl.Series("likely_spurious", [pair.likely_spurious for pair in scored], pl.Boolean),
     )
-    return rows, agreement_of(rows)
 
 
 def _scored_pairs(step: Step, study: Study, ranked: pl.DataFrame, model, modules) -> dict:
@@ -77,7 +83,7 @@ def _directions(study: Study, model, modules, queries: list, curvature) -> dict:
 
 
 def _score_group(study: Study, part: pl.DataFrame, model, modules, directions: dict, curvature, progress) -> dict:
-    from compute.batches import Sequence
+    from compute import batches
     from compute.exact_scores import exact_scores
 
     place = {key: number for number, key in enumerate(directions)}
@@ -89,7 +95,7 @@ def _score_group(study: Study, part: pl.DataFrame, model, modules, directions: d
         model,
         modules,
         list(directions.values()),
-        [Sequence(*row) for row in documents.select("document_id", "token_ids").iter_rows()],
+        [batches.Sequence(*row) for row in documents.select("document_id", "token_ids").iter_rows()],
         [sorted(wanted[document_id]) for document_id in documents["document_id"]],
         methods=[method for method, _ in directions],
         curvature=curvature,

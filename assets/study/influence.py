@@ -29,7 +29,7 @@ from assets.study.candidates import best_of, candidate_rows, candidates_table, s
 from assets.study.completions import completions_table
 from assets.study.query_gradients import query_gradients_table, refuse_other_curvature, stored_gradients
 from assets.tracking.tracking import Tracking
-from compute.methods import norm_metrics
+from compute.methods import whitens
 
 CODE_VERSION = "1"
 STORY = "All documents for all queries, by one pass over the corpus; positive: more of it would lower the loss."
@@ -123,7 +123,9 @@ def expected_stamps(stored: Step | StoredNow, study: Study, shards: Iterable[str
 
     `stored` tells fingerprints, as of a step or as they are now.
     """
-    options = (study.spec.options.top_k, study.spec.model.dtype)
+    options = [study.spec.options.top_k, study.spec.model.dtype]
+    if study.spec.options.products != "float32":  # the default is not named, so that older scores stay current
+        options.append(study.spec.options.products)
     inputs = fingerprint("influence", CODE_VERSION, *options, [stored.fingerprint(each) for each in origins(study)])
     documents = stored.shard_fingerprints(documents_table(study.spec.corpus.name))
     return {shard: fingerprint(inputs, documents[shard]) if shard in documents else None for shard in shards}
@@ -134,6 +136,32 @@ def origins(study: Study) -> tuple[Table, ...]:
     return (query_gradients_table(study.name), checkpoint_table(study.spec.model.name))
 
 
+def pass_over_documents(
+    study: Study, model, modules, gradients: list[tuple[str, dict]], typical: int, curvature, products: str = ""
+):
+    """The engine's pass along these gradients, each with its method, for documents of `typical` tokens.
+
+    It has the study's options; `products` takes the place of the study's own precision. The `curvature` is what
+    trackstar whitens documents by, and None where no method does.
+    """
+    from compute.checkpoint import DTYPES
+    from compute.influence import InfluencePass
+
+    options = study.spec.options
+    products = products or options.products
+    return InfluencePass(
+        model,
+        modules,
+        [each for _, each in gradients],
+        typical_tokens=typical,
+        token_budget=options.token_budget,
+        memory_bytes=options.memory_mib * 2**20,
+        products=None if products == "float32" else DTYPES[products],
+        methods=[method for method, _ in gradients],
+        curvature=curvature,
+    )
+
+
 def _score_shards(step: Step, study: Study) -> None:
     """Scores the shards that are not current; the model and the queries' gradients are loaded once for all of them."""
     tables = scores_tables(study.name)
@@ -141,23 +169,14 @@ def _score_shards(step: Step, study: Study) -> None:
     due = [shard for shard in stamps if not all([step.is_current(table, stamps[shard], shard) for table in tables])]
     if not due:
         return
-    from compute.influence import InfluencePass
-
     for table in tables:
         step.lake.ensure(table)
     model, modules = open_traced_model(step, study)
     curvature = _whitening(step, study, model, modules)
     gradients = stored_gradients(step, study.name)
     length = typical_tokens(step, study.spec.curvature.name)
-    influence_pass = InfluencePass(
-        model,
-        modules,
-        list(gradients.values()),
-        typical_tokens=length,
-        token_budget=study.spec.options.token_budget,
-        memory_bytes=study.spec.options.memory_mib * 2**20,
-        methods=[method for method, _ in gradients],
-        curvature=curvature,
+    influence_pass = pass_over_documents(
+        study, model, modules, [(method, each) for (method, _), each in gradients.items()], length, curvature
     )
     step.tracking.log_params(
         {"queries": len({query for _, query in gradients}), "routes": influence_pass.route_names()}
@@ -176,7 +195,7 @@ def _score_shards(step: Step, study: Study) -> None:
 
 def _whitening(step: Step, study: Study, model, modules):
     """The curvature, where a method divides by the norm of a document's whitened gradient."""
-    if norm_metrics(study.spec.options.methods) <= {"plain"}:
+    if not whitens(study.spec.options.methods):
         return None
     refuse_other_curvature(step, study)
     return stored_curvature(step, study, model, modules)

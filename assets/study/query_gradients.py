@@ -15,6 +15,7 @@ from assets.specs.study import Study
 from assets.step.checks import Check
 from assets.step.declaring import asset_arguments
 from assets.step.fingerprints import fingerprint
+from assets.step.reading import Reading
 from assets.step.step import Step, run_step
 from assets.study.completions import completions_table, query_sequences, query_side_dtypes, query_side_tables
 from assets.tracking.tracking import Tracking
@@ -45,7 +46,7 @@ def query_gradients_table(study: str) -> Table:
 
 def query_gradients_asset(study: Study) -> dg.AssetsDefinition:
     """Takes each completion's gradient and directs it by each method."""
-    table, upstream = query_gradients_table(study.name), _upstream(study)
+    table = query_gradients_table(study.name)
 
     @dg.asset(
         **asset_arguments(
@@ -57,7 +58,7 @@ def query_gradients_asset(study: Study) -> dg.AssetsDefinition:
             kinds=("torch",),
             checks=[_finite_check(study.name)],
         ),
-        deps=[each.asset_key for each in upstream],
+        deps=[each.asset_key for each in _upstream(study)],
         pool="gpu",
     )
     def query_gradients(
@@ -92,7 +93,8 @@ def _settings(study: Study) -> dict:
     return settings
 
 
-def _stamp(step: Step, study: Study) -> str:
+def gradients_stamp(step: Reading, study: Study) -> str:
+    """The fingerprint that the gradients have when they are up to date."""
     origins = (query_side_dtypes(study), list(map(step.fingerprint, _upstream(study))))
     return fingerprint("query_gradients", CODE_VERSION, _settings(study), *origins)
 
@@ -100,7 +102,7 @@ def _stamp(step: Step, study: Study) -> str:
 def refuse_other_curvature(step: Step, study: Study) -> None:
     """Raises BadInput where the gradients are not of the curvature and damping as they are now."""
     table = query_gradients_table(study.name)
-    if step.fingerprint(table) != _stamp(step, study):
+    if step.fingerprint(table) != gradients_stamp(step, study):
         raise BadInput(
             f"study {study.name}: its query gradients are not of the curvature and options as they are now, and "
             f"trackstar whitens documents by these; materialize {table.path} first"
@@ -108,7 +110,8 @@ def refuse_other_curvature(step: Step, study: Study) -> None:
 
 
 def _take_gradients(step: Step, study: Study) -> None:
-    table, settings, stamp = query_gradients_table(study.name), _settings(study), _stamp(step, study)
+    table, settings = query_gradients_table(study.name), _settings(study)
+    stamp = gradients_stamp(step, study)
     if step.is_current(table, stamp):
         return
     step.tracking.log_params(settings)
@@ -117,7 +120,7 @@ def _take_gradients(step: Step, study: Study) -> None:
     step.check(_finite_check(study.name), None)
 
 
-def stored_gradients(step: Step, study: str) -> dict[tuple[str, str], dict]:
+def stored_gradients(step: Reading, study: str) -> dict[tuple[str, str], dict]:
     """The engine's low-rank gradients per module name, by method and query, sorted."""
     import torch
 

@@ -66,7 +66,7 @@ def rankings_table(study: str) -> Table:
             STAMP,
         ),
         sort_by=("method", "query_id", "ranking", "end", "rank"),
-        row_group_rows=2_000,
+        row_group_rows=200,  # a page reads the tokens of one row
     )
 
 
@@ -130,9 +130,16 @@ def _judge(step: Step, study: Study, check: Check, agreement: float) -> None:
             "lists two documents with different scores",
         )
         return
-    low = f"study {study.name}: low-rank scores correlate with exact ones at {agreement:.3f}; raise options.rank"
+    low = f"study {study.name}: low-rank scores correlate with exact ones at {agreement:.3f}; {_remedy(study)}"
     problem = None if agreement >= study.spec.options.min_agreement else low
     step.check(check, problem, metadata={"Pearson, median": agreement})
+
+
+def _remedy(study: Study) -> str:
+    options = study.spec.options
+    if options.rank == "full":
+        return "set options.products to float32" if options.products != "float32" else "see the model's dtype"
+    return "raise options.agreement" if options.rank == "auto" else "raise options.rank"
 
 
 def _agreement_fact(agreement: float) -> dict[str, float]:
@@ -185,8 +192,11 @@ def _listed_documents(step: Step, study: Study, candidates: pl.DataFrame) -> pl.
 def _previews(step: Step, study: Study, rows: pl.DataFrame) -> dict:
     """The top documents of some queries, and which sources they are from."""
     queries = step.scan(completions_table(study.name)).collect()
-    main = pl.col("method") == main_method(rows["method"].unique())
-    top = rows.filter(main, ranking="normed", end="top").group_by("source").agg(top=pl.len())
+    top = (
+        rows.filter(method=main_method(study.spec.options.methods), ranking="normed", end="top")
+        .group_by("source")
+        .agg(top=pl.len())
+    )
     documents = step.scan(documents_table(study.spec.corpus.name))
     shares = documents.group_by("source").agg(corpus=pl.len()).collect().join(top, on="source", how="left").fill_null(0)
     figure = kept_figure(step.tracking, "sources", lambda: source_shares(shares))

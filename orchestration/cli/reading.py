@@ -56,15 +56,17 @@ def top(
         asked = ranked.query_known(results, study, query)
         end = "bottom" if bottom else "top"
         rows = ranked.ranked_documents(results, study, query, method=method, ranking=ranking, end=end, count=count)
+        if ranking is Ranking.raw and len(rows) < count:
+            rows = ranked.with_unranked(results, study, rows, query=query, end=end, count=count)
     except BadInput as error:
         exit_with(str(error))
     if as_json:
         printing.print_json(rows.drop("tokens", "token_ids", "token_scores", "modules", "module_scores", "fingerprint"))
     else:
         pages.print_ranked(asked, rows)
-    if len(rows) < count:
+    if len(rows) < count and ranking is Ranking.normed:
         print(
-            f"{len(rows)} documents are ranked with exact scores; headwater sql reads influence for more",
+            f"{len(rows)} documents are ranked with exact scores; --ranking raw and headwater sql list more",
             file=sys.stderr,
         )
 

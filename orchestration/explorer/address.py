@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
-DEFAULTS = {"ranking": "normed", "end": "top"}
+DEFAULTS = {"ranking": "normed", "end": "top", "order": "score"}
 
 
 def address(page: str, state: Mapping[str, Any] | None = None, **changes: Any) -> str:
@@ -14,3 +15,12 @@ def address(page: str, state: Mapping[str, Any] | None = None, **changes: Any) -
     whole = {**(state or {}), **changes}
     kept = {name: value for name, value in whole.items() if value not in (None, "") and DEFAULTS.get(name) != value}
     return f"/{page}?{urlencode(kept)}" if kept else f"/{page}"
+
+
+@dataclass(frozen=True)
+class Option:
+    """One of the things that can be chosen on a page, and the address that shows it."""
+
+    told: str
+    address: str
+    is_chosen: bool

@@ -8,7 +8,7 @@ from pathlib import Path
 from assets.lake.stored import stored_table
 from assets.specs.mistakes import near_matches
 from compute.errors import BadInput
-from orchestration.results.printing import flat
+from orchestration.results.printing import write_rows
 from orchestration.results.results import Results
 
 READ = (
@@ -69,4 +69,4 @@ def _write(results: Results, path: str, target: Path) -> None:
         if target.suffix == ".parquet":
             frame.sink_parquet(target)
         else:
-            flat(frame.collect()).write_csv(target)
+            write_rows(frame.collect(), target, "csv")

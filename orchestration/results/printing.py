@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from compute.errors import BadInput
 
@@ -69,14 +69,19 @@ def save_rows(frame: pl.DataFrame, path: Path) -> None:
     """Writes a file of the kind that its name ends in: .parquet, .csv or .jsonl. Raises BadInput for other names."""
     check_name(path)
     try:
-        if path.suffix == ".parquet":
-            frame.write_parquet(path)
-        elif path.suffix == ".csv":
-            flat(frame).write_csv(path)
-        else:
-            frame.write_ndjson(path)
+        write_rows(frame, path, path.suffix.removeprefix("."))
     except OSError as error:
         raise BadInput(f"{path}: cannot be written ({error.strerror or error}); name another file") from error
+
+
+def write_rows(frame: pl.DataFrame, target: Path | BinaryIO, form: str) -> None:
+    """As parquet, csv or jsonl."""
+    if form == "parquet":
+        frame.write_parquet(target)
+    elif form == "csv":
+        flat(frame).write_csv(target)
+    else:
+        frame.write_ndjson(target)
 
 
 def check_name(path: Path) -> None:

@@ -3,53 +3,67 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import polars as pl
 
-from assets.lake.stored import stored_table
-from assets.specs.methods import main_method
+from assets.specs.methods import METHODS, main_method
 from assets.specs.mistakes import near_matches
 from compute.errors import BadInput
+from orchestration.results.reading import rows_of, table_of
 
 if TYPE_CHECKING:
-    from assets.lake.tables import Table
     from orchestration.results.results import Results
 
 
 def study_queries(results: Results, study: str) -> pl.DataFrame:
     """The queries of a study in their order: query_id, kind, task, is_right, nats, prompt, completion and answer."""
     columns = ("query_id", "kind", "task", "is_right", "nats", "prompt", "completion", "answer")
-    return _read(results, study, "completions", lambda frame: frame.sort("position").select(columns))
+    return rows_of(results, study, "completions", lambda frame: frame.sort("position").select(columns))
 
 
 def ranked_documents(
     results: Results, study: str, query: str, *, method: str | None, ranking: str, end: str, count: int
 ) -> pl.DataFrame:
-    """The rows of `rankings` at one end, best first, at most `count`.
+    """The rows of `rankings` at one end, best first, at most `count`; none of a query that is not there.
 
-    Raises BadInput for an unknown study, query or method (left out: ekfac, or the most important that is there).
+    Raises BadInput for an unknown study or method (left out: ekfac, or the most important that is there).
     """
-    query_known(results, study, query)
 
     def listed(frame: pl.LazyFrame) -> pl.LazyFrame:
         return frame.filter(query_id=query, ranking=ranking, end=end).sort("method", "rank")
 
-    rows = _read(results, study, "rankings", listed)
+    rows = rows_of(results, study, "rankings", listed)
     chosen = chosen_method(study, rows["method"].unique().sort().to_list(), method)
     return rows.filter(method=chosen).head(count)
 
 
+def with_unranked(
+    results: Results, study: str, rows: pl.DataFrame, *, query: str, end: str, count: int
+) -> pl.DataFrame:
+    """Rows of a raw ranking, and after them those of lower ranks with what is stored of these: score, source and text.
+
+    Exact scores and shares there are of ranked documents only; here they are null.
+    """
+    method = rows["method"][0] if len(rows) else None
+    more = results.top(study, query, method, count, end).join(rows, on="document_id", how="anti", maintain_order="left")
+    documents = table_of(results, corpus_of(results, study), "documents")
+    wanted = pl.col("shard").is_in(more["shard"].unique()) & pl.col("document_id").is_in(more["document_id"])
+    texts = results.lake.scan(documents).filter(wanted).select("document_id", "source", "text")
+    more = more.join(results.lake.collect(documents, texts), on="document_id", how="left", maintain_order="left")
+    alike = ("method", "query_id", "ranking", "end")
+    return pl.concat([rows, more], how="diagonal").with_columns(pl.col(alike).forward_fill()).head(count)
+
+
 def methods_of(results: Results, study: str) -> list[str]:
     """The methods by which documents are ranked."""
-    rows = _read(results, study, "rankings", lambda frame: frame.select(pl.col("method").unique()))
+    rows = rows_of(results, study, "rankings", lambda frame: frame.select(pl.col("method").unique()))
     return rows["method"].sort().to_list()
 
 
 def chosen_method(study: str, methods: list[str], method: str | None) -> str:
     if method is None:
-        return main_method(methods) or ""
+        return main_method(methods or METHODS)
     if method not in methods:
         raise BadInput(f"study {study}: no document is ranked by {method}; {near_matches(method, methods, 'methods')}")
     return method
@@ -57,7 +71,11 @@ def chosen_method(study: str, methods: list[str], method: str | None) -> str:
 
 def query_known(results: Results, study: str, query: str) -> dict:
     """The query's row of the study's completions. Raises BadInput where there is none."""
-    queries = study_queries(results, study)
+    return query_among(study, study_queries(results, study), query)
+
+
+def query_among(study: str, queries: pl.DataFrame, query: str) -> dict:
+    """The same of queries that have been read."""
     found = queries.filter(query_id=query)
     if found.is_empty():
         known = queries["query_id"].to_list()
@@ -68,7 +86,7 @@ def query_known(results: Results, study: str, query: str) -> dict:
 def document_row(results: Results, study: str, document: str) -> dict:
     """The document of the study's corpus. Raises BadInput where the corpus has none of that id."""
     corpus = corpus_of(results, study)
-    table = _of(results, corpus, "documents")
+    table = table_of(results, corpus, "documents")
     found = results.lake.collect(table, results.lake.scan(table).filter(document_id=document))
     if found.is_empty():
         raise BadInput(f"corpus {corpus}: there is no document {document}; its ids are in the table documents")
@@ -77,7 +95,7 @@ def document_row(results: Results, study: str, document: str) -> dict:
 
 def corpus_of(results: Results, study: str) -> str:
     """The corpus whose documents the study has scored, as the newest commit of its scores says."""
-    read = json.loads(results.lake.last_commit(_of(results, study, "influence")).get("inputs") or "{}")
+    read = json.loads(results.lake.last_commit(table_of(results, study, "influence")).get("inputs") or "{}")
     corpora = [path.split("/")[1] for path in read if path.startswith("corpus/") and path.endswith("/documents")]
     if not corpora:
         raise BadInput(f"study {study}: its scores do not say of which corpus they are; run the study again")
@@ -86,7 +104,11 @@ def corpus_of(results: Results, study: str) -> str:
 
 def drives(results: Results, study: str, document: str) -> pl.DataFrame:
     """The rows of `rankings` that list a document, best rank first."""
-    return _read(results, study, "rankings", lambda frame: frame.filter(document_id=document).sort("rank", "query_id"))
+
+    def listed(frame: pl.LazyFrame) -> pl.LazyFrame:
+        return frame.filter(document_id=document).sort("rank", "query_id")
+
+    return rows_of(results, study, "rankings", listed)
 
 
 def of_query(rows: pl.DataFrame, study: str, document: str, query: str, method: str | None) -> pl.DataFrame:
@@ -113,26 +135,4 @@ def has_table(results: Results, study: str, name: str) -> bool:
 
 def read_table(results: Results, study: str, name: str) -> pl.DataFrame:
     """A whole table of a study. Raises BadInput where it is not there."""
-    return _read(results, study, name, lambda frame: frame)
-
-
-def _read(results: Results, study: str, name: str, wanted: Callable[[pl.LazyFrame], pl.LazyFrame]) -> pl.DataFrame:
-    table = _of(results, study, name)
-    try:
-        return results.lake.collect(table, wanted(results.lake.scan(table)))
-    except pl.exceptions.ColumnNotFoundError as error:
-        said = str(error).splitlines()[0]
-        raise BadInput(
-            f"{table.path}: another version of Headwater wrote it ({said}); run study {study} again"
-        ) from error
-
-
-def _of(results: Results, owner: str, name: str) -> Table:
-    """The table of one study (or corpus); what is not there is told by its name."""
-    view = results.views.get(name)
-    paths = view.paths if view else {}
-    if owner not in paths:
-        family = view.family if view else "study"
-        hint = near_matches(owner, paths, "studies" if family == "study" else f"names of a {family}")
-        raise BadInput(f"{family} {owner}: there is no table {name} of it in {results.lake.place.root}; {hint}")
-    return stored_table(results.lake.place, paths[owner])
+    return rows_of(results, study, name, lambda frame: frame)

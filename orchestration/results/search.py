@@ -37,6 +37,11 @@ class Hit:
     parts: tuple[str, ...]
 
 
+def phrases(words: str) -> list[str]:
+    """The words asked for, and the rows of words in quotes."""
+    return [each.strip('"') for each in WORD.findall(words) if each.strip('"')]
+
+
 class SearchIndex:
     """The index of one corpus."""
 
@@ -66,9 +71,7 @@ class SearchIndex:
 
     def find(self, words: str, most: int = 50) -> list[Hit]:
         """The documents that hold all the words (or "a row of words"), best first."""
-        asked = " ".join(
-            '"' + each.strip('"').replace('"', '""') + '"' for each in WORD.findall(words) if each.strip('"')
-        )
+        asked = " ".join('"' + each.replace('"', '""') + '"' for each in phrases(words))
         if not asked:
             return []
         query = (

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 
 from assets.lake.damage import OF_A_DATA_FILE, damage_sentence, first_line
 from assets.lake.lake import Lake
-from assets.lake.stored import stored_table
 from assets.lake.tables import Table
 from assets.specs.mistakes import near_matches
 from compute.errors import BadInput
+from orchestration.results.sources import sources_of
 from orchestration.results.views import Moment, View, refuse_unknown_versions
 
 if TYPE_CHECKING:
@@ -101,11 +101,14 @@ def _add(engine: duckdb.DuckDBPyConnection, lake: Lake, view: View, moment: Mome
     Each table alone can be read under its path too.
     """
     tables, parts = [], []
-    for owner, path in view.paths.items():
-        table = stored_table(lake.place, path)
-        engine.register(path, lake.dataset(table, version=moment.version(lake, path)))
-        parts.append(f"SELECT {_text(owner)} AS {_name(view.owner.name)}, * FROM {_name(path)}")
-        tables.append(table)
+    for source in sources_of(lake, view, moment):
+        path, files = source.table.path, f"files of {source.table.path}"
+        engine.register(files, source.dataset())
+        engine.execute(
+            f"CREATE VIEW {_name(path)} AS SELECT {', '.join(map(_name, source.columns))} FROM {_name(files)}"
+        )
+        parts.append(f"SELECT {_text(source.owner)} AS {_name(view.owner.name)}, * FROM {_name(path)}")
+        tables.append(source.read)
     engine.execute(f"CREATE VIEW {_name(view.name)} AS {' UNION ALL BY NAME '.join(parts)}")
     return tables
 

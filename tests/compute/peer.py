@@ -100,8 +100,9 @@ class Peer:
         exact_svd: bool = True,
         factors: str = "factors",
         query_batch: int = 1,
+        dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Scores of shape queries × documents, all queries in one pass over the documents."""
+        """Scores of shape queries × documents, all queries in one pass over the documents, in products of `dtype`."""
         self.analyzer.compute_pairwise_scores(
             scores_name="scores",
             factors_name=factors,
@@ -114,6 +115,8 @@ class Peer:
                 query_gradient_low_rank=rank,
                 use_full_svd=exact_svd,
                 query_gradient_accumulation_steps=math.ceil(len(queries) / query_batch),
+                per_sample_gradient_dtype=dtype,
+                score_dtype=dtype,
             ),
             overwrite_output_dir=True,
         )

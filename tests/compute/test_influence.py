@@ -26,7 +26,7 @@ from tests.compute.models import VOCABULARY, Case, fit, make_case, random_docume
 @pytest.fixture(params=["factors", "formed", "rebuilt"])
 def route(request, monkeypatch) -> str:
     """Every module takes this route, whatever it costs."""
-    monkeypatch.setattr(compute.influence, "choose", lambda *_: Choice(request.param, {}))
+    monkeypatch.setattr(compute.influence, "choose", lambda *_: Choice(request.param, {}, {}))
     return request.param
 
 
@@ -277,6 +277,19 @@ def test_a_document_whose_loss_is_not_finite_is_named(neox_fitted):
         score_documents(case.model, case.modules, gradients, [*clean, broken])
 
 
+def test_products_in_bfloat16_agree_and_are_summed_in_float32(route):
+    """Nothing but the products' rounding: 2⁻⁸ of each. Norms and scores come out in float32."""
+    case = make_case("gpt_neox", dtype=torch.float32)
+    gradients = engine_gradients(case, fit(case).curvature, rank=8)
+    expected = score_documents(case.model, case.modules, gradients, case.documents)
+    found = score_documents(case.model, case.modules, gradients, case.documents, products=torch.bfloat16)
+    assert found.scores_QD.dtype == found.norms_D.dtype == np.float32
+    assert oracle.relative_error(found.norms_D, expected.norms_D) < 0.01
+    for one, other in zip(found.scores_QD, expected.scores_QD, strict=True):
+        assert np.corrcoef(one, other)[0, 1] > 0.999
+    assert (found.scores_QD != expected.scores_QD).any()
+
+
 WIDE = TrackedModule("m", 256, 1024, True)
 GIB = 2**30
 
@@ -301,8 +314,13 @@ def test_the_route_is_the_cheapest_that_fits(queries, rank, tokens, memory_bytes
 
 
 def test_costs_are_multiples_of_the_modules_own_forward_pass():
-    """By hand: 32 queries of rank 32 at 256 tokens."""
-    costs = choose(WIDE, [32] * 32, Workload(256, 32, 2 * GIB), 2 * GIB).costs
-    assert costs["formed"] == pytest.approx(1 + 32 / 256)
-    assert costs["rebuilt"] == pytest.approx(1 + 32 / 256 + 32 * 32 / 32 / 256)
-    assert costs["factors"] == pytest.approx(1024 * (1024 + 257) / (1024 * 257) + 1)
+    """By hand: 32 queries of rank 32, documents of 256 tokens, 32 in a batch."""
+    choice = choose(WIDE, [32] * 32, Workload(256, 32, 2 * GIB), 2 * GIB)
+    factors = 1024 * (1024 + 257) / (1024 * 257)
+    assert 256 * (1024 + 257) > 1024 * 257  # the norm by forming the gradient is the cheaper one
+    assert choice.multiplications["formed"] == pytest.approx(1 + 32 / 256)
+    assert choice.multiplications["rebuilt"] == pytest.approx(1 + 32 / 256 + 32 * 32 / 32 / 256)
+    assert choice.multiplications["factors"] == pytest.approx(factors + 1)
+    assert choice.costs["formed"] == pytest.approx(2 + 1.5 * 32 / 256)
+    assert choice.costs["rebuilt"] == pytest.approx(2 + 1.5 * 32 / 256 + 32 * 32 / 32 / 256)
+    assert choice.costs["factors"] == pytest.approx(factors + 2)

@@ -212,3 +212,12 @@ def test_a_gradient_of_nothing_is_cut_too():
     rotated, bases, _ = several(2)
     found = truncate_together({name: torch.zeros_like(each) for name, each in rotated.items()}, bases, 0.99)
     assert all(torch.isfinite(factors.dense()).all() and not factors.dense().any() for factors in found.values())
+
+
+def test_where_the_components_that_are_kept_are_too_few_all_are_taken():
+    rotated, bases, _ = several(2)
+    found = truncate_together(rotated, bases, 0.9999, most=2)
+    assert max(factors.rank for factors in found.values()) > 2
+    expected = truncate_together(rotated, bases, 0.9999)
+    for name, factors in expected.items():
+        torch.testing.assert_close(found[name].dense(), factors.dense())

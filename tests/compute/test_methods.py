@@ -58,7 +58,7 @@ def curvature(case, fitted):
 
 def curvature_of(case, fitted, damping: float = DAMPING):
     tokens = sum(map(len, case.documents)) / len(case.documents)
-    return replace(fitted.curvature, document_tokens=tokens, damping=damping)
+    return replace(fitted.curvature, document_tokens=dict.fromkeys(case.names, tokens), damping=damping)
 
 
 def oracle_scores(expected, method: str, damping: float = DAMPING) -> np.ndarray:
@@ -105,7 +105,7 @@ def engine_scores(case, curvature, methods, documents=None, *, token_budget: int
 
 @pytest.fixture(params=["factors", "formed", "rebuilt"])
 def route(request, monkeypatch) -> str:
-    monkeypatch.setattr(compute.influence, "choose", lambda *_: Choice(request.param, {}))
+    monkeypatch.setattr(compute.influence, "choose", lambda *_: Choice(request.param, {}, {}))
     return request.param
 
 
@@ -131,7 +131,8 @@ def test_damping_is_of_the_mean_of_the_eigenvalues_that_are_damped(case, fitted,
 
 def test_kfac_is_in_the_units_of_documents(case, curvature):
     """Documents of twice the tokens have twice the curvature, and half the scores; ekfac's know nothing of it."""
-    doubled = replace(curvature, document_tokens=2 * curvature.document_tokens)
+    tokens = {name: 2 * each for name, each in curvature.document_tokens.items()}
+    doubled = replace(curvature, document_tokens=tokens)
     found, half = (engine_scores(case, each, ("kfac", "ekfac")) for each in (curvature, doubled))
     assert oracle.relative_error(2 * half["kfac"], found["kfac"]) < 1e-9
     assert np.array_equal(half["ekfac"], found["ekfac"])

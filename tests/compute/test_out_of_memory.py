@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from compute.completions import completion_nats
-from compute.covariances import fit_covariances
+from compute.covariances import add_products, fit_covariances
 from compute.eigenvalues import fit_eigenvalues
 from compute.errors import BadInput
 from compute.exact_scores import exact_scores
@@ -104,3 +104,23 @@ def test_a_document_that_does_not_fit_alone_is_named(neox_case, neox_fitted, lim
     limit[0] = 20
     with pytest.raises(BadInput, match=r"document-0: its 28 tokens do not fit in memory even alone"):
         score_documents(neox_case.model, neox_case.modules, gradients, neox_case.documents)
+
+
+@pytest.mark.parametrize("failing", range(1, 9))
+def test_memory_that_runs_out_inside_of_a_consumer_adds_nothing_twice(neox_case, monkeypatch, failing):
+    """The n-th product of the first batch: of a module's inputs, or of its output gradients."""
+    expected = fit_covariances(neox_case.model, neox_case.modules, neox_case.documents, labels="empirical")
+    calls: list[int] = []
+
+    def sometimes(sum_MM, rows_NM):
+        calls.append(1)
+        if len(calls) == failing:
+            raise torch.OutOfMemoryError("injected")
+        add_products(sum_MM, rows_NM)
+
+    monkeypatch.setattr("compute.covariances.add_products", sometimes)
+    found = fit_covariances(neox_case.model, neox_case.modules, neox_case.documents, labels="empirical")
+    for name in neox_case.names:
+        for side in ("activation_II", "gradient_OO"):
+            assert oracle.relative_error(getattr(found[name], side), getattr(expected[name], side)) < 1e-9
+        assert found[name].tokens == expected[name].tokens

@@ -84,6 +84,24 @@ def test_loss_and_gradients_are_those_of_the_whole_model(after, logits_at_once, 
     torch.testing.assert_close(batch_loss(model, batch), expected_B, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_the_head_is_looked_at_in_every_precision(monkeypatch, dtype):
+    """A tenth off is far beyond rounding, also of half precisions."""
+    for scale, left_out in ((1.0, True), (1.1, False)):
+        model = model_of(AFTER_THE_HEAD["nothing"]).to(dtype)
+        forward = model.forward
+
+        def scaled(forward=forward, scale=scale, **inputs):
+            output = forward(**inputs)
+            output.logits = output.logits * scale
+            return output
+
+        monkeypatch.setattr(model, "forward", scaled)
+        (batch,) = make_batches(random_documents(4), token_budget=8192)
+        batch_loss(model, batch)
+        assert compute.token_loss._leaves_the_head_out[model] is left_out
+
+
 def test_a_head_that_is_not_all_is_told_and_the_models_own_logits_are_taken(monkeypatch):
     """A model that does something else to its logits, which nothing in its configuration tells."""
     model = model_of(AFTER_THE_HEAD["nothing"])

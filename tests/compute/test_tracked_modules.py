@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, MixtralConfig, OPTConfig
+from transformers import AutoModelForCausalLM, Llama4TextConfig, OPTConfig
 
 from compute.covariances import fit_covariances
 from compute.errors import BadInput
@@ -76,21 +76,25 @@ def test_a_broken_regular_expression_is_named():
         select_modules(tiny_model("gpt_neox"), ["mlp.("])
 
 
-def mixtral() -> nn.Module:
-    config = MixtralConfig(
-        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=40, num_hidden_layers=1, num_attention_heads=2,
-        num_key_value_heads=2, num_local_experts=2, max_position_embeddings=32,
+def llama4() -> nn.Module:
+    """Its experts are one weight too, in a module that does not state its layout."""
+    config = Llama4TextConfig(
+        vocab_size=VOCABULARY, hidden_size=16, intermediate_size=40, intermediate_size_mlp=40, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=2, head_dim=8, num_local_experts=2, max_position_embeddings=32,
     )  # fmt: skip
-    return AutoModelForCausalLM.from_config(config)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
 
 
-def test_experts_fused_into_one_weight_are_refused_by_name():
-    with pytest.raises(BadInput, match=r"experts.*cannot be tracked"):
-        select_modules(mixtral(), "mlp")
+@pytest.mark.parametrize("selection", ["mlp", "all", ["feed_forward"]])
+def test_experts_of_an_unknown_layout_are_refused_by_name(selection):
+    with pytest.raises(BadInput, match=r"experts.*Llama4TextExperts.*cannot be tracked"):
+        select_modules(llama4(), selection)
 
 
-def test_other_modules_of_a_model_with_experts_can_be_named():
-    assert len(select_modules(mixtral(), [r"self_attn\.o_proj"])) == 1
+def test_other_modules_of_a_model_with_such_experts_can_be_named():
+    assert len(select_modules(llama4(), [r"self_attn\.o_proj"])) == 1
+    assert len(select_modules(llama4(), [r"shared_expert\."])) == 3
 
 
 class FlatLayer(nn.Module):
@@ -105,7 +109,7 @@ class FlatLayer(nn.Module):
 
 
 class RoutedLayer(FlatLayer):
-    """A layer that sends only some of the tokens through a linear module, as routed experts do."""
+    """A layer that sends only some of the tokens through a linear module, as experts of other layouts do."""
 
     def forward(self, hidden_BTI):
         flat_NI = hidden_BTI.flatten(0, 1)
@@ -146,3 +150,11 @@ def test_a_tied_head_changes_nothing(architecture, tied):
     modules = select_modules(model, "all")
     fit_covariances(model, modules, random_documents(2), labels="empirical")
     assert all(torch.is_tensor(p) and p.grad is None for p in model.parameters())
+
+
+def test_a_module_that_is_used_twice_in_a_forward_pass_is_refused_by_name():
+    """Blocks that layers share: the uses' gradients belong to one weight, and are not told apart."""
+    model = tiny_model("gpt_neox")
+    model.gpt_neox.layers[1].mlp = model.gpt_neox.layers[0].mlp
+    with pytest.raises(BadInput, match=r"layers\.0\.mlp\.dense_4h_to_h is used more than once"):
+        fit_covariances(model, select_modules(model, "mlp"), random_documents(2), labels="empirical")

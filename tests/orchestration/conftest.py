@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 import pytest
 
+from assets.lake.lake import Lake
+from orchestration.results import Results
 from tests.orchestration.tiny_study import headwater, write_study
 
 
@@ -39,3 +42,23 @@ def copied(finished, tmp_path, monkeypatch):
     study = copy_of(finished.study, tmp_path)
     with study.instance:
         yield study
+
+
+@pytest.fixture
+def results(finished) -> Results:
+    return Results(Lake(uri=str(finished.home / "lake")))
+
+
+@pytest.fixture
+def browser(results, tmp_path):
+    """The explorer on the finished study."""
+    from tests.orchestration.explored import explore
+
+    return explore(results.lake, tmp_path / "cache")
+
+
+@pytest.fixture
+def changed(finished, tmp_path) -> Lake:
+    """A copy of the lake, to be written to."""
+    shutil.copytree(finished.home / "lake", tmp_path / "lake")
+    return Lake(uri=str(tmp_path / "lake"))

@@ -116,6 +116,7 @@ SCORES = ("study/tiny/influence", "study/tiny/document_norms", "study/tiny/candi
 ANALYSES = tuple(f"study/tiny/{name}" for name in ("correlation", "magnitude", "power_law", "answers", "sources"))
 OVER_ALL = (
     "study/tiny/coverage",
+    "study/tiny/influence_by_query",
     "study/tiny/rankings",
     *ANALYSES,
     "study/tiny/evidence",

@@ -130,9 +130,10 @@ def test_statistics_of_a_new_shard_wait_for_it(tmp_path, instance):
         platform.update(f"corpus/tiny/{path}", "00002")
     for name in ("influence", "document_norms", "candidates"):
         platform.update(f"study/tiny/{name}", "00002")
-    assert platform.tick(study_keys) == {(f"study/tiny/{name}", None) for name in ("coverage", "rankings", "bm25")}
+    over_all = ("coverage", "influence_by_query", "rankings", "bm25")
+    assert platform.tick(study_keys) == {(f"study/tiny/{name}", None) for name in over_all}
     assert platform.tick(study_keys) == set()
-    for name in ("coverage", "rankings", "bm25"):
+    for name in over_all:
         platform.update(f"study/tiny/{name}")
     shards = ("00000", "00001", "00002")
     assert platform.tick(study_keys) == {(f"study/tiny/{name}", shard) for name in SUMMED_UP for shard in shards}

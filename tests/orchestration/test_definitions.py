@@ -52,6 +52,7 @@ KEYS = {
     "study/tiny/document_norms",
     "study/tiny/candidates",
     "study/tiny/coverage",
+    "study/tiny/influence_by_query",
     "study/tiny/rankings",
     "study/tiny/score_statistics",
     "study/tiny/source_statistics",

@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from compute.methods import METHODS
+from orchestration.results import Results
 from orchestration.studies import read_study
-from tests.orchestration.copied_study import copy_of
+from tests.orchestration.copied_study import copy_of, home_at
 from tests.orchestration.tiny_study import QUERIES, headwater, write_study
 
 pytestmark = pytest.mark.slow
@@ -122,6 +123,56 @@ def test_findings_and_the_report_have_all_of_them(run):
 def test_the_command_line_ranks_by_any_of_them(run):
     told = headwater(run.home, "top", "tiny", "given", "--method", "cosine")
     assert told.returncode == 0 and "by cosine score\n" in told.stdout
+
+
+@pytest.fixture(scope="module")
+def scorer(run):
+    return Results.open(home_at(run.home)).scorer("tiny")
+
+
+def test_ones_own_texts_have_the_scores_of_the_pass(run, scorer):
+    documents = run.table("rankings").unique("document_id").sort("document_id")
+    listed = documents.filter(pl.col("document_id").str.ends_with("#0")).head(3).with_row_index("text_number")
+    scores = scorer.score_texts(listed["text"]).collect().filter(window=0)
+    assert set(scores["method"]) == set(METHODS)
+    of_text = listed.select(pl.col("text_number").cast(pl.Int64), "document_id")
+    both = scores.join(of_text, on="text_number").join(run.table("influence"), on=KEYS, suffix="_stored")
+    assert len(both) == len(METHODS) * len(QUERIES) * len(listed)
+    for (method,), part in both.group_by("method"):
+        largest = part["score_stored"].abs().max()
+        np.testing.assert_allclose(part["score"], part["score_stored"], rtol=1e-3, atol=1e-3 * largest, err_msg=method)
+        assert (part["normed_score"] == part["score"]).all() == (method in UNIT_NORM), method
+
+
+def test_a_query_asked_again_has_its_exact_scores(run, scorer):
+    query = run.table("completions").filter(query_id="given").row(0, named=True)
+    expected = run.table("rankings").filter(query_id="given").unique(["method", "document_id"])
+    asked = scorer.ask(query["prompt"], query["completion"])
+    found = scorer.score_query(asked, documents=expected["document_id"].unique()).collect()
+    both = expected.join(found, on=["method", "document_id"], suffix="_asked", validate="1:1")
+    assert len(both) == len(expected)
+    for (method,), part in both.group_by("method"):
+        largest = part["exact_score"].abs().max()
+        for one, other in (("score_asked", "exact_score"), (pl.col("token_scores_asked").list.sum(), "exact_score")):
+            values = part.select(one).to_series()
+            np.testing.assert_allclose(values, part[other], rtol=1e-3, atol=1e-4 * largest, err_msg=method)
+        assert (part["normed_score_asked"] == part["score_asked"]).all() == (method in UNIT_NORM), method
+
+
+def test_the_best_documents_of_a_query_are_those_of_its_methods(run, scorer):
+    query = run.table("completions").filter(query_id="given").row(0, named=True)
+    found = scorer.score_query(query["prompt"], query["completion"], count=2, methods=["trackstar", "kfac"]).collect()
+    assert found.group_by("method").len().sort("method").rows() == [("kfac", 2), ("trackstar", 2)]
+    first = found.filter(method="trackstar").sort("rank")["score"].to_list()
+    assert first == sorted(first, reverse=True) and first[0] <= 1 + 1e-5
+
+
+def test_a_study_without_kfac_is_asked_by_it(run, finished):
+    query = run.table("completions").filter(query_id="given").row(0, named=True)
+    ids = run.table("rankings").filter(query_id="given")["document_id"].unique().sort().head(2)
+    usual = Results.open(home_at(finished.home)).scorer("tiny")
+    found = usual.score_query(query["prompt"], query["completion"], documents=ids, methods="kfac").collect()
+    assert len(found) == len(ids) and found["score"].is_finite().all()
 
 
 def test_documents_are_not_whitened_by_another_damping_than_the_queries(run, tmp_path, monkeypatch):

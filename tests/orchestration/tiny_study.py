@@ -95,7 +95,7 @@ def environment(home: Path) -> dict[str, str]:
     return os.environ | {"HEADWATER_HOME": str(home), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
-def headwater(home: Path, *arguments: object, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+def headwater(home: Path, *arguments: object, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """The command line as a user runs it."""
     command = [sys.executable, "-m", "orchestration.cli", *map(str, arguments)]
     return subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=timeout)

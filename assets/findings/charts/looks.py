@@ -81,7 +81,7 @@ def looks_of(groups: Iterable[str]) -> dict[str, Look]:
 
 def ordered_methods(frame: pl.DataFrame) -> list[str]:
     """The main method first: EK-FAC, where it is there."""
-    return in_importance(frame["method"].drop_nulls().unique())
+    return in_importance(frame["method"].drop_nulls().unique().to_list())
 
 
 def method_name(method: str) -> str:

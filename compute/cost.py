@@ -1,0 +1,307 @@
+"""What each stage costs, from shapes alone: floating-point operations, memory and bytes written to the lake.
+
+Formulas of operations are in `compute/operations.py`; what scoring multiplies is what the engine's own choice of routes
+says (`compute/routes.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field, replace
+
+from compute.architecture import Architecture, LinearModule
+from compute.checkpoint import DTYPES
+from compute.influence import choose_routes
+from compute.low_rank import MOST_COMPONENTS
+from compute.module_gradients import ELEMENTS_AT_ONCE
+from compute.operations import (
+    EIGH,
+    backward,
+    covariance,
+    decomposed_sides,
+    entries,
+    forward,
+    head,
+    rotated_gradient,
+    sides,
+    training_pass,
+    turn,
+)
+from compute.routes import Choice, Workload
+
+DECOMPOSITION = "decomposition"  # float64, on the model's device
+HOST_DECOMPOSITION = "host decomposition"  # float64, on the CPU
+DOUBLE = 8
+NORM_ROW_BYTES = 32  # of the lake, a document's norm, loss and id
+SCORE_ROW_BYTES = 6  # a float32 score, and an id that is an index into a dictionary
+RANKED_ROW_BYTES = 250  # with text, tokens and their scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How much there is to do. `tokens` and `query_tokens` are means per document and query."""
+
+    documents: int
+    tokens: int
+    sample_documents: int
+    queries: int
+    query_tokens: int
+    generated: int  # queries whose completion the model writes
+    new_tokens: int
+    methods: int
+    metrics: int  # that the methods differ in: gradients are truncated once for each
+    whitens: bool = False  # a method divides by the norm of a document's whitened gradient
+    rank: int | None  # None: full
+    agreement: bool  # ranks are chosen, `rank` is what they are taken to be
+    top_k: int
+    token_budget: int
+    fit_token_budget: int
+    memory_bytes: int
+    exact_bytes: int  # full-rank query gradients that exact scores hold at once
+    logits_at_once: int  # entries; the engine takes fewer on a CPU
+    dtype: str
+    blocks: int = 1  # diagonal blocks of A and S
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One stage. `operations` by precision (a dtype, or a kind of decomposition); memory in bytes by what takes it."""
+
+    operations: Counter[str]
+    memory: dict[str, float] = field(default_factory=dict)
+    lake_bytes: float = 0  # written
+    lake_read: float = 0
+    weights_read: float = 0  # bytes of weights that generation reads, a token at a time
+    routes: dict[str, Choice] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        return float(sum(self.operations.values()))
+
+    @property
+    def memory_bytes(self) -> float:
+        return sum(self.memory.values())
+
+    def share(self, part: float) -> Cost:
+        """The cost of a part of the work, such as one shard; memory stays."""
+        operations = Counter({kind: count * part for kind, count in self.operations.items()})
+        return replace(self, operations=operations, lake_bytes=self.lake_bytes * part, lake_read=self.lake_read * part)
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """The costs of one architecture in one setting."""
+
+    architecture: Architecture
+    setting: Setting
+
+    def stages(self) -> dict[str, Cost]:
+        """Every stage with a model or a factor in it, by the name of its asset; `influence` includes document norms."""
+        return {
+            "covariances": self.covariances(),
+            "eigenbasis": self.eigenbasis(),
+            "eigenvalues": self.eigenvalues(),
+            "completions": self.completions(),
+            "query_gradients": self.query_gradients(),
+            "influence": self.influence(),
+            "rankings": self.exact_scores(),
+        }
+
+    # passes
+
+    def sequence_pass(self, tokens: float, targets: float) -> Counter[str]:
+        """Forward and backward of one sequence (`compute/passes.py`)."""
+        model = self.architecture
+        both = forward(model, tokens) + backward(model, tokens) + 2 * head(model, targets)
+        return Counter({self.setting.dtype: both})
+
+    def training_pass(self) -> float:
+        """The yardstick: operations of one training pass over all documents."""
+        return self.setting.documents * training_pass(self.architecture, self.setting.tokens)
+
+    # stages
+
+    def covariances(self) -> Cost:
+        """Upper triangles of A (once for modules that share it) and S: about T·N² each (`add_products`)."""
+        tokens = self.setting.sample_documents * self.setting.tokens
+        products = sum(map(covariance, self.architecture.tracked))
+        sums = Counter({self._sums: tokens * products / self.setting.blocks})
+        factors = self._factor_bytes()
+        # The means are made of the sums while these are still there.
+        memory = self._model_memory(self.setting.fit_token_budget) | {"sums and means": 2 * factors}
+        return Cost(self._sample_pass() + sums, memory, lake_bytes=factors)
+
+    def eigenbasis(self) -> Cost:
+        """One float64 decomposition per A (once for modules that share it) and S, on the CPU."""
+        decomposed = [side for each in self.architecture.tracked for side in decomposed_sides(each)]
+        operations = sum(EIGH * side**3 for side in decomposed) / self.setting.blocks**2
+        largest = max(decomposed) / self.setting.blocks
+        factors = self._factor_bytes()
+        # The matrix, its symmetrized copy, the eigenvectors, and as much again that LAPACK works in.
+        memory = {"decomposition of the largest matrix": 5 * DOUBLE * largest**2}
+        return Cost(Counter({HOST_DECOMPOSITION: operations}), memory, lake_bytes=factors, lake_read=factors)
+
+    def eigenvalues(self) -> Cost:
+        """Each document's gradient in the eigenbasis, rotated before or after it is formed (`rotated_gradients`)."""
+        sums = _times(self.setting.sample_documents, self._rotation())
+        largest = max(map(entries, self.architecture.tracked))
+        memory = self._model_memory(self.setting.fit_token_budget) | {
+            "eigenbasis": self._factor_bytes(),
+            "eigenvalues": 2 * self._entry_bytes(),
+            "gradients of some documents": 3 * self._sum_bytes * max(ELEMENTS_AT_ONCE, largest),
+        }
+        operations = self._sample_pass() + sums
+        return Cost(operations, memory, lake_bytes=self._entry_bytes(), lake_read=self._factor_bytes())
+
+    def completions(self) -> Cost:
+        """Forward over prompts and, token by token, over what is generated; then over all completions for their loss.
+        A step of generation reads every weight once, for as many prompts as have the same length: taken as one."""
+        setting, model = self.setting, self.architecture
+        once = forward(model, setting.query_tokens) + head(model, setting.new_tokens)
+        operations = Counter({setting.dtype: (setting.generated + setting.queries) * once})
+        read = setting.generated * setting.new_tokens * self._weight_bytes()
+        memory = self._model_memory(setting.token_budget, backward=False)
+        return Cost(operations, memory, setting.queries * NORM_ROW_BYTES, weights_read=read)
+
+    def query_gradients(self) -> Cost:
+        """Per query and module: form G, rotate it once, and per metric truncate it: a Gram matrix of the smaller side
+        and its decomposition in float64, then the components turned back (`compute/low_rank.py`)."""
+        setting = self.setting
+        operations = _times(setting.queries, self.sequence_pass(setting.query_tokens, setting.new_tokens))
+        for each in self.architecture.tracked:
+            operations += _times(setting.queries, self._truncation(each))
+        components = sum(self.rank(each) * sum(sides(each)) for each in self.architecture.tracked)
+        largest = max(map(entries, self.architecture.tracked))
+        memory = self._model_memory(setting.query_tokens) | {
+            "eigenbasis": self._factor_bytes(),
+            "eigenvalues": self._entry_bytes(),
+            "a query's gradients": self._entry_bytes() * (1 + 2 * setting.agreement),
+            "decomposition": 4 * DOUBLE * largest,
+        }
+        written = self._sum_bytes * setting.queries * setting.methods * components
+        return Cost(operations, memory, written, self._factor_bytes() + self._entry_bytes())
+
+    def influence(self) -> Cost:
+        """One pass over all documents; scores and norms cost what the routes say, which are chosen as the engine does
+        (`compute/routes.py`)."""
+        setting = self.setting
+        workload = Workload(
+            setting.tokens, max(1, setting.token_budget // setting.tokens), setting.memory_bytes, self._sum_bytes
+        )
+        directions = setting.queries * setting.methods
+        ranks = {each.module.name: [self.rank(each)] * directions for each in self.architecture.tracked}
+        routes = choose_routes([each.module for each in self.architecture.tracked], ranks, workload)
+        products = sum(
+            choice.multiplications[choice.route] * 2 * setting.tokens * entries(each)
+            for each, choice in zip(self.architecture.tracked, routes.values(), strict=True)
+        )
+        per_document = self.sequence_pass(setting.tokens, setting.tokens - 1) + Counter({self._sums: products})
+        curvature = self._factor_bytes() + self._entry_bytes() if setting.whitens else 0
+        if setting.whitens:
+            per_document += self._rotation()
+        factors = self._sum_bytes * sum(
+            directions * self.rank(each) * sum(sides(each)) for each in self.architecture.tracked
+        )
+        memory = self._model_memory(setting.token_budget) | {
+            "queries' gradients": 2 * factors,  # as they were read, and laid out for the routes
+            "options.memory_mib": setting.memory_bytes,
+            "curvature": curvature,
+        }
+        rows = setting.documents * (directions * SCORE_ROW_BYTES + NORM_ROW_BYTES)
+        return Cost(_times(setting.documents, per_document), memory, rows, factors + curvature, routes=routes)
+
+    def exact_scores(self) -> Cost:
+        """Full-rank gradients of some queries at a time, and a pass over the documents that their rankings list; at
+        most 4·top_k per query and method (top and bottom, raw and normed)."""
+        setting = self.setting
+        listed = min(setting.documents, 4 * setting.top_k)
+        at_once = max(1, int(setting.exact_bytes // (self._entry_bytes() * setting.methods)))
+        groups = math.ceil(setting.queries / at_once)
+        passes = groups * min(setting.documents, listed * setting.methods * min(at_once, setting.queries))
+        operations = _times(passes, self.sequence_pass(setting.tokens, setting.tokens - 1))
+        if setting.whitens:
+            operations += _times(passes, self._rotation())
+        operations += _times(setting.queries, self.sequence_pass(setting.query_tokens, setting.new_tokens))
+        for each in self.architecture.tracked:
+            formed = 2 * setting.query_tokens * entries(each) + 2 * turn(each, setting.blocks)
+            shares = listed * setting.methods * 2 * setting.tokens * entries(each)
+            operations += Counter({self._sums: setting.queries * (formed + shares)})
+        memory = self._model_memory(setting.token_budget) | {
+            "eigenbasis": self._factor_bytes(),
+            "eigenvalues": self._entry_bytes(),
+            "full-rank gradients": self._entry_bytes() * (1 + setting.methods * min(at_once, setting.queries)),
+        }
+        written = setting.queries * setting.methods * listed * (RANKED_ROW_BYTES + 8 * setting.tokens)
+        return Cost(operations, memory, written, self._factor_bytes() + self._entry_bytes())
+
+    def rank(self, linear: LinearModule) -> int:
+        """The rank of a query's gradient of a module."""
+        return min(self.setting.rank or math.inf, *sides(linear))
+
+    # parts
+
+    def _sample_pass(self) -> Counter[str]:
+        tokens = self.setting.tokens
+        return _times(self.setting.sample_documents, self.sequence_pass(tokens, tokens - 1))
+
+    def _rotation(self) -> Counter[str]:
+        """A document's gradients in the eigenbasis."""
+        tokens, blocks = self.setting.tokens, self.setting.blocks
+        return Counter({self._sums: sum(rotated_gradient(each, tokens, blocks) for each in self.architecture.tracked)})
+
+    def _truncation(self, linear: LinearModule) -> Counter[str]:
+        setting, (small, large) = self.setting, sorted(sides(linear))
+        # Another turn for the norm of the whitened gradient, where a method divides by it.
+        formed = 2 * setting.query_tokens * small * large + (1 + setting.whitens) * turn(linear, setting.blocks)
+        if setting.rank is None or (not setting.agreement and setting.rank >= small):
+            return Counter({self._sums: formed + turn(linear, setting.blocks)})
+        kept = min(MOST_COMPONENTS, small) if setting.agreement else self.rank(linear)
+        turned_back = 2 * self.rank(linear) * (small**2 + large**2) / setting.blocks
+        return Counter(
+            {
+                self._sums: formed + setting.metrics * turned_back,
+                "float64": setting.metrics * 2 * small * large * (small + kept),
+                DECOMPOSITION: setting.metrics * EIGH * small**3,
+            }
+        )
+
+    def _attention(self, layers: int) -> int:
+        return layers * self.architecture.attention_width
+
+    @property
+    def _sums(self) -> str:
+        return "float64" if self.setting.dtype == "float64" else "float32"
+
+    @property
+    def _sum_bytes(self) -> int:
+        return DTYPES[self._sums].itemsize
+
+    def _weight_bytes(self) -> float:
+        return self.architecture.parameters * DTYPES[self.setting.dtype].itemsize
+
+    def _factor_bytes(self) -> float:
+        """A and S of every tracked module, as the lake and the engine keep them: also where modules share A."""
+        squares = sum(side**2 for each in self.architecture.tracked for side in sides(each))
+        return self._sum_bytes * squares / self.setting.blocks
+
+    def _entry_bytes(self) -> float:
+        """A number per weight of the tracked modules."""
+        return self._sum_bytes * sum(map(entries, self.architecture.tracked))
+
+    def _model_memory(self, token_budget: int, *, backward: bool = True) -> dict[str, float]:
+        """The weights, and what a batch of the token budget leaves for backward: inputs of tracked modules, outputs of
+        all that the graph holds, queries, keys, values and results of attention, norms."""
+        model, size = self.architecture, DTYPES[self.setting.dtype].itemsize
+        held = [each for each in model.linears if each.backward or each.tracked]
+        kept = sum(each.module.in_features for each in model.tracked if not each.shares_input)
+        kept += sum(each.module.out_features for each in held)
+        kept += 4 * self._attention(model.attention_layers_backward) + 4 * model.width * model.attention_layers
+        widest = max(each.module.in_features + each.module.out_features for each in model.linears)
+        passing = token_budget * (size * (kept if backward else 2 * widest) + self._sum_bytes * widest)
+        chunk = min(self.setting.logits_at_once, token_budget * model.vocabulary)
+        return {"weights": self._weight_bytes(), "activations": passing, "logits": 3 * self._sum_bytes * chunk}
+
+
+def _times(count: float, operations: Counter[str]) -> Counter[str]:
+    return Counter({kind: count * each for kind, each in operations.items()})

@@ -1,0 +1,81 @@
+"""Floating-point operations of the engine's products and decompositions, from shapes alone.
+
+A product of an n×k and a k×m matrix is 2nkm operations. Element by element work is left out: it is a small share, and
+what it takes is part of the efficiency of the hardware (`compute/hardware.py`). T tokens of a sequence, I inputs (with
+the bias column) and O outputs of a module, `blocks` diagonal blocks that its A and S are cut into.
+"""
+
+from __future__ import annotations
+
+from compute.architecture import Architecture, LinearModule
+from compute.covariances import COLUMNS_AT_ONCE
+
+EIGH = 9  # n³ operations of a symmetric decomposition with vectors: Golub and Van Loan 2013, section 8.3
+
+
+def forward(model: Architecture, tokens: float) -> float:
+    """One sequence without the head: 2 per weight and token; attention's QKᵀ and PV are 2T² per unit of width each.
+
+    Attention is counted whole, as kernels without a mask compute it; those that skip what is masked take half.
+    """
+    linear = sum(each.weights for each in model.linears)
+    return 2 * tokens * linear + 4 * tokens**2 * model.attention_layers * model.attention_width
+
+
+def backward(model: Architecture, tokens: float) -> float:
+    """Gradients of activations alone, down to the lowest tracked module: as much as forward for each module that they
+    go through, twice as much for attention (Q, K, V and its weights). `method.md`, *Cost*: with frozen weights 1 F."""
+    linear = sum(each.weights for each in model.linears if each.backward)
+    return 2 * tokens * linear + 8 * tokens**2 * model.attention_layers_backward * model.attention_width
+
+
+def head(model: Architecture, targets: float) -> float:
+    """Logits of the positions that predict a token with loss; as much again for the gradient of the head's input."""
+    return 2 * targets * model.head_weights
+
+
+def training_pass(model: Architecture, tokens: float) -> float:
+    """One sequence, forward and full backward with the gradients of weights; no optimizer."""
+    linear = sum(each.weights for each in model.linears) + model.head_weights
+    return 6 * tokens * linear + 12 * tokens**2 * model.attention_layers * model.attention_width
+
+
+def covariance(linear: LinearModule) -> float:
+    """Per token, the upper triangles of S, and of A once for modules that share it (`covariances.add_products`)."""
+    of_inputs = 0 if linear.shares_input else _triangle(linear.module.in_features)
+    return _triangle(linear.module.out_features) + of_inputs
+
+
+def decomposed_sides(linear: LinearModule) -> list[int]:
+    """Sides of the matrices that are decomposed: S, and A once for modules that share it."""
+    outputs, inputs = sides(linear)
+    return [outputs] if linear.shares_input else [outputs, inputs]
+
+
+def turn(linear: LinearModule, blocks: int = 1) -> float:
+    """A gradient into the eigenbasis, or back: Q_Sᵀ G Q_A."""
+    outputs, inputs = sides(linear)
+    return 2 * outputs * inputs * (outputs + inputs) / blocks
+
+
+def rotated_gradient(linear: LinearModule, tokens: float, blocks: int = 1) -> float:
+    """A document's gradient in the eigenbasis: formed and turned, or formed of turned tokens, whichever is less
+    (`eigenvalues.rotated_gradients`)."""
+    outputs, inputs = sides(linear)
+    turned_tokens = 2 * tokens * (outputs**2 + inputs**2) / blocks
+    return 2 * tokens * entries(linear) + min(turn(linear, blocks), turned_tokens)
+
+
+def sides(linear: LinearModule) -> tuple[int, int]:
+    """O and I."""
+    return linear.module.out_features, linear.module.in_dim
+
+
+def entries(linear: LinearModule) -> int:
+    outputs, inputs = sides(linear)
+    return outputs * inputs
+
+
+def _triangle(side: int) -> float:
+    """Rows of blocks, each from its diagonal on: about N² per token instead of 2N²."""
+    return sum(2 * min(COLUMNS_AT_ONCE, side - start) * (side - start) for start in range(0, side, COLUMNS_AT_ONCE))

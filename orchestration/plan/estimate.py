@@ -1,0 +1,223 @@
+"""The plan of a study: what each stage costs, and what it took when it ran here before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from assets.study.exact import DENSE_BUDGET_BYTES
+from compute.errors import BadInput
+from orchestration.plan.recorded import Recorded, recorded_rank, recorded_stages
+from orchestration.plan.sizes import Corpus, Queries, changed, corpus_sizes, query_sizes
+from orchestration.preflight import study_skeleton
+from orchestration.resources import resources_of
+
+if TYPE_CHECKING:
+    from assets.specs.study import Study
+    from compute.architecture import Architecture
+    from compute.cost import Cost, Setting
+    from compute.hardware import Hardware
+    from orchestration.home import Home
+
+STEP_SECONDS = 0.5  # of every step: opening tables and the model, checks, tracking
+AUTO_RANK = 32  # where ranks are chosen and have not been yet
+TRAINED_BYTES = 16  # per weight: itself, its gradient and AdamW's two moments, in float32
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a stage took, next to the estimate for the same work."""
+
+    recorded: Recorded
+    estimated_seconds: float
+    estimated_lake_bytes: float
+
+    @property
+    def ratio(self) -> float:
+        return self.estimated_seconds / max(self.recorded.seconds, 1e-3)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the plan. `seconds_by` names what takes the time."""
+
+    name: str
+    cost: Cost
+    seconds_by: dict[str, float]
+    comparison: Comparison | None = None
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.seconds_by.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages in their order. `training_operations` and `training_seconds` are of one training pass."""
+
+    study: str
+    hardware: Hardware
+    corpus: Corpus
+    queries: Queries
+    architecture: Architecture
+    setting: Setting
+    rank_origin: str
+    stages: tuple[Stage, ...]
+    training_operations: float
+    training_seconds: float
+
+    @property
+    def operations(self) -> float:
+        return sum(stage.cost.total for stage in self.stages)
+
+    @property
+    def seconds(self) -> float:
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def slowest(self) -> Stage:
+        return max(self.stages, key=lambda stage: stage.seconds)
+
+    @property
+    def largest(self) -> Stage:
+        """By memory of the device."""
+        return max(self.stages, key=lambda stage: stage.cost.memory_bytes)
+
+    @property
+    def does_not_fit(self) -> tuple[Stage, ...]:
+        return tuple(stage for stage in self.stages if stage.cost.memory_bytes > self.hardware.memory)
+
+
+def plan_study(
+    study: Study,
+    home: Home,
+    *,
+    hardware: str | None = None,
+    documents: int | None = None,
+    tokens: int | None = None,
+    queries: int | None = None,
+) -> Plan:
+    """Raises BadInput for hardware that is not known, and for files, checkpoints or modules that cannot be read."""
+    from compute.architecture import architecture_of
+    from compute.cost import CostModel
+    from compute.hardware import hardware_named
+    from compute.tracked_modules import select_modules
+
+    skeleton = study_skeleton(study)
+    architecture = architecture_of(skeleton, select_modules(skeleton, study.spec.curvature.modules))
+    lake = resources_of(home)["lake"]
+    corpus, asked = corpus_sizes(study, lake), query_sizes(study, lake)
+    recorded, rank = _history(study, home)
+    device = hardware_named(hardware, (study.spec.model.dtype,))
+    as_it_is = CostModel(architecture, _setting(study, corpus, asked, rank, device))
+    compared = _comparisons(as_it_is, device, recorded)
+    corpus, asked = changed(corpus, asked, documents=documents, tokens=tokens, count=queries)
+    model = replace(as_it_is, setting=_setting(study, corpus, asked, rank, device))
+    if corpus.tokens > study.spec.options.token_budget:
+        raise BadInput(
+            f"options.token_budget: {study.spec.options.token_budget} is below a document of {corpus.tokens} tokens; "
+            "raise it, or plan with fewer --tokens"
+        )
+    training = _training_pass(model)
+    return Plan(
+        study.name,
+        device,
+        corpus,
+        asked,
+        architecture,
+        model.setting,
+        _rank_origin(study, rank),
+        tuple(_stages(study, model, device, compared)),
+        training.total,
+        _seconds(device, training),
+    )
+
+
+def _history(study: Study, home: Home) -> tuple[dict[str, Recorded], float | None]:
+    """What ran in this home; nothing where nothing has."""
+    if not (home.dagster / "dagster.yaml").exists():
+        return {}, None
+    with home.instance() as instance:
+        return recorded_stages(instance, study), recorded_rank(instance, study)
+
+
+def _setting(study: Study, corpus: Corpus, queries: Queries, rank: float | None, device: Hardware) -> Setting:
+    from compute.cost import Setting
+    from compute.methods import metrics_of, whitens
+
+    options, fit = study.spec.options, study.spec.curvature
+    chosen = round(rank) if rank else AUTO_RANK
+    return Setting(
+        documents=corpus.documents,
+        tokens=corpus.tokens,
+        sample_documents=min(fit.sample_documents, corpus.documents),
+        queries=queries.queries,
+        query_tokens=queries.tokens,
+        generated=queries.generated,
+        new_tokens=queries.new_tokens,
+        methods=len(options.methods),
+        metrics=len(metrics_of(options.methods)),
+        whitens=whitens(options.methods),
+        rank=chosen if options.rank == "auto" else options.kept_rank,
+        agreement=options.rank == "auto",
+        top_k=options.top_k,
+        token_budget=options.token_budget,
+        fit_token_budget=fit.token_budget,
+        memory_bytes=options.memory_mib * 2**20,
+        exact_bytes=DENSE_BUDGET_BYTES,
+        logits_at_once=device.logits_at_once,
+        dtype=study.spec.model.dtype,
+    )
+
+
+def _rank_origin(study: Study, rank: float | None) -> str:
+    if study.spec.options.rank != "auto":
+        return "options.rank"
+    return "the mean of the last run" if rank else f"options.rank is auto: taken as {AUTO_RANK}"
+
+
+def _stages(study: Study, model, device: Hardware, compared: dict[str, Comparison]):
+    costs = model.stages()
+    if study.spec.model.train:
+        yield _training_stage(study, model, device)
+    for name, cost in costs.items():
+        yield Stage(name, cost, _parts(device, cost), compared.get(name))
+
+
+def _training_stage(study: Study, model, device: Hardware) -> Stage:
+    """The model's own training, no longer than it may take."""
+    from compute.cost import Cost
+
+    spec, once = study.spec.model.train, _training_pass(model)
+    memory = {"weights and optimizer": TRAINED_BYTES * model.architecture.parameters}
+    cost = Cost(Counter({"float32": spec.epochs * once.total}), memory, 4 * model.architecture.parameters)
+    parts = _parts(device, cost)
+    if spec.max_minutes and sum(parts.values()) > 60 * spec.max_minutes:
+        parts = {"model.train.max_minutes": 60 * spec.max_minutes}
+    return Stage("checkpoint", cost, parts)
+
+
+def _training_pass(model) -> Cost:
+    from compute.cost import Cost
+
+    return Cost(Counter({model.setting.dtype: model.training_pass()}))
+
+
+def _comparisons(model, device: Hardware, recorded: dict[str, Recorded]) -> dict[str, Comparison]:
+    """For the work that was done: of influence the documents that were scored."""
+    found = {}
+    for name, cost in model.stages().items():
+        if name in recorded:
+            documents = recorded[name].documents
+            done = cost if documents is None else cost.share(documents / model.setting.documents)
+            found[name] = Comparison(recorded[name], sum(_parts(device, done).values()), done.lake_bytes)
+    return found
+
+
+def _parts(device: Hardware, cost: Cost) -> dict[str, float]:
+    return device.seconds(cost) | {"the step itself": STEP_SECONDS}
+
+
+def _seconds(device: Hardware, cost: Cost) -> float:
+    return sum(device.seconds(cost).values())

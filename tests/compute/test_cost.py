@@ -1,0 +1,357 @@
+"""The cost model against operations counted around the engine itself, on models whose shapes differ in every way."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+from transformers import AutoModelForCausalLM, CohereConfig, GPT2Config, GPTNeoXConfig, LlamaConfig
+
+from compute.architecture import architecture_of
+from compute.batches import Sequence
+from compute.completions import completion_nats
+from compute.cost import DECOMPOSITION, HOST_DECOMPOSITION, Cost, CostModel, Setting
+from compute.covariances import fit_covariances
+from compute.curvature import Curvature
+from compute.eigenbasis import decompose
+from compute.eigenvalues import fit_eigenvalues
+from compute.errors import BadInput
+from compute.exact_scores import exact_scores
+from compute.hardware import hardware_named, measure
+from compute.influence import InfluencePass
+from compute.operations import EIGH
+from compute.query_gradients import dense_gradients, directed, query_gradients
+from compute.tracked_modules import select_modules
+from tests.compute.test_architectures import CONFIGS
+
+DOCUMENTS, TOKENS, QUERIES, QUERY_TOKENS, COMPLETION, RANK = 6, 32, 5, 12, 4, 8
+SHAPE = {"vocab_size": 300, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+MODELS = {
+    "gpt_neox": GPTNeoXConfig(**SHAPE, intermediate_size=160, max_position_embeddings=64),
+    "gpt2": GPT2Config(vocab_size=300, n_embd=64, n_inner=160, n_layer=3, n_head=4, n_positions=64),
+    "llama": LlamaConfig(**SHAPE, intermediate_size=160, num_key_value_heads=2, max_position_embeddings=64),
+}
+SETTING = Setting(
+    documents=DOCUMENTS,
+    tokens=TOKENS,
+    sample_documents=DOCUMENTS,
+    queries=QUERIES,
+    query_tokens=QUERY_TOKENS,
+    generated=0,
+    new_tokens=COMPLETION,
+    methods=2,
+    metrics=2,
+    rank=RANK,
+    agreement=False,
+    top_k=5,
+    token_budget=3 * TOKENS,
+    fit_token_budget=3 * TOKENS,
+    memory_bytes=2**28,
+    exact_bytes=2**30,
+    logits_at_once=2**20,
+    dtype="float32",
+)
+
+
+class Measured:
+    """A real model with its factors, and its cost model from the skeleton alone."""
+
+    def __init__(self, config, selection: str) -> None:
+        config._attn_implementation = "eager"  # whose products the counter knows on a CPU
+        torch.manual_seed(0)
+        self.model = AutoModelForCausalLM.from_config(config).eval()
+        self.modules = select_modules(self.model, selection)
+        self.documents = _sequences("d", DOCUMENTS, TOKENS, 1)
+        self.queries = _sequences("q", QUERIES, QUERY_TOKENS, QUERY_TOKENS - COMPLETION)
+        covariances = self.covariances()
+        basis = decompose(covariances)
+        self.fit, self.factors = covariances, basis
+        self.curvature = Curvature(basis, self.eigenvalues())
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config)
+        self.costs = CostModel(architecture_of(skeleton, select_modules(skeleton, selection)), SETTING)
+
+    def covariances(self):
+        return fit_covariances(
+            self.model, self.modules, self.documents, labels="empirical", token_budget=SETTING.token_budget
+        )
+
+    def eigenvalues(self):
+        budget = SETTING.token_budget
+        return fit_eigenvalues(
+            self.model, self.modules, self.factors, self.documents, labels="empirical", token_budget=budget
+        )
+
+    def gradients(self, rank: int | None = RANK, agreement: float | None = None) -> list:
+        found = query_gradients(self.model, self.modules, self.queries, self.curvature, rank=rank, agreement=agreement)
+        return [each for _, _, each in found]
+
+
+def _sequences(name: str, count: int, tokens: int, loss_start: int) -> list[Sequence]:
+    draw = torch.Generator().manual_seed(1)
+    return [
+        Sequence(f"{name}{n}", torch.randint(0, 300, (tokens,), generator=draw).tolist(), loss_start)
+        for n in range(count)
+    ]
+
+
+@pytest.fixture(params=[("gpt_neox", "mlp"), ("gpt2", "all"), ("llama", "mlp"), ("llama", "all")], scope="module")
+def measured(request):
+    name, selection = request.param
+    return Measured(MODELS[name], selection)
+
+
+class Counter(TorchDispatchMode):
+    """Operations of products, by PyTorch's own formulas, and of decompositions. (FlopCounterMode itself cannot watch a
+    model with hooks on its modules.)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0.0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        kind = torch.ops.aten.addmm if func.overloadpacket is torch.ops.aten.addmm_ else func.overloadpacket
+        if kind in flop_registry:
+            self.operations += flop_registry[kind](*args, **(kwargs or {}), out_val=out)
+        elif func.overloadpacket is torch.ops.aten._linalg_eigh:
+            self.operations += EIGH * len(args[0]) ** 3
+        return out
+
+
+def counted(work) -> float:
+    with Counter() as counter:
+        work()
+    return counter.operations
+
+
+def test_covariances_eigenbasis_and_eigenvalues(measured):
+    assert measured.costs.covariances().total == pytest.approx(counted(measured.covariances), rel=0.03)
+    eigenbasis = measured.costs.eigenbasis()
+    assert eigenbasis.total == pytest.approx(counted(lambda: decompose(measured.fit)), rel=1e-6)
+    assert set(eigenbasis.operations) == {HOST_DECOMPOSITION}
+    assert measured.costs.eigenvalues().total == pytest.approx(counted(measured.eigenvalues), rel=0.03)
+
+
+@pytest.mark.parametrize("rank", [RANK, None], ids=["low rank", "full rank"])
+def test_query_gradients(measured, rank):
+    costs = dataclasses.replace(measured.costs, setting=dataclasses.replace(SETTING, rank=rank)).query_gradients()
+    assert costs.total == pytest.approx(counted(lambda: measured.gradients(rank)), rel=0.05)
+    assert (costs.operations[DECOMPOSITION] > 0) == (rank is not None)
+
+
+def test_ranks_chosen_by_agreement_cost_more_than_fixed_ones(measured):
+    setting = dataclasses.replace(SETTING, agreement=True)
+    costs = dataclasses.replace(measured.costs, setting=setting).query_gradients()
+    assert costs.total == pytest.approx(counted(lambda: measured.gradients(None, 0.99)), rel=0.15)
+
+
+@pytest.mark.parametrize(("queries", "memory_bytes"), [(QUERIES, 2**28), (60, 2**28), (60, 2**20)])
+def test_influence_by_the_routes_that_the_engine_takes(measured, queries, memory_bytes):
+    gradients = (measured.gradients() * 12)[: 2 * queries]
+    setting = dataclasses.replace(SETTING, queries=queries, memory_bytes=memory_bytes)
+    costs = dataclasses.replace(measured.costs, setting=setting).influence()
+    influence_pass = InfluencePass(
+        measured.model,
+        measured.modules,
+        gradients,
+        typical_tokens=TOKENS,
+        token_budget=SETTING.token_budget,
+        memory_bytes=memory_bytes,
+    )
+    assert {name: choice.route for name, choice in costs.routes.items()} == influence_pass.route_names()
+    assert costs.total == pytest.approx(counted(lambda: influence_pass.score(measured.documents)), rel=0.05)
+
+
+def test_other_methods_share_truncations_and_whitening_costs_a_turn(measured):
+    methods = ("dot", "cosine", "ekfac", "trackstar")
+    setting = dataclasses.replace(SETTING, methods=4, whitens=True)
+    costs = dataclasses.replace(measured.costs, setting=setting)
+    found = []
+
+    def direct() -> None:
+        settings = {"rank": RANK, "methods": methods}
+        found.extend(
+            query_gradients(measured.model, measured.modules, measured.queries, measured.curvature, **settings)
+        )
+
+    assert costs.query_gradients().total == pytest.approx(counted(direct), rel=0.05)
+    influence_pass = InfluencePass(
+        measured.model,
+        measured.modules,
+        [factors for *_, factors in found],
+        typical_tokens=TOKENS,
+        token_budget=SETTING.token_budget,
+        memory_bytes=SETTING.memory_bytes,
+        methods=[method for method, *_ in found],
+        curvature=measured.curvature,
+    )
+    work = counted(lambda: influence_pass.score(measured.documents))
+    assert costs.influence().total == pytest.approx(work, rel=0.05)
+
+
+def test_exact_scores_and_the_loss_of_completions(measured):
+    listed = [list(range(2 * QUERIES))] * DOCUMENTS  # every document for every query and method
+
+    def work() -> None:
+        directions = []
+        for query in measured.queries:
+            gradients = dense_gradients(measured.model, measured.modules, query)
+            directions += [directed(method, gradients, measured.curvature) for method in ("dot", "ekfac")]
+        exact_scores(
+            measured.model,
+            measured.modules,
+            directions,
+            measured.documents,
+            listed,
+            token_budget=SETTING.token_budget,
+        )
+
+    assert measured.costs.exact_scores().total == pytest.approx(counted(work), rel=0.05)
+    nats = counted(lambda: completion_nats(measured.model, measured.queries, token_budget=64))
+    # The engine takes the logits of one position more in every sequence.
+    assert measured.costs.completions().total == pytest.approx(nats, rel=0.15)
+
+
+def test_the_yardstick_is_a_training_pass(measured):
+    def train() -> None:
+        token_ids = torch.tensor([document.token_ids for document in measured.documents])
+        measured.model(input_ids=token_ids, labels=token_ids, use_cache=False).loss.backward()
+
+    measured.model.requires_grad_(True)
+    assert measured.costs.training_pass() == pytest.approx(counted(train), rel=0.03)
+    measured.model.requires_grad_(False).zero_grad()
+
+
+PAPER = dataclasses.replace(
+    SETTING,
+    documents=5_000_000,
+    tokens=512,
+    sample_documents=100_000,
+    queries=100,
+    query_tokens=128,
+    generated=100,
+    new_tokens=64,
+    methods=1,
+    rank=32,
+    top_k=50,
+    token_budget=8192,
+    fit_token_budget=8192,
+    memory_bytes=2**31,
+    logits_at_once=2**27,
+    dtype="bfloat16",
+)
+
+
+def test_the_papers_setting_by_hand():
+    """The arithmetic of docs/plan.md: the shapes of Command R, 35 B parameters, MLP modules."""
+    config = CohereConfig(
+        vocab_size=256_000,
+        hidden_size=8192,
+        intermediate_size=22_528,
+        num_hidden_layers=40,
+        num_attention_heads=64,
+        num_key_value_heads=64,
+    )
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config)
+    model = architecture_of(skeleton, select_modules(skeleton, "mlp"))
+    narrow, wide, layers, T = 8192, 22_528, 40, 512
+    mlp, attention, head = 3 * narrow * wide, 4 * narrow**2, narrow * 256_000
+    assert sum(each.weights for each in model.tracked) == layers * mlp == 22_145_925_120
+    costs = CostModel(model, PAPER)
+
+    training = 6 * T * (layers * (mlp + attention) + head) + 12 * T**2 * layers * narrow
+    assert costs.training_pass() == 5_000_000 * training == pytest.approx(5.42e20, rel=0.01)
+    # Backward stops above attention, gate and up of the first layer.
+    passed = layers * (mlp + attention) - attention - 2 * narrow * wide
+    forward = 2 * T * layers * (mlp + attention) + 4 * T**2 * layers * narrow + 2 * (T - 1) * head
+    backward = 2 * T * passed + 8 * T**2 * (layers - 1) * narrow + 2 * (T - 1) * head
+    per_module = 2 * (T * 100 * 32 * (narrow + wide) + T**2 * (narrow + wide))
+    influence = costs.influence()
+    assert influence.operations["bfloat16"] == pytest.approx(5_000_000 * (forward + backward), rel=1e-9)
+    assert influence.operations["float32"] == pytest.approx(5_000_000 * 3 * layers * per_module, rel=1e-9)
+    assert {choice.route for choice in influence.routes.values()} == {"factors"}
+    assert influence.total / costs.training_pass() == pytest.approx(0.793, abs=0.001)
+
+    # A of gate and up once; S of all three; A of down. Rows of blocks 256 wide: N² + 256 N.
+    triangles = 3 * wide * (wide + 256) + 2 * narrow * (narrow + 256)
+    assert costs.covariances().operations["float32"] == pytest.approx(100_000 * T * layers * triangles, rel=1e-9)
+    assert costs.eigenbasis().total == pytest.approx(9 * layers * (3 * wide**3 + 2 * narrow**3), rel=1e-9)
+    rotated = 3 * layers * (2 * T * narrow * wide + 2 * T * (narrow**2 + wide**2))
+    assert costs.eigenvalues().operations["float32"] == pytest.approx(100_000 * rotated, rel=1e-9)
+
+    factors = 4 * 3 * layers * (narrow**2 + wide**2)
+    assert costs.covariances().lake_bytes == costs.eigenvalues().memory["eigenbasis"] == factors
+    in_blocks = CostModel(model, dataclasses.replace(PAPER, blocks=4))
+    assert in_blocks.eigenvalues().memory["eigenbasis"] == factors / 4
+    assert in_blocks.eigenbasis().total == costs.eigenbasis().total / 16
+    assert in_blocks.influence() == influence
+
+
+MEASURE = """
+import sys, torch
+from transformers import AutoModelForCausalLM, GPTNeoXConfig
+from compute.batches import Sequence
+from compute.covariances import fit_covariances
+from compute.tracked_modules import select_modules
+from tests.compute.test_architectures import CONFIGS
+
+def high_water():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+def documents(count):
+    return [Sequence(f"d{n}", torch.randint(0, 2000, (256,)).tolist()) for n in range(count)]
+
+model = AutoModelForCausalLM.from_config(GPTNeoXConfig(**eval(sys.argv[1]))).eval()
+modules = select_modules(model, "mlp")
+fit_covariances(model, modules[:1], documents(1), labels="empirical", token_budget=256)
+open("/proc/self/clear_refs", "w").write("5")
+before = high_water()
+fit_covariances(model, modules, documents(16), labels="empirical", token_budget=4096)
+print((high_water() - before) * 1024)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="reads Linux's high-water mark")
+def test_memory_of_a_real_pass():
+    shape = {"vocab_size": 2000, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
+    shape |= {"intermediate_size": 1024, "max_position_embeddings": 256}
+    done = subprocess.run([sys.executable, "-c", MEASURE, repr(shape)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(GPTNeoXConfig(**shape))
+    setting = dataclasses.replace(SETTING, fit_token_budget=4096)
+    memory = CostModel(architecture_of(skeleton, select_modules(skeleton, "mlp")), setting).covariances().memory
+    expected = sum(memory.values()) - memory["weights"]
+    assert 0.4 < expected / int(done.stdout) < 2.5, (memory, int(done.stdout))
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_every_family_can_be_followed_without_weights(family):
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(CONFIGS[family])
+    modules = select_modules(skeleton, "mlp")
+    model = architecture_of(skeleton, modules)
+    assert {each.module for each in model.tracked} == set(modules)
+    assert model.attention_layers == 2 and model.attention_layers_backward == 1
+    assert not model.linears[0].backward and model.linears[-1].backward
+
+
+def test_this_machine_is_measured_and_others_are_named():
+    here = hardware_named(None, ("float32",)) if not torch.cuda.is_available() else measure("cpu", ("float32",))
+    assert here.measured and all(rate > 1e7 for rate in here.rates.values()) and here.memory > 2**28
+    cost = Cost(collections.Counter({"float32": 1e9, HOST_DECOMPOSITION: 1e9}), lake_bytes=2.5e8)
+    seconds = here.seconds(cost)
+    assert seconds["float32 products"] == pytest.approx(1e9 / here.rates["float32"] / here.efficiency)
+    assert seconds["the lake"] == pytest.approx(1) and seconds[HOST_DECOMPOSITION] > 0
+    assert hardware_named("H100", ()).rates["bfloat16"] > 10 * hardware_named("h100", ()).rates["float32"]
+    with pytest.raises(BadInput, match="--hardware: abacus is not known"):
+        hardware_named("abacus", ())

@@ -1,0 +1,131 @@
+"""`headwater plan`: from files alone, from what a run left behind, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from orchestration.cli import app
+from tests.orchestration.tiny_study import RECORDS, headwater, write_study
+
+STAGES = ["covariances", "eigenbasis", "eigenvalues", "completions", "query_gradients", "influence", "rankings"]
+
+
+def plan(home, study, *arguments) -> Result:
+    """The command in this process, which spares it the imports; the variables are as before afterwards."""
+    variables = {"HEADWATER_HOME": str(home), "DAGSTER_HOME": str(home / "dagster")}
+    return CliRunner().invoke(app, ["plan", str(study), *map(str, arguments)], env=variables)
+
+
+def planned(home, study, *arguments) -> dict:
+    result = plan(home, study, "--json", *arguments)
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_a_plan_needs_nothing_but_the_files_and_leaves_nothing(tmp_path):
+    study, home = write_study(tmp_path), tmp_path / "home"
+    told = planned(home, study, "--hardware", "h100")
+    assert not home.exists()
+    assert [stage["stage"] for stage in told["stages"]] == STAGES
+    assert "estimated from file sizes" in told["corpus"]["origin"] and told["corpus"]["shards"] == 3
+    assert RECORDS <= told["corpus"]["documents"] <= 3 * RECORDS
+    assert told["queries"]["queries"] == 3 and told["queries"]["generated"] == 1
+    assert all("last_time" not in stage for stage in told["stages"])
+    for what in ("operations", "seconds", "lake_bytes"):
+        assert told["total"][what] == pytest.approx(sum(stage[what] for stage in told["stages"]))
+    for stage in told["stages"]:
+        assert (
+            stage["operations"] == pytest.approx(sum(stage["operations_by_precision"].values())) and stage["operations"]
+        )
+        assert stage["seconds"] == pytest.approx(sum(stage["seconds_by"].values()))
+        assert stage["memory_bytes"] == pytest.approx(sum(stage["memory_by"].values()))
+
+
+def test_what_ran_here_stands_next_to_the_estimate(finished):
+    told = planned(finished.home, finished.study)
+    documents = finished.table("corpus/tiny/documents")
+    assert told["corpus"] == {
+        "documents": len(documents),
+        "tokens": round(documents["tokens"].mean()),
+        "shards": 3,
+        "origin": "counted in the lake",
+    }
+    by_stage = {stage["stage"]: stage for stage in told["stages"]}
+    assert all(stage["last_time"]["seconds"] > 0 for stage in told["stages"]) and told["hardware"]["measured"]
+    assert by_stage["influence"]["last_time"]["documents"] == len(documents)
+    influence = by_stage["influence"]
+    assert influence["per_shard"]["operations"] == pytest.approx(influence["operations"] / 3)
+    assert set(influence["routes"].values()) <= {"factors", "formed", "rebuilt"}
+    for name in ("covariances", "eigenbasis", "eigenvalues", "query_gradients"):  # small files are mostly overhead
+        last = by_stage[name]["last_time"]
+        assert 0.4 < last["estimated_lake_bytes"] / last["lake_bytes"] < 1.5, name
+    grid = headwater(finished.home, "plan", finished.study)
+    assert "Bottleneck: " in grid.stdout and "Last time: 7 stages took" in grid.stdout and "per shard" in grid.stdout
+
+
+def test_sizes_may_be_said_and_leave_the_comparison_alone(finished):
+    told = planned(finished.home, finished.study, "--hardware", "a100")
+    twice = planned(finished.home, finished.study, "--hardware", "a100", "--documents", 2 * told["corpus"]["documents"])
+    more = planned(finished.home, finished.study, "--hardware", "a100", "--queries", 30, "--tokens", 64)
+    one, two, three = ({stage["stage"]: stage for stage in each["stages"]} for each in (told, twice, more))
+    assert two["influence"]["operations"] == pytest.approx(2 * one["influence"]["operations"])
+    assert twice["corpus"]["shards"] == 6 and twice["training_pass"]["operations"] > told["training_pass"]["operations"]
+    assert three["query_gradients"]["operations"] == pytest.approx(10 * one["query_gradients"]["operations"])
+    assert more["corpus"]["tokens"] == 64
+    for other in (two, three):
+        assert all(other[name]["last_time"] == one[name]["last_time"] for name in STAGES)
+
+
+def test_a_model_to_be_trained_is_planned_with_its_training(tmp_path):
+    study = write_study(
+        tmp_path,
+        model={"name": "own", "path": None, "train": {"hidden_size": 32, "layers": 2, "heads": 2, "epochs": 2}},
+        corpus={"tokenizer": {"train": {"vocab_size": 300}}},
+    )
+    told = planned(tmp_path / "home", study, "--hardware", "l40s")
+    assert told["stages"][0]["stage"] == "checkpoint"
+    assert told["stages"][0]["operations"] == pytest.approx(2 * told["training_pass"]["operations"])
+
+
+def test_memory_that_is_not_there_is_a_remark(tmp_path):
+    big = {"hidden_size": 8192, "intermediate_size": 32768, "layers": 24, "heads": 64}
+    study = write_study(
+        tmp_path,
+        model={"name": "own", "path": None, "train": big},
+        corpus={"tokenizer": {"train": {"vocab_size": 300}}},
+    )
+    remarks = planned(tmp_path / "home", study, "--hardware", "a100")["remarks"]
+    assert any("eigenvalues needs" in remark and "more than the 80 GiB of a100" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "words"),
+    [
+        ({}, ["--hardware", "abacus"], "--hardware: abacus is not known; name a100, h100"),
+        (
+            {"model": {"path": None, "hub": "nobody/nothing", "revision": "main"}},
+            [],
+            "nobody/nothing: cannot be reached",
+        ),
+        ({"curvature": {"modules": ["nothing_like_it"]}}, [], "no linear module's name matches"),
+        ({"corpus": {"path": "nowhere/*.jsonl"}}, [], "nowhere/*.jsonl"),
+        ({"queries": {"path": "nowhere.jsonl"}}, [], "nowhere.jsonl"),
+        ({"options": {"token_budget": 30}}, ["--tokens", "31"], "options.token_budget: 30 is below a document of 31"),
+        ({"options": {"rank": 0}}, [], "options"),
+    ],
+)
+def test_a_mistake_is_one_sentence(tmp_path, changes, arguments, words):
+    study = write_study(tmp_path, **changes)
+    result = plan(tmp_path / "home", study, "--hardware", "h100", *arguments)
+    assert result.exit_code == 1 and words in result.stderr, result.stderr
+    assert result.stderr.startswith("headwater: ") and "Traceback" not in result.stderr
+    assert not os.path.exists(tmp_path / "home")
+
+
+def test_a_study_file_that_is_not_there(tmp_path):
+    result = plan(tmp_path / "home", tmp_path / "no.yaml")
+    assert result.exit_code == 1 and "no.yaml" in result.stderr and "Traceback" not in result.stderr
