@@ -105,6 +105,8 @@ def test_what_is_not_there_is_a_sentence(browser, address, words):
         ({"host": "127.0.0.1.evil.example"}, "GET"),
         ({"origin": "http://evil.example"}, "GET"),
         ({"origin": "null"}, "GET"),
+        ({"host": "["}, "GET"),
+        ({"origin": "http://[evil"}, "GET"),
         ({}, "POST"),
         ({}, "DELETE"),
     ],
