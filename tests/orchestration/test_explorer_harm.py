@@ -9,6 +9,7 @@ from collections.abc import Callable
 import polars as pl
 import pytest
 
+from assets.findings.bm25 import bm25_table
 from assets.lake.lake import Lake
 from assets.lake.stored import stored_table
 from orchestration.explorer import study_page
@@ -137,6 +138,13 @@ def test_a_study_without_rankings(changed, tmp_path):
     assert "not among the ranked documents of any query" in page.text and len(links(page.text, "query")) == 3
     page = browser.get("/query?study=tiny&query=given&beside=tiny&beside_method=dot")
     assert page.status_code == 404 and "no document is ranked by dot" in page.text
+
+
+def test_a_table_of_scores_that_is_made_and_empty(changed, tmp_path):
+    changed.ensure(bm25_table("tiny"))
+    document = changed.scan(stored_table(changed.place, "corpus/tiny/documents")).collect()["document_id"][0]
+    page = explore(changed, tmp_path / "cache").get("/document", params={"study": "tiny", "document": document})
+    assert page.status_code == 200 and len(links(page.text, "query")) >= 3
 
 
 def test_an_empty_study(changed, tmp_path):
