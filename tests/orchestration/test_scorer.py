@@ -182,6 +182,12 @@ def test_mistakes_are_sentences(scorer, ask, sentence):
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("given", [{"completion": " sits"}, {"methods": "dot"}, {"rank": 8}])
+def test_what_was_asked_is_not_changed(scorer, given):
+    with pytest.raises(BadInput, match=f"has been asked already.*{next(iter(given))}"):
+        scorer.score_query(scorer.ask("the cat", " runs"), texts=["the cat"], **given)
+
+
 def test_a_mistake_is_told_before_the_model_is_loaded(results):
     fresh = results.scorer("tiny")
     for given in ({"documents": ["no#0"]}, {"texts": [""]}):
