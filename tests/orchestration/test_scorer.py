@@ -260,6 +260,7 @@ def test_the_command_line(finished, tmp_path):
         (["tiny"], "there are no texts; give --text or --file"),
         (["tiny", "--file", "broken.jsonl"], "broken.jsonl:2 cannot be scored: The field 'text' is missing"),
         (["tiny", "--text", "the cat", "--query", "givn"], "there is no query givn; did you mean given"),
+        (["tiny", "--text", "the", "--method", "ekfca"], "no document is ranked by ekfca; did you mean ekfac"),
     ],
 )
 def test_mistakes_on_the_command_line(finished, tmp_path, arguments, words):
