@@ -17,6 +17,7 @@ from compute.errors import BadInput
 from orchestration.automation import study_keys
 from orchestration.graph import study_assets, study_tables
 from orchestration.results import Moment, Results
+from orchestration.results.export import export_study
 from tests.assets.clustered_study import COLUMNS, KEYS, ClusteredStudy, StoppedHere, best
 from tests.orchestration.test_shards_that_change import OVER_ALL, PER_SHARD
 from tests.orchestration.tiny_study import headwater, records
@@ -89,6 +90,21 @@ def test_of_the_table_itself_the_live_runs_are_shown(study):
     assert len(study.lake.partition_rows(BY_QUERY)) == 2
     count = sql(Results(study.lake), "SELECT count(*) FROM influence_by_query").item()
     assert count == len(study.scores()) == Results(study.lake).table("influence_by_query").collect().height
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_of_the_table_itself_the_live_runs_are_exported(study, tmp_path, form):
+    def stop(run):
+        raise StoppedHere
+
+    study.score("00009", 60, 0)
+    with pytest.raises(StoppedHere):
+        study.cluster(after=stop)
+    names = ["influence", "influence_by_query"]
+    for file in export_study(Results(study.lake), "any", tmp_path / "files", form, names):
+        read = pl.read_parquet(file) if form == "parquet" else pl.read_csv(file, schema_overrides=study.scores().schema)
+        columns = [name for name in COLUMNS if name != "fingerprint"]
+        assert read.select(columns).sort(columns).equals(study.scores().select(columns).sort(columns))
 
 
 @pytest.mark.parametrize("end", ["top", "bottom"])
