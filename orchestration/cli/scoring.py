@@ -43,8 +43,8 @@ def score(
         scorer = results.scorer(study)
         if query:
             ranked.query_known(results, study, query)
+        chosen = ranked.chosen_method(study, sorted(scorer.opened.study.spec.options.methods), method)
         scores = scorer.score_texts([*(text or ()), *(_texts_in(file) if file else ())]).collect()
-        chosen = ranked.chosen_method(study, scores["method"].unique().sort().to_list(), method)
     except BadInput as error:
         exit_with(str(error))
     rows = scores.filter(method=chosen, **({"query_id": query} if query else {}))

@@ -9,7 +9,7 @@ from orchestration.explorer import document_page, pages, study_page
 from orchestration.explorer.drawing import FIGURES
 from orchestration.explorer.files import File, as_file
 from orchestration.explorer.known import refuse_unknown, refuse_unknown_study
-from orchestration.explorer.query_page import Asked
+from orchestration.explorer.query_page import Asked, refuse_unknown_order
 from orchestration.explorer.searching import Indexing
 from orchestration.explorer.study_page import Filters
 from orchestration.results import Results, ranked
@@ -30,6 +30,7 @@ def queries(results: Results, study: str, filters: Filters, form: str) -> File:
 def ranking(results: Results, asked: Asked, form: str) -> File:
     """The ranked documents of a query, near-duplicates included, with their tokens and modules."""
     refuse_unknown_study(results, asked.study)
+    refuse_unknown_order(asked)
     ranked.query_known(results, asked.study, asked.query)
     found = ranked.ranked_documents(
         results,

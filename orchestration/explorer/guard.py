@@ -6,7 +6,7 @@ reader's browser. So the Host must be loopback, and an Origin, where there is on
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from starlette.requests import Request
 
@@ -30,11 +30,19 @@ OF_THE_REPORT = {
 def refusal(request: Request) -> str | None:
     """The sentence for a request that is not answered, or None."""
     host = request.headers.get("host", "")
-    if (urlsplit(f"//{host}").hostname or "") not in LOOPBACK:
+    if _parts(f"//{host}").hostname not in LOOPBACK:
         return f"this explorer answers at 127.0.0.1 alone, and the request named {host[:80] or 'no host'}"
     origin = request.headers.get("origin")
-    if origin and urlsplit(origin).netloc != host:
+    if origin and _parts(origin).netloc != host:
         return f"the request comes from a page of {origin[:80]}, and only the explorer's own pages are answered"
     if request.method not in ("GET", "HEAD"):
         return f"the explorer only reads, and answers no {request.method}"
     return None
+
+
+def _parts(address: str) -> SplitResult:
+    """Empty for what is no address, such as `//[`."""
+    try:
+        return urlsplit(address)
+    except ValueError:
+        return urlsplit("")

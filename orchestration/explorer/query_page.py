@@ -79,8 +79,7 @@ class QueryPage:
 def query(results: Results, asked: Asked, filters: Filters) -> QueryPage:
     """Raises BadInput for what is not there."""
     refuse_unknown_study(results, asked.study)
-    refuse_unknown(asked.ranking, RANKINGS, "ranking")
-    refuse_unknown(asked.end, ENDS, "end")
+    refuse_unknown_order(asked)
     side = _side(results, asked, asked.study, asked.method)
     beside = _beside(results, asked, side)
     state = {**vars(asked), "document": None, **vars(filters)}
@@ -100,6 +99,12 @@ def query(results: Results, asked: Asked, filters: Filters) -> QueryPage:
         state=state,
         filters={"study": asked.study, **vars(filters)},
     )
+
+
+def refuse_unknown_order(asked: Asked) -> None:
+    """Raises BadInput for a ranking or an end that no table has."""
+    refuse_unknown(asked.ranking, RANKINGS, "ranking")
+    refuse_unknown(asked.end, ENDS, "end")
 
 
 def _side(results: Results, asked: Asked, study: str, method: str | None) -> Side:

@@ -68,7 +68,7 @@ def studies(results: Results) -> list[StudyCard]:
 
 
 def study(results: Results, name: str, filters: Filters) -> StudyPage:
-    """Raises BadInput for an unknown study."""
+    """Raises BadInput for an unknown study, and for what `right` cannot be."""
     refuse_unknown_study(results, name)
     queries, method = _with_sources(results, name)
     columns = ("kind", "task", "leading", "origin")
@@ -96,7 +96,9 @@ def _kept(queries: pl.DataFrame, filters: Filters) -> pl.DataFrame:
     for column in ("kind", "task", "leading", "origin"):
         if value := getattr(filters, column):
             queries = queries.filter(pl.col(column) == value)
-    if filters.right in ("yes", "no"):
+    if filters.right:
+        if filters.right not in ("yes", "no"):
+            raise BadInput(f"right is {filters.right}; give yes or no, or leave it out")
         queries = queries.filter(pl.col("is_right") == (filters.right == "yes"))
     for word in (filters.words or "").lower().split():
         text = pl.concat_str("query_id", "prompt", "completion", separator="\n").str.to_lowercase()

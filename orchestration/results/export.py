@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from assets.lake.stored import stored_table
+from assets.lake.tables import FINGERPRINT
 from assets.specs.mistakes import near_matches
 from compute.errors import BadInput
 from orchestration.results.printing import write_rows
 from orchestration.results.results import Results
+from orchestration.results.sources import sources_of
+from orchestration.results.views import Moment, View
 
 READ = (
     "completions",
@@ -44,7 +46,7 @@ def export_study(results: Results, study: str, directory: Path, form: str, table
     _prepare(directory)
     for name in tables or [name for name in READ if name in paths]:
         target = directory / f"{name}.{form}"
-        _write(results, paths[name], target)
+        _write(results, View(name, "study", {study: paths[name]}), target)
         yield target
     if "report" in paths and not tables:
         target = directory / "report.html"
@@ -62,10 +64,11 @@ def _prepare(directory: Path) -> None:
         raise BadInput(f"{directory}: holds files already, and none is replaced; name a directory that is new or empty")
 
 
-def _write(results: Results, path: str, target: Path) -> None:
-    table = stored_table(results.lake.place, path)
-    frame = results.lake.scan(table, allow_empty=True).drop("fingerprint")
-    with results.lake.reading([table]):
+def _write(results: Results, view: View, target: Path) -> None:
+    """The one table of `view`, as a view serves it: of a clustered table the live runs alone."""
+    (source,) = sources_of(results.lake, view, Moment())
+    frame = source.frame().drop(FINGERPRINT)
+    with results.lake.reading([source.read]):
         if target.suffix == ".parquet":
             frame.sink_parquet(target)
         else:

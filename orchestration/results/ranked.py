@@ -41,18 +41,23 @@ def ranked_documents(
 def with_unranked(
     results: Results, study: str, rows: pl.DataFrame, *, query: str, end: str, count: int
 ) -> pl.DataFrame:
-    """Rows of a raw ranking, and after them those of lower ranks with what is stored of these: score, source and text.
+    """The first `count` documents by their scores as they are now, with source and text, and with what `rows` of the
+    raw ranking say of them.
 
-    Exact scores and shares there are of ranked documents only; here they are null.
+    Exact scores and shares there are of ranked documents only, and only where the score is still the one that was
+    ranked; elsewhere they are null.
     """
     method = rows["method"][0] if len(rows) else None
-    more = results.top(study, query, method, count, end).join(rows, on="document_id", how="anti", maintain_order="left")
+    best = results.top(study, query, method, count, end)
+    kept = rows.drop("rank").join(best.drop("shard"), on=["document_id", "score"]).select(rows.columns)
+    more = best.join(kept, on="document_id", how="anti", maintain_order="left")
     documents = table_of(results, corpus_of(results, study), "documents")
     wanted = pl.col("shard").is_in(more["shard"].unique()) & pl.col("document_id").is_in(more["document_id"])
     texts = results.lake.scan(documents).filter(wanted).select("document_id", "source", "text")
     more = more.join(results.lake.collect(documents, texts), on="document_id", how="left", maintain_order="left")
-    alike = ("method", "query_id", "ranking", "end")
-    return pl.concat([rows, more], how="diagonal").with_columns(pl.col(alike).forward_fill()).head(count)
+    alike = {"method": method, "query_id": query, "ranking": "raw", "end": end}
+    alike = {name: pl.lit(value, pl.String) for name, value in alike.items()}
+    return pl.concat([kept, more], how="diagonal").sort("rank").with_columns(**alike)
 
 
 def methods_of(results: Results, study: str) -> list[str]:

@@ -91,14 +91,17 @@ class Scorer:
         Scored are stored documents by their ids, one's own texts, or both; without either the whole corpus, of which
         the first `count` (the study's top_k) by each method are given. One row per method and document or window of a
         text, best first by score ÷ norm (normed) or score (raw), with the columns of the table rankings that apply:
-        shares per token and module too. Raises BadInput as `ask` does, and for an unknown document or ranking.
+        shares per token and module too. Raises BadInput as `ask` does, for an unknown document or ranking, and where
+        completion, methods or rank are given of a query that has been asked already.
         """
         own_query.order_of(ranking)
+        is_asked = isinstance(query, own_query.AskedQuery)
+        if is_asked:
+            _refuse_given({"completion": completion, "methods": methods, "rank": rank})
         if count is not None and count < 1:
             raise BadInput(f"count is {count}; give at least 1, or leave it out")
         with self._alone():
             windows = self._given(documents, texts)  # first, so that a mistake is told before the model is loaded
-        is_asked = isinstance(query, own_query.AskedQuery)
         asked = query if is_asked else self.ask(query, completion, methods=methods, rank=rank)
         with self._alone():
             if windows is None:
@@ -120,3 +123,9 @@ class Scorer:
         a sentence."""
         with self._lock, self._reading.lake.reading(self._reading.tables_read):
             yield
+
+
+def _refuse_given(options: dict[str, object]) -> None:
+    """Of a query that has been asked: its gradient is what it is."""
+    if given := [name for name, value in options.items() if value is not None]:
+        raise BadInput(f"the query has been asked already, without {' and '.join(given)}; give it to ask, not here")

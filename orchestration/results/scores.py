@@ -55,4 +55,5 @@ def made_from(results: Results, study: str, family: str) -> list[str]:
 
 def _of_document(results: Results, study: str, name: str, shard: str, document: str) -> pl.DataFrame:
     table = table_of(results, study, name)
-    return results.lake.collect(table, results.lake.scan(table, where={"shard": shard}).filter(document_id=document))
+    frame = results.lake.scan(table, where={"shard": shard}, allow_empty=True)  # made, and no shard has rows yet
+    return results.lake.collect(table, frame.filter(document_id=document))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import polars as pl
 import pytest
 
+from assets.findings.bm25 import bm25_table
 from assets.lake.lake import Lake
 from assets.lake.stored import stored_table
 from orchestration.explorer import study_page
@@ -86,6 +87,10 @@ def test_very_long_names_are_a_page_too(changed, tmp_path):
         ("/document?study=tiny&document=nothing", "corpus tiny: there is no document nothing"),
         ("/figure?study=tiny&name=../../etc/passwd", "there is no figure"),
         ("/rows/query?study=tiny&query=given&form=exe", "there is no form exe"),
+        ("/rows/query?study=tiny&query=given&form=csv&ranking=best", "there is no ranking best"),
+        ("/rows/query?study=tiny&query=given&form=csv&end=middle", "there is no end middle"),
+        ("/study?study=tiny&right=maybe", "right is maybe; give yes or no, or leave it out"),
+        ("/rows/study?study=tiny&form=csv&right=maybe", "right is maybe; give yes or no, or leave it out"),
         ("/query", "the address is not one of the explorer's"),
         ("/nowhere", "there is no page /nowhere"),
         ("/study?study=<script>alert(1)</script>", "there is no study <script>alert(1)</script>"),
@@ -105,6 +110,8 @@ def test_what_is_not_there_is_a_sentence(browser, address, words):
         ({"host": "127.0.0.1.evil.example"}, "GET"),
         ({"origin": "http://evil.example"}, "GET"),
         ({"origin": "null"}, "GET"),
+        ({"host": "["}, "GET"),
+        ({"origin": "http://[evil"}, "GET"),
         ({}, "POST"),
         ({}, "DELETE"),
     ],
@@ -131,6 +138,13 @@ def test_a_study_without_rankings(changed, tmp_path):
     assert "not among the ranked documents of any query" in page.text and len(links(page.text, "query")) == 3
     page = browser.get("/query?study=tiny&query=given&beside=tiny&beside_method=dot")
     assert page.status_code == 404 and "no document is ranked by dot" in page.text
+
+
+def test_a_table_of_scores_that_is_made_and_empty(changed, tmp_path):
+    changed.ensure(bm25_table("tiny"))
+    document = changed.scan(stored_table(changed.place, "corpus/tiny/documents")).collect()["document_id"][0]
+    page = explore(changed, tmp_path / "cache").get("/document", params={"study": "tiny", "document": document})
+    assert page.status_code == 200 and len(links(page.text, "query")) >= 3
 
 
 def test_an_empty_study(changed, tmp_path):

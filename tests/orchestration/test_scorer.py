@@ -182,6 +182,12 @@ def test_mistakes_are_sentences(scorer, ask, sentence):
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("given", [{"completion": " sits"}, {"methods": "dot"}, {"rank": 8}])
+def test_what_was_asked_is_not_changed(scorer, given):
+    with pytest.raises(BadInput, match=f"has been asked already.*{next(iter(given))}"):
+        scorer.score_query(scorer.ask("the cat", " runs"), texts=["the cat"], **given)
+
+
 def test_a_mistake_is_told_before_the_model_is_loaded(results):
     fresh = results.scorer("tiny")
     for given in ({"documents": ["no#0"]}, {"texts": [""]}):
@@ -254,6 +260,7 @@ def test_the_command_line(finished, tmp_path):
         (["tiny"], "there are no texts; give --text or --file"),
         (["tiny", "--file", "broken.jsonl"], "broken.jsonl:2 cannot be scored: The field 'text' is missing"),
         (["tiny", "--text", "the cat", "--query", "givn"], "there is no query givn; did you mean given"),
+        (["tiny", "--text", "the", "--method", "ekfca"], "no document is ranked by ekfca; did you mean ekfac"),
     ],
 )
 def test_mistakes_on_the_command_line(finished, tmp_path, arguments, words):

@@ -16,7 +16,8 @@ from assets.study.influence import influence_table
 from compute.errors import BadInput
 from orchestration.automation import study_keys
 from orchestration.graph import study_assets, study_tables
-from orchestration.results import Moment, Results
+from orchestration.results import Moment, Results, ranked
+from orchestration.results.export import export_study
 from tests.assets.clustered_study import COLUMNS, KEYS, ClusteredStudy, StoppedHere, best
 from tests.orchestration.test_shards_that_change import OVER_ALL, PER_SHARD
 from tests.orchestration.tiny_study import headwater, records
@@ -89,6 +90,21 @@ def test_of_the_table_itself_the_live_runs_are_shown(study):
     assert len(study.lake.partition_rows(BY_QUERY)) == 2
     count = sql(Results(study.lake), "SELECT count(*) FROM influence_by_query").item()
     assert count == len(study.scores()) == Results(study.lake).table("influence_by_query").collect().height
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_of_the_table_itself_the_live_runs_are_exported(study, tmp_path, form):
+    def stop(run):
+        raise StoppedHere
+
+    study.score("00009", 60, 0)
+    with pytest.raises(StoppedHere):
+        study.cluster(after=stop)
+    names = ["influence", "influence_by_query"]
+    for file in export_study(Results(study.lake), "any", tmp_path / "files", form, names):
+        read = pl.read_parquet(file) if form == "parquet" else pl.read_csv(file, schema_overrides=study.scores().schema)
+        columns = [name for name in COLUMNS if name != "fingerprint"]
+        assert read.select(columns).sort(columns).equals(study.scores().select(columns).sort(columns))
 
 
 @pytest.mark.parametrize("end", ["top", "bottom"])
@@ -174,6 +190,25 @@ def test_top_goes_on_where_rankings_end(finished):
     assert rows[4]["exact_score"] is not None and rows[5]["exact_score"] is None
     grid = headwater(finished.home, "top", "tiny", "given", "-n", 7, "--ranking", "raw")
     assert rows[6]["document_id"] in grid.stdout
+
+
+def test_top_is_of_the_scores_as_they_are_where_rankings_are_behind(changed):
+    results, table = Results(changed), influence_table("tiny")
+    asked = {"method": "ekfac", "ranking": "raw", "end": "top", "count": 99}
+    rows = ranked.ranked_documents(results, "tiny", "given", **asked)
+    shard = rows["shard"][0]
+    new = {"score": -pl.col("score"), "fingerprint": pl.lit("f" * 16)}
+    scores = changed.scan(table, where={"shard": shard}).with_columns(**new).collect()
+    commit = {**changed.last_commit(table), "fingerprint": "f" * 16}
+    data = scores.to_arrow().cast(table.schema)
+    changed.overwrite(table, data, where={"shard": shard}, commit={name: str(each) for name, each in commit.items()})
+    shown = ranked.with_unranked(results, "tiny", rows, query="given", end="top", count=40)
+    expected = best(changed.scan(table).collect(), "ekfac", "given", 40, False)
+    assert shown.select("document_id", "shard", "score").rows() == expected
+    assert shown["rank"].to_list() == list(range(1, 41)) and shown["text"].null_count() == 0
+    assert set(shown.select("method", "query_id", "ranking", "end").rows()) == {("ekfac", "given", "raw", "top")}
+    same = rows.filter(pl.col("shard") != shard).select("document_id", "exact_score")
+    assert shown.filter(pl.col("exact_score").is_not_null()).select("document_id", "exact_score").equals(same)
 
 
 def test_what_is_not_there_is_told(finished):

@@ -204,6 +204,18 @@ def test_a_page_that_takes_long_says_so(reader: Page):
     expect(reader.locator(".note")).to_be_hidden()
 
 
+def test_search_looks_again_once_its_field_is_left(reader: Page):
+    reader.goto("/search?study=tiny&words=cat")
+    field = reader.get_by_label("words")
+    field.fill("cat and")
+    reader.evaluate("document.querySelector('h1').dataset.again = ''; window.still = true; later()")
+    reader.wait_for_timeout(4_000)  # past the first time
+    assert reader.evaluate("window.still") and field.input_value() == "cat and"
+    with reader.expect_navigation():
+        field.blur()
+    assert not reader.evaluate("window.still")
+
+
 def test_help_and_theme(reader: Page, keep):
     reader.goto("/")
     reader.keyboard.press("?")

@@ -3,7 +3,7 @@
 "use strict";
 const PATIENCE = 250, AGAIN = 3000; // milliseconds
 const one = (selector) => document.querySelector(selector);
-let asked = 0, noting, shown = location.pathname + location.search;
+let asked = 0, noting, looking, shown = location.pathname + location.search;
 
 // What is told above the page: that it takes long, that something was copied
 function tell(text) {
@@ -108,10 +108,16 @@ document.addEventListener("keydown", (event) => {
 function ready() {
   for (const select of document.querySelectorAll(".filters select")) select.onchange = () => select.form.requestSubmit();
   for (const figure of document.querySelectorAll("figure")) drawing(figure);
-  if (one("[data-again]")) setTimeout(again, AGAIN);
+  later();
+}
+function later() {
+  clearTimeout(looking);
+  if (one("[data-again]")) looking = setTimeout(again, AGAIN);
 }
 function again() {
-  if (one("[data-again]") && document.activeElement?.tagName !== "INPUT") location.reload();
+  if (!one("[data-again]")) return;
+  if (document.activeElement?.tagName === "INPUT") later(); // what is being written would be lost
+  else location.reload();
 }
 function drawing(figure) {
   const image = figure.querySelector("img"), note = figure.querySelector("figcaption");
