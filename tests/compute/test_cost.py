@@ -251,7 +251,7 @@ PAPER = dataclasses.replace(
 
 
 def test_the_papers_setting_by_hand():
-    """The arithmetic of docs/plan.md: the shapes of Command R, 35 B parameters, MLP modules."""
+    """The arithmetic of docs/how-to/plan.md: the shapes of Command R, 35 B parameters, MLP modules."""
     config = CohereConfig(
         vocab_size=256_000,
         hidden_size=8192,
