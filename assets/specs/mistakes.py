@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterator
 from typing import Any, TypeVar, get_args
 
@@ -64,10 +65,16 @@ def _lines(document: Document, model: type[BaseModel], errors: list[dict[str, An
         if _expectation(error):
             if location not in told:
                 told.add(location)
-                kinds = " or ".join(dict.fromkeys(expected[location]))
+                kinds = _one_of(expected[location])
                 yield _line(document, location, f"should be {kinds}, not {shown_value(error['input'])}")
         else:
             yield _line(document, location, _reason(model, error))
+
+
+def _one_of(expectations: list[str]) -> str:
+    """`a, b or c`, of expectations that may be such lists themselves."""
+    kinds = list(dict.fromkeys(kind for each in expectations for kind in re.split(", | or ", each)))
+    return " or ".join(filter(None, (", ".join(kinds[:-1]), kinds[-1])))
 
 
 def _location(document: Document, error: dict[str, Any]) -> Location:
