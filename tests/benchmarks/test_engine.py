@@ -11,6 +11,8 @@ from benchmarks.engine.__main__ import main
 from benchmarks.engine.agreement import agreement
 from benchmarks.engine.setting import QUICK, draw_documents, draw_queries
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):

@@ -156,6 +156,7 @@ def test_a_query_side_checkpoint_gives_completions_and_query_gradients(finished,
     assert not np.allclose(nats, finished.table("study/tiny/completions").sort("position")["nats"])
 
 
+@pytest.mark.slow
 def test_refit_draws_the_samples_again_and_fits_on_them(tmp_path):
     study, home = write_study(tmp_path), tmp_path / "home"
     assert headwater(home, "run", study).returncode == 0
@@ -170,6 +171,7 @@ def test_refit_draws_the_samples_again_and_fits_on_them(tmp_path):
         assert DeltaTable(str(lake / path)).version() == 2, path
 
 
+@pytest.mark.slow
 def test_names_with_a_dash_and_documents_of_one_length(tmp_path):
     rows = [{"id": f"r{number}", "text": "the cat sits on a mat", "source": "prose"} for number in range(9)]
     study = write_study(
