@@ -111,7 +111,7 @@ def drives(results: Results, study: str, document: str) -> pl.DataFrame:
     """The rows of `rankings` that list a document, best rank first."""
 
     def listed(frame: pl.LazyFrame) -> pl.LazyFrame:
-        return frame.filter(document_id=document).sort("rank", "query_id")
+        return frame.filter(document_id=document).sort("rank", "query_id", "method", "ranking", "end")
 
     return rows_of(results, study, "rankings", listed)
 
