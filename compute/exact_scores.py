@@ -66,6 +66,7 @@ def exact_scores(
     dtype, device = accumulation_dtype(model), next(model.parameters()).device
     norms = DocumentNorms(norm_metrics(methods), len(documents), curvature, dtype, device)
     shares: dict[tuple[int, int], dict[str, Tensor]] = {}  # by document and direction, until its batch is done
+    longest = max(map(len, documents), default=0)
 
     def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
         activation_BTI, gradient_BTO = activation_BTI.to(dtype), gradient_BTO.to(dtype)
@@ -74,7 +75,7 @@ def exact_scores(
             direction_OI = directions[direction][module.name].to(device, dtype)
             share_RT = _shares(module, activation_BTI[rows], gradient_BTO[rows], direction_OI)
             if batch.position_BT is not None:
-                share_RT = _at_positions(share_RT, batch.position_BT[rows], max(map(len, documents)))
+                share_RT = _at_positions(share_RT, batch.position_BT[rows], longest)
             for row, share_T in zip(rows, share_RT, strict=True):
                 index = batch.index_B[row]
                 shares.setdefault((index, direction), {})[module.name] = share_T[: len(documents[index])]
