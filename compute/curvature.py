@@ -48,6 +48,10 @@ class Curvature:
                 squares.append(self.whitened_squares(name, self.eigenbasis[name].rotate(gradient_OI)[None], metric)[0])
         return torch.stack(squares).sum().sqrt()
 
+    def whitening(self, name: str, metric: Metric = "ekfac") -> Tensor:
+        """(H + λ)^-½ in the eigenbasis, by which a gradient there is multiplied; zero where there is no curvature."""
+        return self._damped(name, metric).rsqrt()
+
     def whitened_squares(self, name: str, rotated_DSA: Tensor, metric: Metric = "ekfac") -> Tensor:
         """Squared norms of one module's gradients, given in the eigenbasis, after whitening by (H + λ)^-½."""
         return (rotated_DSA.square() / self._damped(name, metric)).sum((1, 2))

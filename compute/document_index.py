@@ -1,0 +1,71 @@
+"""A pass that makes an index of documents: per document the sign code of its sketched, whitened gradient.
+
+The whole gradient of a document is formed in the eigenbasis, module by module, as for Λ. B documents of a batch, T
+positions, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compute.batches import Batch, Sequence
+from compute.eigenvalues import rotated_gradients
+from compute.gradient_sketch import GradientSketch
+from compute.module_gradients import squared_norms
+from compute.passes import OnBatch, accumulation_dtype, backward_passes
+from compute.sign_codes import encode
+from compute.tracked_modules import TrackedModule
+
+
+@dataclass
+class IndexedDocuments:
+    """Of some documents, by their places in the list that was given: sign codes (uint8) with their factors, and the
+    norms of the plain gradients over the tracked modules."""
+
+    index_B: list[int]
+    codes: np.ndarray
+    factors_B: np.ndarray
+    norms_B: np.ndarray
+
+
+def indexed_documents(
+    model: nn.Module,
+    sketch: GradientSketch,
+    documents: SequenceOf[Sequence],
+    *,
+    token_budget: int = 8192,
+    on_batch: OnBatch | None = None,
+) -> Iterator[IndexedDocuments]:
+    """The documents batch by batch, the longest first. Raises BadInput naming a document whose loss is not finite."""
+    dtype, device = accumulation_dtype(model), next(model.parameters()).device
+    buckets: dict[int, Tensor] = {}  # by document, until its batch is done
+    squares_D = torch.zeros(len(documents), dtype=dtype, device=device)
+
+    def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
+        basis = sketch.curvature.eigenbasis[module.name]
+        folded, squares = [], []
+        for rotated_DSA in rotated_gradients(module, basis, activation_BTI.to(dtype), gradient_BTO.to(dtype)):
+            folded.append(sketch.folded(module.name, rotated_DSA))
+            squares.append(squared_norms(rotated_DSA.flatten(1)))
+        squares_B, folded_BK = torch.cat(squares).to(dtype), torch.cat(folded)
+        for index in batch.index_B:
+            if index not in buckets:
+                buckets[index] = torch.zeros(sketch.dimensions, dtype=dtype, device=device)
+        # In place and last: where memory runs out before, nothing has been added.
+        squares_D.index_add_(0, batch.places, squares_B)
+        for index, folded_K in zip(batch.index_B, folded_BK, strict=True):
+            buckets[index] += folded_K
+
+    settings = {"token_budget": token_budget, "on_batch": on_batch}
+    for batch, _ in backward_passes(model, list(sketch.modules.values()), documents, consume, **settings):
+        empty_K = torch.zeros(sketch.dimensions, dtype=dtype, device=device)
+        folded_BK = torch.stack([buckets.pop(index, empty_K) for index in batch.index_B])
+        codes, factors_B = encode(sketch.mixed(folded_BK))
+        norms_B = squares_D[batch.places].sqrt().to(torch.float32).cpu().numpy()
+        yield IndexedDocuments(list(batch.index_B), codes, factors_B, norms_B)
