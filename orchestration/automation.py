@@ -33,6 +33,8 @@ from assets.specs.study import Study
 from assets.study.candidates import candidates_table
 from assets.study.clustered_runs import influence_by_query_table
 from assets.study.coverage import coverage_table
+from assets.study.document_index import document_index_table
+from assets.study.index_agreement import index_agreement_table
 from assets.study.influence import document_norms_table, influence_table
 from assets.study.rankings import rankings_table
 
@@ -47,8 +49,7 @@ def corpus_keys(study: Study) -> list[dg.AssetKey]:
 
 def study_keys(study: Study) -> list[dg.AssetKey]:
     """What a study makes anew of a shard whose documents changed, and of all shards together after it."""
-    scored = [table(study.name) for table in (influence_table, document_norms_table, candidates_table)]
-    scored += over_all_tables(study)
+    scored = [*_document_tables(study), *over_all_tables(study)]
     found = [*own_score_tables(study), *shard_tables(study), *whole_tables(study), report_table(study.name)]
     return [table.asset_key for table in (*scored, *found)]
 
@@ -56,7 +57,14 @@ def study_keys(study: Study) -> list[dg.AssetKey]:
 def over_all_tables(study: Study) -> list[Table]:
     """What is made anew of all shards' scores, before the findings."""
     by_query = [influence_by_query_table(study.name)] if study.spec.options.by_query else []
-    return [coverage_table(study.name), *by_query, rankings_table(study.name)]
+    agreement = [index_agreement_table(study.name)] if study.spec.options.index else []
+    return [coverage_table(study.name), *by_query, *agreement, rankings_table(study.name)]
+
+
+def _document_tables(study: Study) -> list[Table]:
+    """What is made anew of a shard whose documents changed."""
+    indexed = [document_index_table] if study.spec.options.index else []
+    return [table(study.name) for table in (influence_table, document_norms_table, candidates_table, *indexed)]
 
 
 def with_conditions(definitions: Iterable[dg.AssetsDefinition], studies: Iterable[Study]) -> list[dg.AssetsDefinition]:
@@ -74,12 +82,12 @@ def with_conditions(definitions: Iterable[dg.AssetsDefinition], studies: Iterabl
 
 
 def _conditions(study: Study) -> dict[dg.AssetKey, dg.AutomationCondition]:
-    corpus, name = study.spec.corpus.name, study.name
+    corpus = study.spec.corpus.name
     source, documents = source_key(corpus), documents_table(corpus).asset_key
     of_source = _follows_source(source).with_label("when its source files are new, changed or gone")
     of_records = _follows(records_table(corpus).asset_key).with_label("when its records are read anew")
     of_documents = _follows_source(source, documents).with_label("when the documents of a changed source are cut anew")
-    scores = [table(name).asset_key for table in (influence_table, document_norms_table, candidates_table)]
+    scores = [table.asset_key for table in _document_tables(study)]
     of_scores = _follows(*scores).with_label("when all shards are scored, and one of them anew")
     return {
         **{table(corpus).asset_key: of_source for table in (records_table, rejected_table, tombstones_table)},

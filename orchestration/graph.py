@@ -26,6 +26,8 @@ from assets.study.candidates import candidates_table
 from assets.study.clustered_runs import influence_by_query_table
 from assets.study.completions import completions_asset, completions_table
 from assets.study.coverage import coverage_asset, coverage_table
+from assets.study.document_index import document_index_asset, document_index_table
+from assets.study.index_agreement import index_agreement_asset, index_agreement_table
 from assets.study.influence import document_norms_table, influence_asset, influence_table
 from assets.study.influence_by_query import influence_by_query_asset
 from assets.study.query_gradients import query_gradients_asset, query_gradients_table
@@ -53,6 +55,7 @@ def study_assets(study: Study, others: Iterable[Study] = ()) -> list[dg.AssetsDe
         influence_asset(study),
         coverage_asset(study),
         *([influence_by_query_asset(study)] if study.spec.options.by_query else []),
+        *([document_index_asset(study), index_agreement_asset(study)] if study.spec.options.index else []),
         rankings_asset(study),
         *findings_assets(study, others),
     ]
@@ -107,6 +110,7 @@ def study_tables(study: Study) -> list[Table]:
         *(table(study.name) for table in (completions_table, query_gradients_table, influence_table)),
         *(table(study.name) for table in (document_norms_table, candidates_table, coverage_table)),
         *([influence_by_query_table(study.name)] if spec.options.by_query else []),
+        *([document_index_table(study.name), index_agreement_table(study.name)] if spec.options.index else []),
         rankings_table(study.name),
         *findings_tables(study),
     ]

@@ -18,6 +18,32 @@ from assets.specs.spec import Name, Spec
 OWNER = r"^(team:[A-Za-z0-9_]+|[^@\s]+@[^@\s]+\.[^@\s]+)$"
 
 
+class IndexSpec(Spec):
+    """The index by which documents are found for a query that is not in the set."""
+
+    dimensions: int = Field(
+        32_768,
+        ge=64,
+        description="Bits kept of each document's gradient, a power of two: 32,768 are 4 KiB a document.",
+    )
+    candidates: int = Field(
+        400, gt=0, description="Documents that the index proposes for a query, to be scored exactly."
+    )
+    min_found: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="Share of a query's best 10 documents among the proposed ones, in the mean over the set's queries, "
+        "below which the index is flagged.",
+    )
+
+    @model_validator(mode="after")
+    def _power_of_two(self) -> IndexSpec:
+        if self.dimensions & (self.dimensions - 1):
+            raise ValueError(f"dimensions is {self.dimensions}; give a power of two, such as 32768")
+        return self
+
+
 class StudyOptions(Spec):
     """How documents are scored and ranked."""
 
@@ -65,6 +91,11 @@ class StudyOptions(Spec):
         description="Keep the scores a second time, clustered by query: a query's top is read at once however many "
         "shards there are, for twice the bytes of scores.",
     )
+    index: IndexSpec | None = Field(
+        None,
+        description="Index the documents' gradients for headwater ask: one more pass over the corpus, and some KiB a "
+        "document; {} takes the defaults.",
+    )
 
     @model_validator(mode="after")
     def _positive_rank(self) -> StudyOptions:
@@ -76,6 +107,12 @@ class StudyOptions(Spec):
     def _each_method_once(self) -> StudyOptions:
         if twice := [method for method in set(self.methods) if self.methods.count(method) > 1]:
             raise ValueError(f"methods lists {twice[0]} twice")
+        return self
+
+    @model_validator(mode="after")
+    def _index_is_of_ekfac(self) -> StudyOptions:
+        if self.index and "ekfac" not in self.methods:
+            raise ValueError("index estimates scores of ekfac, which methods does not list; add it, or leave index out")
         return self
 
     @property

@@ -1,0 +1,163 @@
+"""study/<study>/document_index: of each document's gradient what finds it for a query that is yet to be asked.
+
+A row holds a few thousand bits of the whitened gradient (`compute/gradient_sketch.py`, `compute/sign_codes.py`), from
+which any query's EK-FAC score is estimated. It depends on documents, model, curvature and damping, and on no query.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import dagster as dg
+import pyarrow as pa
+
+from assets.corpus.documents import document_rows, documents_table
+from assets.corpus.partitions import several_shards_per_run, shard_partitions
+from assets.curvature.factors import eigenbasis_table, eigenvalues_table, stored_curvature
+from assets.lake.columns import DOCUMENT_ID, SHARD, STAMP
+from assets.lake.lake import Lake
+from assets.lake.tables import Column, Table
+from assets.model.checkpoint import checkpoint_table
+from assets.model.opening import open_traced_model
+from assets.specs.study import Study
+from assets.step.checks import Check
+from assets.step.declaring import asset_arguments
+from assets.step.fingerprints import fingerprint
+from assets.step.reading import Reading
+from assets.step.step import Step, run_step
+from assets.tracking.tracking import Tracking
+
+CODE_VERSION = "1"
+STORY = "A compressed, whitened gradient of each document, for queries that are not in the set; headwater ask reads it."
+
+
+def document_index_table(study: str) -> Table:
+    return Table(
+        key=("study", study, "document_index"),
+        grain="one row per document",
+        columns=(
+            SHARD,
+            DOCUMENT_ID,
+            Column(
+                "code",
+                pa.binary(),
+                "Signs of the sketch of the gradient, whitened by (Λ+λ)^-½ in the eigenbasis: one bit per dimension.",
+            ),
+            Column("factor", pa.float32(), "‖x‖²/‖x‖₁ of the sketch x; factor · ⟨signs, q⟩ estimates a score."),
+            Column("norm", pa.float32(), "Norm of the document's plain gradient over the tracked modules."),
+            STAMP,
+        ),
+        partition_by=("shard",),
+        row_group_rows=4_096,  # whole vectors: 16 MiB at 32,768 dimensions
+    )
+
+
+def document_index_asset(study: Study) -> dg.AssetsDefinition:
+    """Indexes shards of documents, in a pass of its own."""
+    table, check = document_index_table(study.name), _finite_check(study)
+
+    @dg.asset(
+        **asset_arguments(
+            table,
+            f"study_{study.name}",
+            CODE_VERSION,
+            STORY,
+            owners=study.spec.owners,
+            kinds=("torch",),
+            checks=[check],
+        ),
+        deps=[table.asset_key for table in (documents_table(study.spec.corpus.name), *_origins(study))],
+        partitions_def=shard_partitions(study.spec.corpus.name),
+        backfill_policy=several_shards_per_run(),
+        pool="gpu",
+    )
+    def document_index(
+        context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking
+    ) -> Iterator[dg.MaterializeResult]:
+        yield from run_step(context, lake, tracking, lambda step: _index_shards(step, study), checks=[check])
+
+    return document_index
+
+
+def expected_index_stamps(stored: Reading, study: Study, shards: Iterable[str]) -> dict[str, str | None]:
+    """The fingerprint that each shard's rows have when they are up to date; None for a shard without documents."""
+    options = study.spec.options
+    settings = (options.index.dimensions, options.damping, study.spec.model.dtype)
+    inputs = fingerprint(
+        "document_index", CODE_VERSION, *settings, [stored.fingerprint(each) for each in _origins(study)]
+    )
+    documents = stored.shard_fingerprints(documents_table(study.spec.corpus.name))
+    return {shard: fingerprint(inputs, documents[shard]) if shard in documents else None for shard in shards}
+
+
+def study_sketch(study: Study, curvature, modules):
+    """The sketch of the study's index, under its curvature."""
+    from compute.gradient_sketch import GradientSketch
+
+    return GradientSketch(curvature, modules, study.spec.options.index.dimensions)
+
+
+def _origins(study: Study) -> tuple[Table, ...]:
+    fit = study.spec.curvature.name
+    return (eigenbasis_table(fit), eigenvalues_table(fit), checkpoint_table(study.spec.model.name))
+
+
+def _finite_check(study: Study) -> Check:
+    return Check(document_index_table(study.name), "index_finite", "Every factor and every norm is finite.")
+
+
+def _index_shards(step: Step, study: Study) -> None:
+    """Indexes the shards that are not current; model and curvature are loaded once for all of them."""
+    table = document_index_table(study.name)
+    stamps = expected_index_stamps(step, study, step.context.partition_keys)
+    due = [shard for shard in stamps if not step.is_current(table, stamps[shard], shard)]
+    if not due:
+        return
+    step.lake.ensure(table)
+    model, modules = open_traced_model(step, study)
+    sketch = study_sketch(study, stored_curvature(step, study, model, modules), modules)
+    facts = {"dimensions": sketch.dimensions, "directions kept": sketch.directions}
+    step.tracking.log_params(facts)
+    rows = step.lake.partition_rows(documents_table(study.spec.corpus.name))
+    total = sum(rows.get(shard, 0) for shard in due)
+    with step.progress(f"{study.name}: document index", total, "documents") as progress:
+
+        def index(shard: str) -> None:
+            batches = _batches(step, study, (model, sketch), shard, stamps[shard], progress)
+            step.write(table, batches, stamps[shard], shard=shard, metadata=facts)
+            step.check(_finite_check(study), None, shard=shard)
+
+        step.each_shard(index, due)
+
+
+def _batches(
+    step: Step, study: Study, engine: tuple, shard: str, stamp: str | None, progress
+) -> Iterator[pa.RecordBatch]:
+    """The shard's rows as the pass gives them, a batch of documents at a time."""
+    import numpy as np
+
+    from compute.batches import Sequence
+    from compute.document_index import indexed_documents
+
+    table, (model, sketch) = document_index_table(study.name), engine
+    documents = document_rows(step, study.spec.corpus.name, shard)
+    found = indexed_documents(
+        model,
+        sketch,
+        [Sequence(row["document_id"], row["token_ids"]) for row in documents],
+        token_budget=study.spec.options.token_budget,
+        on_batch=lambda count, _: progress.advance(count),
+    )
+    for batch in found:
+        ids = [documents[index]["document_id"] for index in batch.index_B]
+        bad = np.flatnonzero(~(np.isfinite(batch.factors_B) & np.isfinite(batch.norms_B)))
+        if len(bad):
+            problem = f"study {study.name}: shard {shard} has a gradient that is not finite, of {ids[bad[0]]}"
+            step.check(_finite_check(study), problem, shard=shard)
+        columns = {
+            "shard": pa.repeat(pa.scalar(shard), len(ids)),
+            "document_id": pa.array(ids, pa.string()),
+            "code": pa.array([code.tobytes() for code in batch.codes], pa.binary()),
+            "factor": pa.array(batch.factors_B, pa.float32()),
+            "norm": pa.array(batch.norms_B, pa.float32()),
+            "fingerprint": pa.repeat(pa.scalar(stamp), len(ids)),
+        }
+        yield pa.RecordBatch.from_arrays([columns[name] for name in table.schema.names], schema=table.schema)

@@ -1,0 +1,92 @@
+"""The documents that an index proposes for a query, by one scan over its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+
+from assets.corpus.documents import documents_table
+from assets.study.document_index import document_index_table, expected_index_stamps
+from compute.errors import BadInput
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from assets.specs.study import Study
+    from assets.step.reading import Reading
+    from compute.sign_codes import CodeQuery
+
+ROWS = 4_096
+FOUND = {"document_id": pl.String, "estimate": pl.Float32, "norm": pl.Float32}
+
+
+def refuse_without_index(reading: Reading, study: Study) -> None:
+    """Raises BadInput where the study has no index, or not of all documents, model, curvature and options as they are
+    now."""
+    table, whole = (
+        document_index_table(study.name),
+        "--exact (Python: no candidates) goes through the whole corpus instead",
+    )
+    if study.spec.options.index is None:
+        raise BadInput(
+            f"study {study.name}: has no index of its documents; add options.index to its file and run it, or {whole}"
+        )
+    if reading.lake.version(table) is None:
+        raise BadInput(f"study {study.name}: its index of documents is not made yet; run the study, or {whole}")
+    stored = reading.shard_fingerprints(table)
+    shards = sorted(stored.keys() | reading.shard_fingerprints(documents_table(study.spec.corpus.name)).keys())
+    expected = expected_index_stamps(reading, study, shards)
+    other = [shard for shard in shards if stored.get(shard) != expected[shard]]
+    if other:
+        what = "not indexed" if other[0] not in stored else "indexed with another fit, model, text or options"
+        raise BadInput(
+            f"study {study.name}: {len(other)} of {len(shards)} shards are not in its index as they are now (shard "
+            f"{other[0]} is {what}); run the study again, or {whole}"
+        )
+
+
+def proposed_documents(reading: Reading, study: Study, query: CodeQuery, *, normed: bool, count: int) -> pl.DataFrame:
+    """The `count` documents with the highest estimated scores (÷ norm), best first, of columns `FOUND`.
+
+    Memory holds a batch of rows and the best so far.
+    """
+    best = pl.DataFrame(schema=FOUND)
+    order = pl.when(pl.col("norm") > 0).then(pl.col("estimate") / pl.col("norm")).otherwise(0.0)
+    by = order if normed else pl.col("estimate")
+    for found in estimated_batches(reading, study, query):
+        best = pl.concat([best, found]).sort(by, "document_id", descending=[True, False]).head(count)
+    return best
+
+
+def estimated_batches(
+    reading: Reading, study: Study, query: CodeQuery, *, shard: str | None = None
+) -> Iterator[pl.DataFrame]:
+    """The documents of the index with their estimated scores, of columns `FOUND`, a batch of rows at a time."""
+    for batch in _index_batches(reading, study, shard):
+        columns = {name: pl.from_arrow(batch.column(name)) for name in ("document_id", "norm")}
+        estimates = query.estimates(codes_of(batch), batch.column("factor").to_numpy())
+        yield pl.DataFrame(columns | {"estimate": estimates}).select(
+            pl.col(name).cast(kind) for name, kind in FOUND.items()
+        )
+
+
+def _index_batches(reading: Reading, study: Study, shard: str | None) -> Iterator[pa.RecordBatch]:
+    table = document_index_table(study.name)
+    return reading.lake.read_batches(
+        table,
+        columns=("document_id", "code", "factor", "norm"),
+        where={"shard": shard} if shard else None,
+        version=reading.version(table),
+        batch_rows=ROWS,
+    )
+
+
+def codes_of(batch: pa.RecordBatch) -> np.ndarray:
+    """The codes of a batch as rows of bytes, without copying them."""
+    column = batch.column("code")
+    offsets = np.frombuffer(column.buffers()[1], np.int32)[column.offset : column.offset + len(column) + 1]
+    data = np.frombuffer(column.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+    return data.reshape(len(column), -1)
