@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from assets.specs.study import Study
     from assets.step.reading import Reading
+    from assets.study.opened import OpenedStudy
+    from assets.study.own_query import AskedQuery
     from compute.sign_codes import CodeQuery
 
 ROWS = 4_096
@@ -48,15 +50,19 @@ def refuse_without_index(reading: Reading, study: Study) -> None:
         )
 
 
-def proposed_documents(reading: Reading, study: Study, query: CodeQuery, *, normed: bool, count: int) -> pl.DataFrame:
-    """The `count` documents with the highest estimated scores (÷ norm), best first, of columns `FOUND`.
+def proposed_documents(opened: OpenedStudy, asked: AskedQuery, *, normed: bool, count: int) -> pl.DataFrame:
+    """The `count` documents with the highest estimated EK-FAC scores (÷ norm), best first, of columns `FOUND`.
 
-    Memory holds a batch of rows and the best so far.
+    Memory holds a batch of rows and the best so far. Raises BadInput as `refuse_without_index` does.
     """
-    best = pl.DataFrame(schema=FOUND)
+    from compute.sign_codes import CodeQuery
+
+    refuse_without_index(opened.reading, opened.study)
+    direction = {name: factors.dense() for name, factors in asked.gradients["ekfac"].items()}
+    query = CodeQuery(opened.sketch.of_direction(direction))
     order = pl.when(pl.col("norm") > 0).then(pl.col("estimate") / pl.col("norm")).otherwise(0.0)
-    by = order if normed else pl.col("estimate")
-    for found in estimated_batches(reading, study, query):
+    by, best = order if normed else pl.col("estimate"), pl.DataFrame(schema=FOUND)
+    for found in estimated_batches(opened.reading, opened.study, query):
         best = pl.concat([best, found]).sort(by, "document_id", descending=[True, False]).head(count)
     return best
 

@@ -23,6 +23,7 @@ from assets.curvature.sample import sample_table, typical_tokens
 from assets.model.checkpoint import refuse_changed_files
 from assets.model.opening import open_traced_model
 from assets.study.completions import completions_table, query_side_tables
+from assets.study.document_index import document_index_table, study_sketch
 from assets.study.influence import pass_over_documents
 from assets.study.query_gradients import gradients_stamp, query_gradients_table, stored_gradients
 from compute.errors import BadInput
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from assets.specs.study import Study
     from assets.step.reading import Reading
     from compute.curvature import Curvature
+    from compute.gradient_sketch import GradientSketch
     from compute.influence import InfluencePass
     from compute.tracked_modules import TrackedModule
 
@@ -44,7 +46,8 @@ def tables_opened(study: Study) -> tuple[Table, ...]:
     of_fit = (table(spec.curvature.name) for table in tables_of_fit)
     of_corpus = (tokenizer_table(spec.corpus.name), documents_table(spec.corpus.name))
     of_study = (completions_table(study.name), query_gradients_table(study.name))
-    return (*of_corpus, *query_side_tables(study), *of_fit, *of_study)
+    index = (document_index_table(study.name),) if spec.options.index else ()
+    return (*of_corpus, *query_side_tables(study), *of_fit, *of_study, *index)
 
 
 class OpenedStudy:
@@ -82,6 +85,11 @@ class OpenedStudy:
         curvature = stored_curvature(self.reading, self.study, self.model, self.modules)
         # A query may be asked by kfac also where the study does not list it.
         return replace(curvature, document_tokens=document_tokens(self.reading, self.study.spec.curvature.name))
+
+    @cached_property
+    def sketch(self) -> GradientSketch:
+        """That of the study's index of documents."""
+        return study_sketch(self.study, self.curvature, self.modules)
 
     @cached_property
     def gradients(self) -> dict[tuple[str, str], dict]:

@@ -16,6 +16,8 @@ from orchestration.results.printing import console, printable, shown
 if TYPE_CHECKING:
     import polars as pl
 
+    from assets.study.own_query import AskedQuery
+
 RAISES = ("#fde8d8", "#fbd0b0", "#f6ae7d", "#e88a4f", "#cf6a2b")
 LOWERS = ("#dcebf7", "#b9d7ee", "#8fbde0", "#5f9ccb", "#3a7ab0")
 """Behind tokens that speak against a completion, and for it: from the weakest to the strongest level."""
@@ -49,6 +51,24 @@ def print_ranked(query: Mapping[str, Any], rows: pl.DataFrame) -> None:
     names = ("rank", "document_id", "source", "score", "exact_score", "normed_score", "text")
     for row in rows.iter_rows(named=True):
         grid.add_row(*(Text(shown(row[name])) for name in names))
+    out.print(grid)
+
+
+def print_found(asked: AskedQuery, rows: pl.DataFrame, ranking: str) -> None:
+    """A query that is in no set, how likely its completion is, and below it one line per document."""
+    out = console()
+    out.print(Text.assemble((printable(asked.prompt), "dim"), (printable(asked.completion), "bold")))
+    whose = "the model's own completion" if asked.generated else "the completion given"
+    out.print(f"\n{whose}: {asked.nats:.4g} nats, {asked.loss:.4g} per token", style="dim")
+    by = "score per norm of the gradient" if ranking == "normed" else "score"
+    out.print(f"documents that speak most for it, by ekfac {by}\n", style="dim")
+    estimated = "estimate" in rows.columns
+    headings = ("rank:right", "document", "source", "exact:right", "estimate:right", "per norm:right", "text")
+    names = ("rank", "document_id", "source", "score", "estimate", "normed_score", "text")
+    shown_columns = [pair for pair in zip(headings, names, strict=True) if estimated or pair[1] != "estimate"]
+    grid = _grid(*(heading for heading, _ in shown_columns))
+    for row in rows.iter_rows(named=True):
+        grid.add_row(*(Text(shown(row[name])) for _, name in shown_columns))
     out.print(grid)
 
 

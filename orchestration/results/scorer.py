@@ -5,10 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from assets.step.reading import Reading
-from assets.study import own_query, own_texts
+from assets.study import index_search, own_query, own_texts
 from assets.study.opened import OpenedStudy, tables_opened
 from compute.errors import BadInput
 
@@ -109,6 +110,48 @@ class Scorer:
                 best = own_query.best_documents(self.opened, asked, ranking=ranking, count=count)
                 windows = own_query.stored_documents(self.opened, best)
             return own_query.ranked_for(self.opened, asked, windows, ranking=ranking, count=count).lazy()
+
+    def find(
+        self,
+        query: str | AskedQuery,
+        completion: str | None = None,
+        *,
+        ranking: str = "normed",
+        count: int | None = None,
+        candidates: int | None = None,
+    ) -> pl.LazyFrame:
+        """What drives a query that is in no set, found in the study's index of documents, in seconds.
+
+        The index proposes `candidates` documents (the study's `options.index.candidates`), which are then scored as
+        `score_query` does; of these the first `count` (the study's top_k) by EK-FAC are given, best first, with the
+        `estimate` by which they were proposed. Raises BadInput as `score_query` does, for a query that was not asked
+        by ekfac, and where the index is not there or of other documents, model, curvature or options than now.
+        """
+        is_asked = isinstance(query, own_query.AskedQuery)
+        normed = own_query.order_of(ranking) == "normed_score"
+        if is_asked:
+            _refuse_given({"completion": completion})
+        for name, value in (("count", count), ("candidates", candidates)):
+            if value is not None and value < 1:
+                raise BadInput(f"{name} is {value}; give at least 1, or leave it out")
+        self.refuse_without_index()  # first, so that a mistake is told before the model is loaded
+        asked = query if is_asked else self.ask(query, completion, methods="ekfac")
+        if "ekfac" not in asked.gradients:
+            raise BadInput("the index estimates scores of ekfac, by which the query was not asked; ask it by ekfac")
+        asked = replace(asked, gradients={"ekfac": asked.gradients["ekfac"]})
+        options = self.opened.study.spec.options
+        count = count or options.top_k
+        proposed = max(count, candidates or options.index.candidates)
+        with self._alone():
+            found = index_search.proposed_documents(self.opened, asked, normed=normed, count=proposed)
+            windows = own_query.stored_documents(self.opened, found["document_id"].to_list())
+            rows = own_query.ranked_for(self.opened, asked, windows, ranking=ranking, count=count)
+            return rows.join(found.drop("norm"), on="document_id", how="left", maintain_order="left").lazy()
+
+    def refuse_without_index(self) -> None:
+        """Raises BadInput where the study has no index by which `find` could answer."""
+        with self._alone():
+            index_search.refuse_without_index(self._reading, self.opened.study)
 
     def _given(self, documents: Sequence[str] | str | None, texts: Sequence[str] | str | None) -> pl.DataFrame | None:
         import polars as pl
