@@ -116,7 +116,7 @@ def _stamp(step: Step, study: Study) -> str:
 
 
 @dataclass
-class _Compared:
+class Compared:
     """What is kept of the shards that have been compared: sums for correlations, and both ends' best documents."""
 
     proposed: int
@@ -164,7 +164,7 @@ def _agreement(step: Step, study: Study) -> pl.DataFrame:
     shards = step.lake.partition_rows(
         document_index_table(study.name), version=step.version(document_index_table(study.name))
     )
-    compared = _Compared(study.spec.options.index.candidates)
+    compared = Compared(study.spec.options.index.candidates)
     with step.progress(f"{study.name}: index agreement", sum(shards.values()), "documents") as progress:
         for shard, count in shards.items():
             compared.add(_of_shard(step, study, queries, shard))

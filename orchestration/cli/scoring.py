@@ -59,7 +59,7 @@ def score(
 )
 def ask(
     study: StudyName,
-    prompt: Annotated[str, typer.Option(help="What the model is given; \\\\n is a new line.")],
+    prompt: Annotated[str, typer.Option(help=r"What the model is given; \n is a new line.")],
     completion: Annotated[
         str | None, typer.Option(help="What is explained, with its leading space; left out: what the model writes.")
     ] = None,

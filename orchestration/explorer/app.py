@@ -18,6 +18,7 @@ from assets.findings.report.evidence_tables import method_name
 from compute.errors import BadInput
 from orchestration.explorer import document_page, guard, pages, query_page, statements, study_page
 from orchestration.explorer.address import address
+from orchestration.explorer.asking import Scorers, ask
 from orchestration.explorer.drawing import Drawings
 from orchestration.explorer.query_page import Asked
 from orchestration.explorer.searching import Indexing
@@ -42,6 +43,7 @@ def explorer(results: Results, cache: Path) -> FastAPI:
     _guard(app)  # last, and so around all other answers
     indexing = Indexing(cache)
     _add_pages(app, results, indexing, Drawings())
+    _add_asking(app, results)
     _add_files(app, results, indexing)
     return app
 
@@ -127,6 +129,15 @@ def _add_pages(app: FastAPI, results: Results, indexing: Indexing, drawings: Dra
         return HTMLResponse(pages.report(_fresh(results), study), headers=guard.OF_THE_REPORT)
 
 
+def _add_asking(app: FastAPI, results: Results) -> None:
+    scorers = Scorers()
+
+    @app.get("/ask")
+    def asked(study: Text, prompt: Choice = None, completion: Choice = None, ranking: Text = "normed") -> HTMLResponse:
+        shown = ask(_fresh(results), scorers, study, prompt, completion, ranking)
+        return _page("ask.html", title=f"Ask {study}", page=shown)
+
+
 def _add_files(app: FastAPI, results: Results, indexing: Indexing) -> None:
     from orchestration.explorer import exports
 
@@ -182,7 +193,7 @@ def _asked(
 
 def _fresh(results: Results) -> Results:
     """What the lake holds now, and not when the explorer was started."""
-    return Results(results.lake)
+    return Results(results.lake, results.studies)
 
 
 def _page(template: str, status: int = 200, **shown: Any) -> HTMLResponse:

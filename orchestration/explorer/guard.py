@@ -35,6 +35,9 @@ def refusal(request: Request) -> str | None:
     origin = request.headers.get("origin")
     if origin and _parts(origin).netloc != host:
         return f"the request comes from a page of {origin[:80]}, and only the explorer's own pages are answered"
+    # What another site's page loads into itself has no Origin; a link that leads here from there is a document.
+    if request.headers.get("sec-fetch-site") == "cross-site" and request.headers.get("sec-fetch-dest") != "document":
+        return "the request comes from a page of another site, and only the explorer's own pages are answered"
     if request.method not in ("GET", "HEAD"):
         return f"the explorer only reads, and answers no {request.method}"
     return None

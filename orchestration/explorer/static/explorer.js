@@ -11,16 +11,16 @@ function tell(text) {
   one(".note").textContent = text;
   one(".note").hidden = !text;
 }
-function wait() {
+function wait(note = "Reading the lake …") {
   clearTimeout(noting);
-  noting = setTimeout(() => { tell("Reading the lake …"); one("main").setAttribute("aria-busy", "true"); }, PATIENCE);
+  noting = setTimeout(() => { tell(note); one("main").setAttribute("aria-busy", "true"); }, PATIENCE);
 }
 function done() {
   tell("");
   one("main").removeAttribute("aria-busy");
 }
 addEventListener("pageshow", done);
-document.addEventListener("submit", (event) => { if (event.target.method === "get") wait(); });
+document.addEventListener("submit", (event) => { if (event.target.method === "get") wait(event.target.dataset.wait); });
 
 // A page shown in place of this one
 async function fetched(address) {
