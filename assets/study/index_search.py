@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ from compute.errors import BadInput
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from torch import Tensor
 
     from assets.specs.study import Study
     from assets.step.reading import Reading
@@ -53,12 +54,17 @@ def refuse_without_index(reading: Reading, study: Study) -> None:
 def proposed_documents(opened: OpenedStudy, asked: AskedQuery, *, normed: bool, count: int) -> pl.DataFrame:
     """The `count` documents with the highest estimated EK-FAC scores (÷ norm), best first, of columns `FOUND`.
 
-    Memory holds a batch of rows and the best so far. Raises BadInput as `refuse_without_index` does.
+    Raises BadInput as `refuse_without_index` does.
     """
-    from compute.sign_codes import CodeQuery
-
     refuse_without_index(opened.reading, opened.study)
     direction = {name: factors.dense() for name, factors in asked.gradients["ekfac"].items()}
+    return scan_index(opened, direction, normed=normed, count=count)
+
+
+def scan_index(opened: OpenedStudy, direction: Mapping[str, Tensor], *, normed: bool, count: int) -> pl.DataFrame:
+    """The same of an index that is known to be there; memory holds a batch of rows and the best so far."""
+    from compute.sign_codes import CodeQuery
+
     query = CodeQuery(opened.sketch.of_direction(direction))
     order = pl.when(pl.col("norm") > 0).then(pl.col("estimate") / pl.col("norm")).otherwise(0.0)
     by, best = order if normed else pl.col("estimate"), pl.DataFrame(schema=FOUND)

@@ -48,13 +48,11 @@ def index(tmp_path, vectors):
 @pytest.mark.parametrize("normed", [False, True])
 def test_the_best_of_all_shards_are_proposed(index, vectors, monkeypatch, rows, normed):
     monkeypatch.setattr(index_search, "ROWS", rows)
-    monkeypatch.setattr(index_search, "refuse_without_index", lambda *_: None)
     query = torch.randn(DIMENSIONS, generator=torch.Generator().manual_seed(1))
     opened = SimpleNamespace(
         reading=Reading(index), study=SimpleNamespace(name="any"), sketch=SimpleNamespace(of_direction=lambda _: query)
     )
-    asked = SimpleNamespace(gradients={"ekfac": {}})
-    found = index_search.proposed_documents(opened, asked, normed=normed, count=12)
+    found = index_search.scan_index(opened, {}, normed=normed, count=12)
     expected = []
     for shard, of_shard in vectors.items():
         signs, levels = np.where(of_shard > 0, 1, -1), CodeQuery(query)

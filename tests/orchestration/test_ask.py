@@ -159,12 +159,11 @@ def test_without_an_index_it_is_told_how_to_make_one(finished, indexed):
     told = headwater(finished.home, "ask", "tiny", "--prompt", "the cat")
     assert told.returncode == 1 and len(told.stderr.splitlines()) == 1
     assert "study tiny: has no index of its documents; add options.index to its file and run it" in told.stderr
-    exact = headwater(finished.home, "ask", "tiny", "--prompt", "the cat", "--completion", " sits", "--exact", "--json")
-    answer = json.loads(exact.stdout)
+    asked = ("ask", "tiny", "--prompt", "the cat", "--completion", " sits", "--json")
+    exact, by_index = headwater(finished.home, *asked, "--exact"), headwater(indexed.home, *asked)
+    assert (exact.returncode, by_index.returncode) == (0, 0), exact.stderr + by_index.stderr
+    answer, found = json.loads(exact.stdout), json.loads(by_index.stdout)
     assert [row["rank"] for row in answer["documents"]] == list(range(1, 11))
-    found = json.loads(
-        headwater(indexed.home, "ask", "tiny", "--prompt", "the cat", "--completion", " sits", "--json").stdout
-    )
     assert {name: found[name] for name in ("prompt", "completion", "generated")} == {
         "prompt": "the cat", "completion": " sits", "generated": False,
     }  # fmt: skip
