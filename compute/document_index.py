@@ -49,23 +49,23 @@ def indexed_documents(
 
     def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
         basis = sketch.curvature.eigenbasis[module.name]
-        folded, squares = [], []
+        entries, squares = [], []
         for rotated_DSA in rotated_gradients(module, basis, activation_BTI.to(dtype), gradient_BTO.to(dtype)):
-            folded.append(sketch.folded(module.name, rotated_DSA))
             squares.append(squared_norms(rotated_DSA.flatten(1)))
-        squares_B, folded_BK = torch.cat(squares).to(dtype), torch.cat(folded)
+            entries.append(sketch.kept(module.name, rotated_DSA))
+        squares_B, kept_BN = torch.cat(squares).to(dtype), torch.cat(entries)
         for index in batch.index_B:
             if index not in buckets:
                 buckets[index] = torch.zeros(sketch.dimensions, dtype=dtype, device=device)
         # In place and last: where memory runs out before, nothing has been added.
         squares_D.index_add_(0, batch.places, squares_B)
-        for index, folded_K in zip(batch.index_B, folded_BK, strict=True):
-            buckets[index] += folded_K
+        for index, kept_N in zip(batch.index_B, kept_BN, strict=True):
+            sketch.add(module.name, kept_N, buckets[index])
 
     settings = {"token_budget": token_budget, "on_batch": on_batch}
     for batch, _ in backward_passes(model, list(sketch.modules.values()), documents, consume, **settings):
         empty_K = torch.zeros(sketch.dimensions, dtype=dtype, device=device)
-        folded_BK = torch.stack([buckets.pop(index, empty_K) for index in batch.index_B])
-        codes, factors_B = encode(sketch.mixed(folded_BK))
+        buckets_BK = torch.stack([buckets.pop(index, empty_K) for index in batch.index_B])
+        codes, factors_B = encode(sketch.mixed(buckets_BK))
         norms_B = squares_D[batch.places].sqrt().to(torch.float32).cpu().numpy()
         yield IndexedDocuments(list(batch.index_B), codes, factors_B, norms_B)

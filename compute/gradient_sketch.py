@@ -67,22 +67,31 @@ class GradientSketch:
         """How many directions of all modules are kept."""
         return sum(len(kept.place_N) for kept in self._kept.values())
 
-    def folded(self, name: str, rotated_DSA: Tensor) -> Tensor:
-        """One module's part D×K of the buckets, of gradients in the eigenbasis that are not whitened yet."""
-        return self._fold(self._kept[name], self._kept[name].weight_N, rotated_DSA)
+    def kept(self, name: str, rotated_DSA: Tensor) -> Tensor:
+        """Of gradients in the eigenbasis, not whitened yet: the N whitened entries that are kept of one module, D×N."""
+        kept = self._kept[name]
+        return rotated_DSA.flatten(1)[:, kept.place_N].mul_(kept.weight_N)
 
-    def mixed(self, folded_DK: Tensor) -> Tensor:
-        """The sketches D×K, of the buckets summed over all modules."""
-        return _hadamard(folded_DK * self.sign_K)
+    def add(self, name: str, kept_DN: Tensor, buckets_DK: Tensor) -> None:
+        """Adds one module's kept entries to the buckets, in place: laid around them from the module's first on."""
+        start, rest_DN = self._kept[name].start, kept_DN
+        while rest_DN.shape[-1]:
+            part_DN, rest_DN = rest_DN.tensor_split([self.dimensions - start], dim=-1)
+            buckets_DK[..., start : start + part_DN.shape[-1]] += part_DN
+            start = 0
+
+    def mixed(self, buckets_DK: Tensor) -> Tensor:
+        """The sketches D×K, of the buckets to which all modules have been added."""
+        return _hadamard(buckets_DK * self.sign_K)
 
     def of_direction(self, direction: Mapping[str, Tensor]) -> Tensor:
         """The sketch K of a query, of its preconditioned gradient (H + λ)⁻¹ ∇L(q), given as O×I per module name."""
-        folded_1K = 0
+        buckets_1K = self.sign_K.new_zeros(1, self.dimensions)
         for name, kept in self._kept.items():
             rotated_SA = self.curvature.eigenbasis[name].rotate(direction[name].to(kept.weight_N))
             # (Λ + λ)⁻¹ is inside already: multiplied by √(Λ + λ) it is the whitened gradient.
-            folded_1K = folded_1K + self._fold(kept, 1 / kept.weight_N, rotated_SA[None])
-        return self.mixed(folded_1K)[0]
+            self.add(name, rotated_SA.flatten()[kept.place_N][None] / kept.weight_N, buckets_1K)
+        return self.mixed(buckets_1K)[0]
 
     def _choose(self, name: str, start: int) -> _Kept:
         whitening_N = self.curvature.whitening(name).flatten()
@@ -92,13 +101,6 @@ class GradientSketch:
         place_N = place_N[order_N.to(place_N.device)]
         signs_N = _signs(self.seed, f"{name} sign", len(place_N)).to(place_N.device, whitening_N.dtype)
         return _Kept(place_N, whitening_N[place_N] * signs_N, start)
-
-    def _fold(self, kept: _Kept, weight_N: Tensor, rotated_DSA: Tensor) -> Tensor:
-        """Directions in their order laid around the buckets, from the first of the module on."""
-        values_DN = rotated_DSA.flatten(1)[:, kept.place_N] * weight_N
-        rest = -(kept.start + len(weight_N)) % self.dimensions
-        padded_DM = torch.nn.functional.pad(values_DN, (kept.start, rest))
-        return padded_DM.unflatten(1, (-1, self.dimensions)).sum(1)
 
 
 def _smallest_share(curvature: Curvature, names: Mapping[str, TrackedModule], dimensions: int) -> float:

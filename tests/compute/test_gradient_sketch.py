@@ -58,11 +58,11 @@ def _factors(curvature, name):
 
 def sketches(sketch, curvature, documents):
     """The documents' sketches, of dense gradients."""
-    folded = 0
+    buckets = torch.zeros(len(documents), sketch.dimensions, dtype=torch.float64)
     for name in sketch.modules:
         rotated = torch.stack([curvature.eigenbasis[name].rotate(each[name]) for each in documents])
-        folded = folded + sketch.folded(name, rotated)
-    return sketch.mixed(folded)
+        sketch.add(name, sketch.kept(name, rotated), buckets)
+    return sketch.mixed(buckets)
 
 
 def directions(case, curvature):
