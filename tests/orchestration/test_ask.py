@@ -160,7 +160,7 @@ def test_without_an_index_it_is_told_how_to_make_one(finished, indexed):
     assert told.returncode == 1 and len(told.stderr.splitlines()) == 1
     assert "study tiny: has no index of its documents; add options.index to its file and run it" in told.stderr
     asked = ("ask", "tiny", "--prompt", "the cat", "--completion", " sits", "--json")
-    exact, by_index = headwater(finished.home, *asked, "--exact"), headwater(indexed.home, *asked)
+    exact, by_index = headwater(finished.home, *asked, "--exact"), headwater(indexed.home.root, *asked)
     assert (exact.returncode, by_index.returncode) == (0, 0), exact.stderr + by_index.stderr
     answer, found = json.loads(exact.stdout), json.loads(by_index.stdout)
     assert [row["rank"] for row in answer["documents"]] == list(range(1, 11))
@@ -174,7 +174,7 @@ def test_without_an_index_it_is_told_how_to_make_one(finished, indexed):
 
 
 def test_the_command_prints_documents(indexed):
-    told = headwater(indexed.home, "ask", "tiny", "--prompt", r"the\ncat", "-n", 3, "--ranking", "raw")
+    told = headwater(indexed.home.root, "ask", "tiny", "--prompt", r"the\ncat", "-n", 3, "--ranking", "raw")
     assert told.returncode == 0, told.stderr
     assert told.stdout.startswith("the\ncat") and "the model's own completion" in told.stdout
     rows = re.findall(r"^ +([0-9]+)  (r[0-9]+#[0-9])", told.stdout, re.MULTILINE)
