@@ -38,6 +38,10 @@ class Curvature:
         """A gradient in the eigenbasis, divided by the damped eigenvalues; not divided in the plain metric."""
         return rotated_SA if metric == "plain" else rotated_SA / self._damped(name, metric)
 
+    def damping_of(self, name: str) -> Tensor:
+        """λ of one module, as EK-FAC has it."""
+        return self.damping * self.eigenvalues[name].mean()
+
     def norm(self, gradients: dict[str, Tensor], metric: Metric) -> Tensor:
         """√⟨x, (H + λ)⁻¹ x⟩ of a gradient over all modules, √⟨x, x⟩ in the plain metric."""
         squares = []

@@ -20,6 +20,8 @@ from orchestration.graph import job_name, shard_keys, shards_key, study_assets_o
 
 PROCESS_TAG = "headwater/process"
 """Run tag: which process works on a run of the command line, so that a killed one is found."""
+INTERRUPTED = (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
+STOPPED = "stopped; what was finished is kept, and the same command goes on from there"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -30,6 +32,9 @@ class StepFailed(Exception):
     step: str
     sentence: str
     is_users_mistake: bool
+
+    def __str__(self) -> str:
+        return self.sentence if self.is_users_mistake else f"step {self.step} failed:\n{self.sentence}"
 
 
 def run_study(

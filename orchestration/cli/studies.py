@@ -60,7 +60,7 @@ def run(
     from orchestration.home import Home
     from orchestration.preflight import preflight
     from orchestration.resources import resources_of
-    from orchestration.run import StepFailed, run_study
+    from orchestration.run import INTERRUPTED, STOPPED, StepFailed, run_study
     from orchestration.studies import compared_studies, open_study
     from orchestration.summary import print_summary
 
@@ -76,7 +76,9 @@ def run(
     except BadInput as error:
         exit_with(str(error))
     except StepFailed as failed:
-        exit_with(failed.sentence if failed.is_users_mistake else f"step {failed.step} failed:\n{failed.sentence}")
+        exit_with(str(failed))
+    except INTERRUPTED:
+        exit_with(STOPPED, 130)
 
 
 @app.command()
