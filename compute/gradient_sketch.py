@@ -74,7 +74,7 @@ class GradientSketch:
 
     def add(self, name: str, kept_DN: Tensor, buckets_DK: Tensor) -> None:
         """Adds one module's kept entries to the buckets, in place: laid around them from the module's first on."""
-        start, rest_DN = self._kept[name].start, kept_DN
+        start, rest_DN = self._kept[name].start, kept_DN.to(buckets_DK.device)
         while rest_DN.shape[-1]:
             part_DN, rest_DN = rest_DN.tensor_split([self.dimensions - start], dim=-1)
             buckets_DK[..., start : start + part_DN.shape[-1]] += part_DN
