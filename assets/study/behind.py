@@ -15,6 +15,7 @@ from assets.corpus.shard_list import listed_shards, shards_table
 from assets.corpus.tokenizer import tokenizer_table
 from assets.lake.columns import TOKENIZER
 from assets.step.stored_now import StoredNow
+from assets.study.document_index import shards_to_index
 from assets.study.influence import expected_stamps, origins, scores_tables
 
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ BEHIND = ("stale", "missing")
 
 
 def shards_behind(lake: Lake, study: Study) -> list[str] | None:
-    """The shards to compute, in order; None where that cannot be told yet."""
+    """The shards to compute or to index, in order; None where that cannot be told yet."""
     if not is_begun(lake, study):
         return None
-    return [shard for shard, state in shard_states(lake, study).items() if state in BEHIND]
+    unindexed = shards_to_index(StoredNow(lake), study) if study.spec.options.index else ()
+    return [shard for shard, state in shard_states(lake, study).items() if state in BEHIND or shard in unindexed]
 
 
 def is_begun(lake: Lake, study: Study) -> bool:

@@ -23,6 +23,7 @@ from assets.step.declaring import asset_arguments
 from assets.step.fingerprints import fingerprint
 from assets.step.reading import Reading
 from assets.step.step import Step, run_step
+from assets.step.stored_now import StoredNow
 from assets.tracking.tracking import Tracking
 
 CODE_VERSION = "1"
@@ -77,7 +78,7 @@ def document_index_asset(study: Study) -> dg.AssetsDefinition:
     return document_index
 
 
-def expected_index_stamps(stored: Reading, study: Study, shards: Iterable[str]) -> dict[str, str | None]:
+def expected_index_stamps(stored: Reading | StoredNow, study: Study, shards: Iterable[str]) -> dict[str, str | None]:
     """The fingerprint that each shard's rows have when they are up to date; None for a shard without documents."""
     options = study.spec.options
     settings = (options.index.dimensions, options.damping, study.spec.model.dtype)
@@ -86,6 +87,14 @@ def expected_index_stamps(stored: Reading, study: Study, shards: Iterable[str]) 
     )
     documents = stored.shard_fingerprints(documents_table(study.spec.corpus.name))
     return {shard: fingerprint(inputs, documents[shard]) if shard in documents else None for shard in shards}
+
+
+def shards_to_index(stored: Reading | StoredNow, study: Study) -> list[str]:
+    """The shards whose documents are not indexed as they are now, or that have none any more, in order."""
+    found = stored.shard_fingerprints(document_index_table(study.name))
+    documents = stored.shard_fingerprints(documents_table(study.spec.corpus.name))
+    expected = expected_index_stamps(stored, study, found.keys() | documents.keys())
+    return sorted(shard for shard, stamp in expected.items() if found.get(shard) != stamp)
 
 
 def study_sketch(study: Study, curvature, modules):

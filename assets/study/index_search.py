@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from assets.corpus.documents import documents_table
-from assets.study.document_index import document_index_table, expected_index_stamps
+from assets.study.document_index import document_index_table, shards_to_index
 from compute.errors import BadInput
 
 if TYPE_CHECKING:
@@ -29,24 +28,19 @@ FOUND = {"document_id": pl.String, "estimate": pl.Float32, "norm": pl.Float32}
 def refuse_without_index(reading: Reading, study: Study) -> None:
     """Raises BadInput where the study has no index, or not of all documents, model, curvature and options as they are
     now."""
-    table, whole = (
-        document_index_table(study.name),
-        "--exact (Python: no candidates) goes through the whole corpus instead",
-    )
+    table, whole = document_index_table(study.name), "go through the whole corpus (headwater ask --exact)"
     if study.spec.options.index is None:
         raise BadInput(
             f"study {study.name}: has no index of its documents; add options.index to its file and run it, or {whole}"
         )
     if reading.lake.version(table) is None:
         raise BadInput(f"study {study.name}: its index of documents is not made yet; run the study, or {whole}")
-    stored = reading.shard_fingerprints(table)
-    shards = sorted(stored.keys() | reading.shard_fingerprints(documents_table(study.spec.corpus.name)).keys())
-    expected = expected_index_stamps(reading, study, shards)
-    other = [shard for shard in shards if stored.get(shard) != expected[shard]]
-    if other:
+    if other := shards_to_index(reading, study):
+        stored = reading.shard_fingerprints(table)
         what = "not indexed" if other[0] not in stored else "indexed with another fit, model, text or options"
+        count = len(stored.keys() | set(other))
         raise BadInput(
-            f"study {study.name}: {len(other)} of {len(shards)} shards are not in its index as they are now (shard "
+            f"study {study.name}: {len(other)} of {count} shards are not in its index as they are now (shard "
             f"{other[0]} is {what}); run the study again, or {whole}"
         )
 

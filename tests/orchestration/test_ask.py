@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 import yaml
 
+from assets.study.behind import shards_behind
 from assets.study.index_search import estimated_batches
 from assets.study.query_gradients import stored_gradients
 from compute.errors import BadInput
@@ -89,7 +90,9 @@ def test_its_agreement_with_the_scores_is_stored(indexed, scorer):
 def test_a_rerun_keeps_what_is_there_and_other_settings_do_not(finished, tmp_path, monkeypatch):
     study = with_index(finished, tmp_path, monkeypatch)
     with study.instance:
+        assert shards_behind(study.lake, study.study) == ["00000", "00001", "00002"]
         assert study.materialize(INDEX, shards=SHARDS, reuse=True).success
+        assert shards_behind(study.lake, study.study) == []
         first = study.lake.version(_table(study))
         assert study.materialize(INDEX, shards=SHARDS, reuse=True).success
         assert study.lake.version(_table(study)) == first
