@@ -159,7 +159,7 @@ def test_mistakes_are_sentences(scorer, ask, sentence):
 
 
 def test_without_an_index_it_is_told_how_to_make_one(finished):
-    with pytest.raises(BadInput, match="has no index of its documents; add options.index to its file and run it"):
+    with pytest.raises(BadInput, match=r"has no index of its documents; add options\.index to its file and run it"):
         Results.open(home_at(finished.home)).scorer("tiny").find("the cat")
 
 
