@@ -33,8 +33,7 @@ def main() -> int:
         console.print(f"[bold]Generating[/] the demo's corpus and queries in {directory}", highlight=False)
         demo = build(DemoSettings())
         write(demo, directory)
-        study = open_study(directory / "demo.yaml", home)
-        preflight(study)
+        study = open_study(directory / "demo.yaml", home, preflight)
         with home.instance() as instance:
             resources = resources_of(home)
             run_study(study, instance, resources)

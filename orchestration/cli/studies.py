@@ -66,9 +66,8 @@ def run(
 
     try:
         home = Home.from_environment().prepare()
-        study = open_study(study_file, home)
+        study = open_study(study_file, home, preflight)
         others = compared_studies(study, home.studies)
-        preflight(study)
         with home.instance() as instance:
             resources = resources_of(home)
             run_study(study, instance, resources, recompute=recompute, refit=refit, others=others)

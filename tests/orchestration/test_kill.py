@@ -74,7 +74,8 @@ def test_a_killed_run_leaves_whole_shards_and_is_completed_by_the_next(finished,
 
 
 def test_a_run_that_is_stopped_ends_at_the_first_asking_and_goes_on_later(tmp_path):
-    """Ctrl-C, once: no retry begins the shard anew, the run is cancelled, and one sentence says what to do."""
+    """Ctrl-C, once, which reaches all processes of the terminal's group: no retry begins the shard anew, the run is
+    cancelled, and one sentence says what to do."""
     study, home, reached = write_study(tmp_path), tmp_path / "home", tmp_path / "reached"
     process = subprocess.Popen(
         [sys.executable, "-c", PAUSE_IN_SHARD, "run", str(study)],
@@ -82,11 +83,12 @@ def test_a_run_that_is_stopped_ends_at_the_first_asking_and_goes_on_later(tmp_pa
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
+        start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # make may have it ignored
     )
     try:
         _until(reached, process)
-        process.send_signal(signal.SIGINT)
+        os.killpg(process.pid, signal.SIGINT)
         _, told = process.communicate(timeout=60)
     finally:
         process.kill()
