@@ -21,7 +21,7 @@ from assets.study.coverage import coverage_table
 from assets.study.rankings import rankings_table
 from assets.tracking.tracking import Tracking
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 STORY = "Claims with their evidence, figures, documents, settings, versions and limitations, on one page of HTML."
 FILE = "report.html"
 
