@@ -127,12 +127,13 @@ def _decide(step: Step, study: Study, table: Table, analyses: Sequence[Table]) -
 
 def decided(evidence: pl.DataFrame) -> list[dict]:
     """Every claim that the evidence can decide, for every method."""
-    rows = []
+    keys, rows = ("analysis", "method", "statistic", "group", "contrast"), []
+    known = {tuple(row[key] for key in keys): row for row in evidence.iter_rows(named=True)}
     for method in evidence["method"].unique().sort():
         for claim in _claims(evidence):
-            if row := claim.evidence(evidence, method):
-                control = claim.of_controls().evidence(evidence, method)
-                rows.append(_decided(claim, row, control, claim.against_controls(evidence, method)))
+            if row := claim.evidence(known, method):
+                control = claim.of_controls().evidence(known, method)
+                rows.append(_decided(claim, row, control, claim.against_controls(known, method)))
     return rows
 
 

@@ -48,7 +48,7 @@ def evidence_table(study: str) -> Table:
             Column(
                 "smallest_p",
                 pa.float64(),
-                "The smallest corrected p-value that so many queries could have had; from 0.05 on they are too few.",
+                "The smallest corrected p-value that so many queries and resamples could have; from 0.05 on: too few.",
             ),
             Column("queries", pa.int32(), "Queries of the group."),
             Column("chance", pa.float64(), "What would be expected by chance; NaN: does not apply."),

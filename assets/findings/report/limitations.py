@@ -71,8 +71,9 @@ def _p_values(resamples: int) -> str:
         "that its cause is the one that a claim names. One that is not small is no proof that there is no effect, so "
         "an effect counts as specific to the task only where the controls could have shown it and do not, and have a "
         "smaller one: the interval of the difference, which is not corrected for many comparisons, excludes none, and "
-        "where the evidence has that contrast its corrected p-value is below 0.05. Where controls are so few that no "
-        "corrected p-value of theirs could be below 0.05, the page says that they are too few to tell."
+        "where the evidence has that contrast, and so many queries and resamples could have shown it, its corrected "
+        "p-value is below 0.05. Where controls are so few that no corrected p-value of theirs could be below 0.05, "
+        "the page says that they are too few to tell."
     )
 
 

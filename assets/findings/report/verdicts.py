@@ -22,8 +22,8 @@ MOST_OF_ONE_ANALYSIS = 4
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim under one method. `in_controls` and `more` (than in the controls) are None where nobody knows; `verdict`
-    has the words of the table."""
+    """One claim under one method. `in_controls` and `more` (than in the controls) are None where nobody knows;
+    `verdict` has the words of the table."""
 
     name: str
     method: str
