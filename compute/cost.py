@@ -62,6 +62,8 @@ class Setting:
     logits_at_once: int  # entries; the engine takes fewer on a CPU
     dtype: str
     blocks: int = 1  # diagonal blocks of A and S
+    refined_passes: int = 0  # of the method astra, for each query over
+    refined_documents: int = 0  # of the sample
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class CostModel:
             "eigenbasis": self.eigenbasis(),
             "eigenvalues": self.eigenvalues(),
             "completions": self.completions(),
+            **({"refined_gradients": self.refined_gradients()} if self.setting.refined_passes else {}),
             "query_gradients": self.query_gradients(),
             "influence": self.influence(),
             "rankings": self.exact_scores(),
@@ -163,6 +166,24 @@ class CostModel:
         read = setting.generated * setting.new_tokens * self._weight_bytes()
         memory = self._model_memory(setting.token_budget, backward=False)
         return Cost(operations, memory, setting.queries * NORM_ROW_BYTES, weights_read=read)
+
+    def refined_gradients(self) -> Cost:
+        """Per query, pass and document: forward with its derivative along the direction, forward and backward, and the
+        sum of gradients (`compute/refinement.py`); per query and pass the preconditioner, two turns of each module."""
+        setting, model = self.setting, self.architecture
+        tracked = sum(map(entries, model.tracked))
+        moved = 2 * forward(model, setting.tokens) + head(model, setting.tokens - 1) + 4 * setting.tokens * tracked
+        per_document = self.sequence_pass(setting.tokens, setting.tokens - 1) + Counter({setting.dtype: moved})
+        turns = Counter({self._sums: sum(2 * turn(each, setting.blocks) for each in model.tracked)})
+        once = _times(setting.refined_documents, per_document) + turns
+        operations = _times(setting.queries * setting.refined_passes, once)
+        memory = self._model_memory(setting.token_budget) | {
+            "eigenbasis": self._factor_bytes(),
+            "eigenvalues": self._entry_bytes(),
+            "vectors of the iteration": 6 * self._entry_bytes(),
+        }
+        written = setting.queries * self._entry_bytes()
+        return Cost(operations, memory, written, self._factor_bytes() + self._entry_bytes())
 
     def query_gradients(self) -> Cost:
         """Per query and module: form G, rotate it once, and per metric truncate it: a Gram matrix of the smaller side

@@ -31,27 +31,42 @@ def query_gradients(
     rank: int | None = 32,
     agreement: float | None = None,
     methods: SequenceOf[str] = USUAL,
+    refined: Callable[[str], dict[str, Tensor]] | None = None,
     on_query: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[str, str, dict[str, LowRankGradient]]]:
     """Per query and method: (method, query key, factors per module name), one query's gradients in memory at a time.
 
     `rank` None keeps the full rank; `agreement` chooses ranks per module instead, for scores that are expected to
-    correlate with full-rank ones at it, of methods of unit norm before they are divided by a document's. Raises
-    BadInput for an unknown method or a query whose loss is not finite.
+    correlate with full-rank ones at it, of methods of unit norm before they are divided by a document's. `refined`
+    gives the gradients that refined methods take instead, by a query's key. Raises BadInput for an unknown method or a
+    query whose loss is not finite.
     """
-    metrics = metrics_of(methods)
+    metrics = metrics_of(method for method in methods if not known_method(method).refined)
     for query in queries:
         gradients = dense_gradients(model, modules, query)
-        if agreement is None:
-            by_module = {name: _low_rank(name, each, curvature, rank, metrics) for name, each in gradients.items()}
-            cut = {metric: {name: factors[metric] for name, factors in by_module.items()} for metric in metrics}
-        else:
-            cut = _agreeing(gradients, curvature, agreement, metrics)
+        cut = _cut(gradients, curvature, rank, agreement, metrics)
         for method in methods:
-            metric = known_method(method).metric
-            yield method, query.key, _at_norm(method, cut[metric], gradients, curvature)
+            known = known_method(method)
+            if known.refined:
+                yield method, query.key, _cut(refined(query.key), curvature, rank, agreement, ["plain"])["plain"]
+            else:
+                yield method, query.key, _at_norm(method, cut[known.metric], gradients, curvature)
         if on_query:
             on_query(query.key)
+
+
+def _cut(
+    gradients: dict[str, Tensor],
+    curvature: Curvature,
+    rank: int | None,
+    agreement: float | None,
+    metrics: SequenceOf[Metric],
+) -> dict[Metric, dict[str, LowRankGradient]]:
+    """Factors per metric and module name, at one rank or at those that are chosen for an agreement."""
+    if agreement is not None:
+        return _agreeing(gradients, curvature, agreement, metrics)
+    by_module = {name: _low_rank(name, each, curvature, rank, metrics) for name, each in gradients.items()}
+    return {metric: {name: factors[metric] for name, factors in by_module.items()} for metric in metrics}
 
 
 def _low_rank(

@@ -12,6 +12,8 @@ from assets.corpus.tokenizer import stored_tokenizer
 from assets.curvature.factors import stored_curvature
 from assets.model.opening import open_traced_model
 from assets.study.completions import completions_table, query_sequences
+from assets.study.refined_gradients import stored_refined
+from compute.methods import known_method
 
 if TYPE_CHECKING:
     from assets.specs.study import Study
@@ -57,7 +59,7 @@ def _scored_pairs(step: Step, study: Study, ranked: pl.DataFrame, model, modules
     total = sum(part["document_id"].n_unique() for _, part in groups)
     with step.progress(f"{study.name}: exact scores", total, "documents") as progress:
         for group, part in groups:
-            directions = _directions(study, query_model, modules, group, curvature)
+            directions = _directions(step, study, query_model, modules, group, curvature)
             pairs |= _score_group(study, part, model, modules, directions, curvature, progress)
     return pairs
 
@@ -70,15 +72,17 @@ def _of_queries(ranked: pl.DataFrame, queries: list) -> pl.DataFrame:
     return ranked.filter(pl.col("query_id").is_in([query.key for query in queries]))
 
 
-def _directions(study: Study, model, modules, queries: list, curvature) -> dict:
-    """Full-rank directions by (method, query)."""
+def _directions(step: Step, study: Study, model, modules, queries: list, curvature) -> dict:
+    """Full-rank directions by (method, query); refined ones as they are stored."""
     from compute.query_gradients import dense_gradients, directed
 
     directions = {}
     for query in queries:
         gradients = dense_gradients(model, modules, query)
         for method in study.spec.options.methods:
-            directions[method, query.key] = directed(method, gradients, curvature)
+            refined = known_method(method).refined
+            found = stored_refined(step, study.name, query.key) if refined else directed(method, gradients, curvature)
+            directions[method, query.key] = found
     return directions
 
 

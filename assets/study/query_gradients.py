@@ -18,8 +18,10 @@ from assets.step.fingerprints import fingerprint
 from assets.step.reading import Reading
 from assets.step.step import Step, run_step
 from assets.study.completions import completions_table, query_sequences, query_side_dtypes, query_side_tables
+from assets.study.refined_gradients import refined_gradients_table, stored_refined
 from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
+from compute.methods import refines
 
 CODE_VERSION = "1"
 STORY = "The gradient of each completion's loss, preconditioned by the curvature and cut to a low rank."
@@ -78,11 +80,13 @@ def _finite_check(study: str) -> Check:
 
 def _upstream(study: Study) -> tuple[Table, ...]:
     fit = study.spec.curvature.name
+    refined = (refined_gradients_table(study.name),) if refines(study.spec.options.methods) else ()
     return (
         completions_table(study.name),
         eigenbasis_table(fit),
         eigenvalues_table(fit),
         *query_side_tables(study),
+        *refined,
     )
 
 
@@ -157,12 +161,19 @@ def _batches(step: Step, study: Study, table: Table, stamp: str, facts: dict) ->
             rank=options.kept_rank,
             agreement=options.rank_agreement,
             methods=options.methods,
+            refined=lambda query_id: _placed(stored_refined(step, study.name, query_id), model),
             on_query=lambda _: progress.advance(1),
         ):
             for module, gradient in gradients.items():
                 ranks.append(gradient.rank)
                 yield _components(step, study.name, table, (method, query_id, module), gradient, stamp)
     facts["mean rank"] = round(sum(ranks) / max(1, len(ranks)), 1)
+
+
+def _placed(gradients: dict, model) -> dict:
+    from compute.passes import placement
+
+    return {name: gradient_OI.to(*placement(model)) for name, gradient_OI in gradients.items()}
 
 
 def _components(

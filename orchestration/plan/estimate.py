@@ -144,10 +144,11 @@ def _history(study: Study, home: Home) -> tuple[dict[str, Recorded], float | Non
 
 def _setting(study: Study, corpus: Corpus, queries: Queries, rank: float | None, device: Hardware) -> Setting:
     from compute.cost import Setting
-    from compute.methods import metrics_of, whitens
+    from compute.methods import known_method, metrics_of, refines, whitens
 
     options, fit = study.spec.options, study.spec.curvature
     chosen = round(rank) if rank else AUTO_RANK
+    plain = [method for method in options.methods if not known_method(method).refined]
     return Setting(
         documents=corpus.documents,
         tokens=corpus.tokens,
@@ -157,8 +158,10 @@ def _setting(study: Study, corpus: Corpus, queries: Queries, rank: float | None,
         generated=queries.generated,
         new_tokens=queries.new_tokens,
         methods=len(options.methods),
-        metrics=len(metrics_of(options.methods)),
+        metrics=len(metrics_of(plain)) + len(options.methods) - len(plain),
         whitens=whitens(options.methods),
+        refined_passes=options.refinement.passes if refines(options.methods) else 0,
+        refined_documents=min(options.refinement.documents, fit.sample_documents, corpus.documents),
         rank=chosen if options.rank == "auto" else options.kept_rank,
         agreement=options.rank == "auto",
         top_k=options.top_k,
