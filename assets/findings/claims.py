@@ -121,9 +121,7 @@ def _names(decisive: Sequence[Table]) -> list[str]:
     return [each.key[-1] for each in decisive]
 
 
-def _decide(
-    step: Step, study: Study, table: Table, decisive: Sequence[Table], analyses: Sequence[Analysis]
-) -> None:
+def _decide(step: Step, study: Study, table: Table, decisive: Sequence[Table], analyses: Sequence[Analysis]) -> None:
     if problem := outdated_analysis(StoredNow(step.lake), study, analyses):
         raise BadInput(problem)
     stamps = step.lake.fingerprints(evidence_table(study.name), version=step.version(evidence_table(study.name)))
