@@ -51,9 +51,11 @@ def _named_skeleton(model: ModelSpec, base: str):
 
 
 def _check_modules(study: Study, skeleton) -> None:
+    from compute.block_diagonal import check_blocks
     from compute.tracked_modules import select_modules
 
     tracked = select_modules(skeleton, study.spec.curvature.modules)
+    check_blocks(tracked, study.spec.curvature.blocks)
     rank = study.spec.options.rank
     smallest = min(tracked, key=lambda module: min(module.out_features, module.in_dim))
     if isinstance(rank, int) and rank > (limit := min(smallest.out_features, smallest.in_dim)):
