@@ -58,9 +58,7 @@ class _Sums:
         if self.module.has_bias:
             ones = activation[-1].new_tensor([[float(self.tokens)]])
             border_M1 = self.activation_I[-len(activation[-1]) :, None]
-            activation[-1] = torch.cat(
-                [torch.cat([activation[-1], border_M1], 1), torch.cat([border_M1.T, ones], 1)]
-            )
+            activation[-1] = torch.cat([torch.cat([activation[-1], border_M1], 1), torch.cat([border_M1.T, ones], 1)])
         count = max(1, self.tokens)  # an expert that no token reached has zeros
         activation_II, gradient_OO = (of_blocks([each / count for each in side]) for side in (activation, gradient))
         return ModuleCovariances(activation_II, gradient_OO, self.tokens)

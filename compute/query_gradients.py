@@ -117,9 +117,7 @@ def _norms(
     return [{metric: torch.stack(each).sum().sqrt() for metric, each in of_query.items()} for of_query in squares]
 
 
-def _at_norm(
-    method: str, cut: dict[str, LowRankGradient], norms: dict[Metric, Tensor]
-) -> dict[str, LowRankGradient]:
+def _at_norm(method: str, cut: dict[str, LowRankGradient], norms: dict[Metric, Tensor]) -> dict[str, LowRankGradient]:
     """The factors divided by the norm of the query's whole gradient, where the method says so."""
     if not known_method(method).unit_norm:
         return cut
