@@ -1,6 +1,6 @@
 """What the platform adds to the computation of a shard of default size: python -m benchmarks.overhead [SHARDS] [WIDTH]
 
-Shards of 1,000 records are scored by a step of its own, as the Dagster UI would start it. Everything in the run that is
+Shards of 5,000 records are scored by a step of its own, as the Dagster UI would start it. Everything in the run that is
 not the pass over the documents (opening the model, reading, writing, checks, events, MLflow, figures) is overhead.
 """
 
@@ -27,7 +27,7 @@ from orchestration.resources import resources_of
 from orchestration.run import QUIET, run_study
 from orchestration.studies import open_study
 
-DEFAULT_SIZE = GeneratedStudy("overhead", records=1_000, words=250, max_tokens=256, hidden_size=128, layers=4, rank=32)
+DEFAULT_SIZE = GeneratedStudy("overhead", records=5_000, words=250, max_tokens=256, hidden_size=128, layers=4, rank=32)
 SCORES = ("influence", "document_norms", "candidates")
 
 

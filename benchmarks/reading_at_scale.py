@@ -1,8 +1,8 @@
-"""How long reading takes over many scores: python -m benchmarks.reading_at_scale [--rows 1000000000] [--directory DIR]
+"""How long reading takes over many scores: python -m benchmarks.reading_at_scale [--rows 1000000000] [--keep DIR]
 
 Without --rows: 10 million scores (32 queries) in 10 and in 1,000 shards, read through influence alone and through the
 clustered table, with what one more shard costs. With --rows: so many scores of 100 queries as sorted runs (some
-13 bytes a score on disk, under --directory, removed at the end). A warm process; medians of five, over other queries
+13 bytes a score on disk). With --keep the lake stays there, and is only read where it is there already. A warm process; medians of five, over other queries
 each time, and the processor's seconds beside them (`work`). One JSON object a line.
 """
 
@@ -22,6 +22,7 @@ from fastapi.testclient import TestClient
 
 from assets.lake.lake import Lake
 from assets.study.completions import completions_table
+from assets.study.influence import influence_table
 from assets.study.rankings import rankings_table
 from benchmarks.generated_scores import METHOD, GeneratedScores
 from orchestration.explorer.app import explorer
@@ -38,11 +39,11 @@ SQL_OF_BOTH_METHODS = SQL.replace("AND method = 'ekfac' ", "")
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     asked.add_argument("--rows", type=int, help="Scores of the large table.")
-    asked.add_argument("--directory", type=Path, help="Where the tables lie meanwhile.")
+    asked.add_argument("--keep", type=Path, help="Where the lake of --rows is written, or is already.")
     arguments = asked.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.directory) as root:
+    with tempfile.TemporaryDirectory() as root:
         if arguments.rows:
-            large(Path(root), arguments.rows)
+            large(arguments.keep or Path(root), arguments.rows)
             return
         for shards in (10, 1_000):
             small(Path(root) / str(shards), shards)
@@ -77,14 +78,11 @@ def large(root: Path, rows: int) -> None:
     """The clustered table alone."""
     documents = 10_000
     scores = GeneratedScores(Lake(uri=str(root)), STUDY, rows // 100 // documents, documents, 100)
-    started = time.monotonic()
-    for written in scores.write_runs(20):
-        told(step="runs are written", rows=written, seconds=time.monotonic() - started)
-    measure_large(scores)
-
-
-def measure_large(scores: GeneratedScores) -> None:
-    write_people_s_tables(scores)
+    if scores.lake.version(influence_table(STUDY)) is None:
+        started = time.monotonic()
+        for written in scores.write_runs(20):
+            told(step="runs are written", rows=written, seconds=time.monotonic() - started)
+        write_people_s_tables(scores)
     measure(scores, f"{scores.shards * scores.documents * scores.queries:,} rows, clustered")
 
 

@@ -41,6 +41,10 @@ class Curvature:
         """A gradient in the eigenbasis, divided by the damped eigenvalues; not divided in the plain metric."""
         return rotated_SA if metric == "plain" else rotated_SA / self._damped(name, metric)
 
+    def damping_of(self, name: str) -> Tensor:
+        """λ of one module, as EK-FAC has it."""
+        return self.damping * self.eigenvalues[name].mean()
+
     def square(self, name: str, gradient_OI: Tensor, metric: Metric) -> Tensor:
         """What a module adds to a gradient's ⟨x, (H + λ)⁻¹ x⟩, to ⟨x, x⟩ in the plain metric."""
         if metric == "plain":

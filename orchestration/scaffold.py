@@ -107,7 +107,7 @@ corpus:
   name: {name}
   path: {_relative(corpus, base)}
   fields: {{{mapping}}}
-  shard_records: 1000
+  shard_records: 5000
   max_tokens: {min(MAX_TOKENS, context)}
 model:
   name: {name}

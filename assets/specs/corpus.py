@@ -64,7 +64,7 @@ class CorpusSpec(Spec):
     max_records: int | None = Field(None, ge=1, description="records taken from the hub data set's beginning")
     format: Format | None = Field(None, description="format of the files; left out: told by their suffixes")
     fields: FieldMapping = Field(FieldMapping(), description="which fields hold text, id and source")
-    shard_records: int = Field(1000, ge=1, description="records per shard, the unit of work and retry")
+    shard_records: int = Field(5000, ge=1, description="records per shard, the unit of work and retry")
     max_tokens: int = Field(256, ge=2, description="tokens of the longest document, special ones included")
     end_of_text: bool = Field(False, description="append the tokenizer's end-of-sequence token to each record")
     max_rejected: float = Field(0.05, ge=0, le=1, description="share of rejected records that is tolerated")

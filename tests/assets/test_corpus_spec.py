@@ -16,7 +16,7 @@ def test_defaults():
     spec = corpus()
     assert spec.path == ("a.jsonl",)
     assert (spec.fields.text, spec.fields.id, spec.fields.source) == ("text", None, None)
-    assert (spec.shard_records, spec.max_tokens, spec.end_of_text, spec.max_rejected) == (1000, 256, False, 0.05)
+    assert (spec.shard_records, spec.max_tokens, spec.end_of_text, spec.max_rejected) == (5000, 256, False, 0.05)
     assert spec.tokenizer.checkpoint and spec.tokenizer.train is None
 
 
