@@ -63,8 +63,8 @@ class StudyOptions(Spec):
     memory_mib: int = Field(
         2048,
         ge=64,
-        description="Memory for gradients that scoring keeps or forms, next to the model and the queries' factors; "
-        "it does not change the result.",
+        description="Memory for gradients that scoring keeps or forms, next to the model and the queries' factors, and "
+        "for the curvature's factors where queries' gradients are taken; it does not change the result.",
     )
     min_agreement: float = Field(
         0.9,
@@ -95,6 +95,10 @@ class StudyOptions(Spec):
         if twice := [method for method in set(self.methods) if self.methods.count(method) > 1]:
             raise ValueError(f"methods lists {twice[0]} twice")
         return self
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.memory_mib * 2**20
 
     @property
     def kept_rank(self) -> int | None:
