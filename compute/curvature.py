@@ -5,6 +5,7 @@ O outputs, I inputs (with the bias column), S and A eigen-directions, D document
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +19,14 @@ from compute.methods import Metric
 class Curvature:
     """An EK-FAC fit: the eigenbasis and Λ_SA of each module by name, and `damping` as a multiple of mean(Λ).
 
+    The two may be mappings that read a module's factors when they are asked for.
+
     `document_tokens` is the mean number of tokens, per document that it was fitted on, that reach each module, which
     K-FAC needs.
     """
 
-    eigenbasis: dict[str, ModuleEigenbasis]
-    eigenvalues: dict[str, Tensor]
+    eigenbasis: Mapping[str, ModuleEigenbasis]
+    eigenvalues: Mapping[str, Tensor]
     damping: float = 0.1
     document_tokens: dict[str, float] | None = None
 
@@ -42,15 +45,11 @@ class Curvature:
         """λ of one module, as EK-FAC has it."""
         return self.damping * self.eigenvalues[name].mean()
 
-    def norm(self, gradients: dict[str, Tensor], metric: Metric) -> Tensor:
-        """√⟨x, (H + λ)⁻¹ x⟩ of a gradient over all modules, √⟨x, x⟩ in the plain metric."""
-        squares = []
-        for name, gradient_OI in gradients.items():
-            if metric == "plain":
-                squares.append(gradient_OI.square().sum())
-            else:
-                squares.append(self.whitened_squares(name, self.eigenbasis[name].rotate(gradient_OI)[None], metric)[0])
-        return torch.stack(squares).sum().sqrt()
+    def square(self, name: str, gradient_OI: Tensor, metric: Metric) -> Tensor:
+        """What a module adds to a gradient's ⟨x, (H + λ)⁻¹ x⟩, to ⟨x, x⟩ in the plain metric."""
+        if metric == "plain":
+            return gradient_OI.square().sum()
+        return self.whitened_squares(name, self.eigenbasis[name].rotate(gradient_OI)[None], metric)[0]
 
     def whitening(self, name: str, metric: Metric = "ekfac") -> Tensor:
         """(H + λ)^-½ in the eigenbasis, by which a gradient there is multiplied; zero where there is no curvature."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compute.batches import Batch, Sequence
+from compute.devices import module_device
 from compute.eigenbasis import ModuleEigenbasis
 from compute.module_gradients import document_gradients
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
@@ -33,8 +34,8 @@ def fit_eigenvalues(
     on_batch: OnBatch | None = None,
 ) -> dict[str, Tensor]:
     """Λ_SA per module name. Arguments and errors as for `fit_covariances`; the labels must be the same ones."""
-    device, dtype = next(model.parameters()).device, accumulation_dtype(model)
-    sums = {m.name: torch.zeros(m.out_features, m.in_dim, dtype=dtype, device=device) for m in modules}
+    dtype = accumulation_dtype(model)
+    sums = {m.name: torch.zeros(m.out_features, m.in_dim, dtype=dtype, device=module_device(model, m)) for m in modules}
 
     def consume(_: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
         basis, total_SA = eigenbasis[module.name], torch.zeros_like(sums[module.name])
@@ -63,11 +64,9 @@ def rotated_gradients(
     rotate_gradient = outputs * inputs * (outputs + inputs) < positions * (outputs**2 + inputs**2)
     if rotate_gradient:
         for gradient_DOI in document_gradients(module, activation_BTI, gradient_BTO):
-            yield basis.gradient_vectors_OS.T @ gradient_DOI @ basis.activation_vectors_IA
+            yield basis.rotate(gradient_DOI)
         return
-    activation_BTA = activation_BTI @ basis.activation_vectors_IA[: module.in_features]
-    if module.has_bias:
-        activation_BTA += basis.activation_vectors_IA[-1]
+    activation_BTA = basis.rotate_inputs(activation_BTI, module.has_bias)
     # The bias column is inside the rotated activations now, so the plain product is the whole gradient.
     rotated = TrackedModule(module.name, inputs, outputs, has_bias=False)
     yield from document_gradients(rotated, activation_BTA, gradient_BTO @ basis.gradient_vectors_OS)

@@ -18,11 +18,13 @@ from torch import Tensor, nn
 
 from compute.batches import Batch, Sequence
 from compute.curvature import Curvature, over
+from compute.devices import input_device, module_device
 from compute.document_norms import DocumentNorms
+from compute.errors import BadInput
 from compute.low_rank import LowRankGradient
 from compute.methods import norm_metric, norm_metrics
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
-from compute.routes import Choice, Workload, choose, make_route
+from compute.routes import FORMED_SHARE, PARTS, Choice, Workload, choose, make_route
 from compute.tracked_modules import TrackedModule
 
 MEMORY_BYTES = 2**31  # what the queries' dense gradients and the documents' may take together
@@ -64,7 +66,7 @@ class InfluencePass:
         if methods and len(methods) != len(gradients):
             raise ValueError(f"{len(methods)} methods for {len(gradients)} gradients")
         self.token_budget, self.methods, self.curvature = token_budget, tuple(methods), curvature
-        self.dtype, self.device = accumulation_dtype(model), next(model.parameters()).device
+        self.dtype, self.device = accumulation_dtype(model), input_device(model)
         self.products = products or self.dtype
         documents = max(1, token_budget // typical_tokens)
         workload = Workload(typical_tokens, documents, memory_bytes, self.products.itemsize)
@@ -73,7 +75,12 @@ class InfluencePass:
         self.choices = choose_routes(self.modules, ranks, workload)
         self.routes = {
             module.name: make_route(
-                self.choices[module.name], module, factors[module.name], workload, self.products, self.device
+                self.choices[module.name],
+                module,
+                factors[module.name],
+                workload,
+                self.products,
+                module_device(model, module),
             )
             for module in self.modules
         }
@@ -94,9 +101,9 @@ class InfluencePass:
                 activation_BTI.to(self.products), gradient_BTO.to(self.products)
             )
             squares = norms.of_module(module, activation_BTI, gradient_BTO, {"plain": plain_B.to(self.dtype)})
-            scores_QB = scores_BQ.T.to(self.dtype)
+            scores_QB = scores_BQ.T.to(self.device, self.dtype)
             # In place and last: where memory runs out before, nothing has been added.
-            scores_QD.index_add_(1, batch.places, scores_QB)
+            scores_QD.index_add_(1, batch.places.to(self.device), scores_QB)
             norms.add(batch, squares)
 
         settings = {"token_budget": self.token_budget, "on_batch": on_batch}
@@ -116,15 +123,29 @@ class InfluencePass:
 def choose_routes(
     modules: SequenceOf[TrackedModule], ranks: dict[str, list[int]], workload: Workload
 ) -> dict[str, Choice]:
-    """The choice of each module by name, for queries of these ranks at it; `formed` as long as the memory lasts."""
+    """The choice of each module by name, for queries of these ranks at it; `formed` as long as the memory lasts.
+
+    Raises BadInput where the memory does not hold one document's gradient of a module that forms them.
+    """
     dense_bytes = workload.memory_bytes - workload.formed_bytes
     choices = {}
     for module in modules:
         choice = choices[module.name] = choose(module, ranks[module.name], workload, dense_bytes)
+        _refuse_too_little(module, choice, workload)
         if choice.route == "formed":
             entries = len(ranks[module.name]) * module.out_features * module.in_dim
             dense_bytes -= entries * workload.bytes_per_entry
     return choices
+
+
+def _refuse_too_little(module: TrackedModule, choice: Choice, workload: Workload) -> None:
+    gradient = module.out_features * module.in_dim * workload.bytes_per_entry
+    least = FORMED_SHARE * PARTS[choice.route] * gradient
+    if least > workload.memory_bytes:
+        raise BadInput(
+            f"options.memory_mib: {workload.memory_bytes // 2**20} is too little for one document's gradient of "
+            f"{module.name}, of {-(-gradient // 2**20)} MiB; give {-(-least // 2**20)} at least"
+        )
 
 
 def score_documents(

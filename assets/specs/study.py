@@ -89,8 +89,8 @@ class StudyOptions(Spec):
     memory_mib: int = Field(
         2048,
         ge=64,
-        description="Memory for gradients that scoring keeps or forms, next to the model and the queries' factors; "
-        "it does not change the result.",
+        description="Memory for gradients that scoring keeps or forms, next to the model and the queries' factors, and "
+        "for the curvature's factors where queries' gradients are taken; it does not change the result.",
     )
     min_agreement: float = Field(
         0.9,
@@ -132,6 +132,10 @@ class StudyOptions(Spec):
         if self.index and "ekfac" not in self.methods:
             raise ValueError("index estimates scores of ekfac, which methods does not list; add it, or leave index out")
         return self
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.memory_mib * 2**20
 
     @property
     def kept_rank(self) -> int | None:

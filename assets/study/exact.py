@@ -10,17 +10,16 @@ import polars as pl
 
 from assets.corpus.tokenizer import stored_tokenizer
 from assets.curvature.factors import stored_curvature
+from assets.model.memory import refuse_beyond_memory
 from assets.model.opening import open_traced_model
 from assets.study.completions import completions_table, query_sequences
 from assets.study.refined_gradients import stored_refined
-from compute.methods import known_method
+from compute.methods import known_method, whitens
 
 if TYPE_CHECKING:
     from assets.specs.study import Study
     from assets.step.step import Step
     from compute.exact_scores import ExactScore
-
-DENSE_BUDGET_BYTES = 2**30  # full-rank query gradients held at once
 
 
 def add_exact_scores(step: Step, study: Study, ranked: pl.DataFrame) -> tuple[pl.DataFrame, float]:
@@ -49,11 +48,25 @@ def with_shares(rows: pl.DataFrame, scored: Sequence[ExactScore], names: Sequenc
 
 def _scored_pairs(step: Step, study: Study, ranked: pl.DataFrame, model, modules) -> dict:
     """ExactScore by (method, query, document)."""
+    from compute.exact_scores import DENSE_BYTES
+    from compute.factor_memory import entry_bytes, residence
+
     queries = query_sequences(step.scan(completions_table(study.name)).sort("position").collect().to_dicts())
-    curvature = stored_curvature(step, study, model, modules)
+    longest = ranked["token_ids"].list.len().max() or 2
+    sizes = {"documents": ranked["document_id"].n_unique(), "tokens": longest, "queries": len(queries)}
+    refuse_beyond_memory(study, "rankings", model, modules, **sizes)
+    methods = study.spec.options.methods
+    copies = 1 + len(methods)  # a gradient, and the directions along it
+    held = residence(
+        modules,
+        study.spec.curvature.blocks,
+        study.spec.options.memory_bytes,
+        copies,
+        keeps_all=whitens(methods),  # the pass over documents needs them too
+    )
+    curvature = stored_curvature(step, study, model, modules, keeps_all=held.keeps_all)
     query_model = open_traced_model(step, study, query_side=True)[0] if study.spec.query_model else model
-    size = 4 * sum(module.out_features * module.in_dim for module in modules) * len(study.spec.options.methods)
-    at_once = max(1, DENSE_BUDGET_BYTES // size)
+    at_once = max(1, DENSE_BYTES // (copies * sum(map(entry_bytes, modules))))
     pairs: dict = {}
     groups = [(group, _of_queries(ranked, group)) for group in _groups(queries, at_once)]
     total = sum(part["document_id"].n_unique() for _, part in groups)
@@ -76,14 +89,16 @@ def _directions(step: Step, study: Study, model, modules, queries: list, curvatu
     """Full-rank directions by (method, query); refined ones as they are stored."""
     from compute.query_gradients import dense_gradients, directed
 
-    directions = {}
-    for query in queries:
-        gradients = dense_gradients(model, modules, query)
-        for method in study.spec.options.methods:
-            refined = known_method(method).refined
-            found = stored_refined(step, study.name, query.key) if refined else directed(method, gradients, curvature)
-            directions[method, query.key] = found
-    return directions
+    methods = study.spec.options.methods
+    plain = [method for method in methods if not known_method(method).refined]
+    found: list[dict] = [{} for _ in queries]
+    if plain:
+        found = directed(plain, [dense_gradients(model, modules, query) for query in queries], curvature)
+    return {
+        (method, query.key): of_query[method] if method in of_query else stored_refined(step, study.name, query.key)
+        for query, of_query in zip(queries, found, strict=True)
+        for method in methods
+    }
 
 
 def _score_group(study: Study, part: pl.DataFrame, model, modules, directions: dict, curvature, progress) -> dict:

@@ -10,6 +10,7 @@ from assets.lake.columns import METHOD, MODULE, QUERY_ID, STAMP
 from assets.lake.lake import Lake
 from assets.lake.matrices import VECTOR, vectors
 from assets.lake.tables import Column, Table
+from assets.model.memory import refuse_beyond_memory
 from assets.model.opening import open_traced_model
 from assets.specs.study import Study
 from assets.step.checks import Check
@@ -145,12 +146,25 @@ def stored_gradients(step: Reading, study: str) -> dict[tuple[str, str], dict]:
 
 def _batches(step: Step, study: Study, table: Table, stamp: str, facts: dict) -> Iterator[pa.RecordBatch]:
     """The rows; `facts` gets the mean rank when all of them are made, before they are written."""
+    from compute.factor_memory import gradient_copies, residence
+    from compute.methods import known_method, metrics_of
     from compute.query_gradients import query_gradients
 
     options = study.spec.options
     model, modules = open_traced_model(step, study, query_side=True)
-    curvature = stored_curvature(step, study, model, modules)
+    metrics = metrics_of(method for method in options.methods if not known_method(method).refined)
+    copies = gradient_copies(max(1, len(metrics)), options.rank_agreement is not None)
+    held = residence(modules, study.spec.curvature.blocks, options.memory_bytes, copies)
+    if not held.keeps_all:
+        step.context.log.info(
+            f"{study.name}: the factors of all modules do not fit into options.memory_mib ({options.memory_mib}); they "
+            f"are read module by module, for {held.queries_at_once} queries at a time"
+        )
     queries = query_sequences(step.scan(completions_table(study.name)).sort("position").collect().to_dicts())
+    longest = max(map(len, queries), default=2)
+    sizes = {"documents": len(queries), "tokens": longest, "queries": len(queries), "query_tokens": longest}
+    refuse_beyond_memory(study, "query_gradients", model, modules, **sizes)
+    curvature = stored_curvature(step, study, model, modules, keeps_all=held.keeps_all)
     ranks: list[int] = []
     with step.progress(f"{study.name}: query gradients", len(queries), "queries") as progress:
         for method, query_id, gradients in query_gradients(
@@ -161,7 +175,8 @@ def _batches(step: Step, study: Study, table: Table, stamp: str, facts: dict) ->
             rank=options.kept_rank,
             agreement=options.rank_agreement,
             methods=options.methods,
-            refined=lambda query_id: _placed(stored_refined(step, study.name, query_id), model),
+            queries_at_once=held.queries_at_once,
+            refined=lambda query_id: _placed(stored_refined(step, study.name, query_id), model, modules),
             on_query=lambda _: progress.advance(1),
         ):
             for module, gradient in gradients.items():
@@ -170,10 +185,10 @@ def _batches(step: Step, study: Study, table: Table, stamp: str, facts: dict) ->
     facts["mean rank"] = round(sum(ranks) / max(1, len(ranks)), 1)
 
 
-def _placed(gradients: dict, model) -> dict:
+def _placed(gradients: dict, model, modules) -> dict:
     from compute.passes import placement
 
-    return {name: gradient_OI.to(*placement(model)) for name, gradient_OI in gradients.items()}
+    return {module.name: gradients[module.name].to(*placement(model, module)) for module in modules}
 
 
 def _components(

@@ -18,6 +18,7 @@ from assets.lake.lake import Lake
 from assets.lake.matrices import VECTOR, matrix_batches, stacked
 from assets.lake.tables import Column, Table
 from assets.model.checkpoint import checkpoint_table
+from assets.model.memory import refuse_beyond_memory
 from assets.model.opening import open_traced_model
 from assets.specs.study import Study
 from assets.step.checks import Check
@@ -131,6 +132,9 @@ def _batches(
     query_model = open_traced_model(step, study, query_side=True)[0] if study.spec.query_model else model
     queries = query_sequences(step.scan(completions_table(study.name)).sort("position").collect().to_dicts())
     documents = sample_sequences(step, study.spec.curvature.name)[: options.refinement.documents]
+    longest = max(map(len, documents), default=2)
+    sizes = {"documents": len(documents), "tokens": longest, "queries": len(queries)}
+    refuse_beyond_memory(study, "refined_gradients", model, modules, **sizes)
     total = len(queries) * len(documents) * options.refinement.passes
     with step.progress(f"{study.name}: refined gradients", total, "documents") as progress:
         for refined in refined_gradients(

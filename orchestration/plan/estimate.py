@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from assets.study.exact import DENSE_BUDGET_BYTES
+from assets.model.memory import AUTO_RANK, cost_setting
 from compute.errors import BadInput
 from orchestration.plan.recorded import Recorded, recorded_rank, recorded_stages
 from orchestration.plan.sizes import Corpus, Queries, changed, corpus_sizes, query_sizes
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from orchestration.home import Home
 
 STEP_SECONDS = 0.5  # of every step: opening tables and the model, checks, tracking
-AUTO_RANK = 32  # where ranks are chosen and have not been yet
 TRAINED_BYTES = 16  # per weight: itself, its gradient and AdamW's two moments, in float32
 
 
@@ -100,12 +99,15 @@ def plan_study(
 ) -> Plan:
     """Raises BadInput for hardware that is not known, and for files, checkpoints or modules that cannot be read."""
     from compute.architecture import architecture_of
+    from compute.block_diagonal import check_blocks
     from compute.cost import CostModel
     from compute.hardware import hardware_named
     from compute.tracked_modules import select_modules
 
     skeleton = study_skeleton(study)
-    architecture = architecture_of(skeleton, select_modules(skeleton, study.spec.curvature.modules))
+    modules = select_modules(skeleton, study.spec.curvature.modules)
+    check_blocks(modules, study.spec.curvature.blocks)
+    architecture = architecture_of(skeleton, modules)
     lake = resources_of(home)["lake"]
     corpus, asked = corpus_sizes(study, lake), query_sizes(study, lake)
     recorded, rank = _history(study, home)
@@ -143,34 +145,16 @@ def _history(study: Study, home: Home) -> tuple[dict[str, Recorded], float | Non
 
 
 def _setting(study: Study, corpus: Corpus, queries: Queries, rank: float | None, device: Hardware) -> Setting:
-    from compute.cost import Setting
-    from compute.methods import known_method, metrics_of, refines, whitens
-
-    options, fit = study.spec.options, study.spec.curvature
-    chosen = round(rank) if rank else AUTO_RANK
-    plain = [method for method in options.methods if not known_method(method).refined]
-    return Setting(
+    return cost_setting(
+        study,
         documents=corpus.documents,
         tokens=corpus.tokens,
-        sample_documents=min(fit.sample_documents, corpus.documents),
         queries=queries.queries,
         query_tokens=queries.tokens,
         generated=queries.generated,
         new_tokens=queries.new_tokens,
-        methods=len(options.methods),
-        metrics=len(metrics_of(plain)) + len(options.methods) - len(plain),
-        whitens=whitens(options.methods),
-        refined_passes=options.refinement.passes if refines(options.methods) else 0,
-        refined_documents=min(options.refinement.documents, fit.sample_documents, corpus.documents),
-        rank=chosen if options.rank == "auto" else options.kept_rank,
-        agreement=options.rank == "auto",
-        top_k=options.top_k,
-        token_budget=options.token_budget,
-        fit_token_budget=fit.token_budget,
-        memory_bytes=options.memory_mib * 2**20,
-        exact_bytes=DENSE_BUDGET_BYTES,
+        rank=rank,
         logits_at_once=device.logits_at_once,
-        dtype=study.spec.model.dtype,
     )
 
 
