@@ -3,7 +3,7 @@
 A vector x is kept as its signs s and the factor ‖x‖² / ‖x‖₁: factor · ⟨s, q⟩ estimates ⟨x, q⟩, exactly for q = x, and
 without bias over random rotations of both (Gao & Long 2024, *RaBitQ*). One bit of a dimension tells about 2/π of what
 the whole number does, so that of a given number of bytes many dimensions of one bit are the best use. A query is
-rounded to 16 levels, whose four bits are ANDed with the codes. D documents, K dimensions, W words of 64 bits.
+rounded to 16 levels, whose four bits are compared with the codes. D documents, K dimensions, W words of 64 bits.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ class CodeQuery:
         )
         levels_K = levels_K.astype(np.uint8)
         self.planes = [np.packbits((levels_K >> plane) & 1).view(np.uint64) for plane in range(PLANES)]
-        # A level u stands for u − middle steps.
-        self.middle, self.sum_of_levels, self.dimensions = half - 0.5, int(levels_K.sum(dtype=np.int64)), len(levels_K)
+        self.dimensions = len(levels_K)
 
     def estimates(self, codes: np.ndarray, factors_D: np.ndarray) -> np.ndarray:
         """Of ⟨x, vector⟩ for each x whose code is a row of `codes` (uint8, D×K/8); float32 of shape D."""
@@ -53,10 +52,12 @@ class CodeQuery:
         return (self.step * factors_D * signed_D).astype(np.float32)
 
     def _signed_sums(self, words_DW: np.ndarray) -> np.ndarray:
-        """Σ s_k (u_k − middle) with s = 2 b − 1 of the bits b."""
-        ones_D = _ones(words_DW)
-        levels_D = sum(_ones(words_DW & plane_W) << place for place, plane_W in enumerate(self.planes))
-        return 2.0 * levels_D - self.sum_of_levels - self.middle * (2.0 * ones_D - self.dimensions)
+        """Σ s_k (u_k − 7.5): a level less its middle is Σ_p 2^(p−1) t_pk of its bits as signs, and a sum of products of
+        signs is the number of bits that are alike less those that differ."""
+        return sum(
+            2.0 ** (place - 1) * (self.dimensions - 2 * _ones(words_DW ^ plane_W))
+            for place, plane_W in enumerate(self.planes)
+        )
 
 
 def _ones(words_DW: np.ndarray) -> np.ndarray:
