@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import dagster as dg
 from pydantic import Field, model_validator
 
+from assets.specs.ablation import AblationSpec
 from assets.specs.corpus import CorpusSpec
 from assets.specs.curvature import CurvatureSpec
 from assets.specs.findings import FindingsSpec
@@ -65,6 +66,10 @@ class StudyOptions(Spec):
         description="Keep the scores a second time, clustered by query: a query's top is read at once however many "
         "shards there are, for twice the bytes of scores.",
     )
+    ablation: AblationSpec | None = Field(
+        None,
+        description="Compare scores of cheaper settings with full-rank ones on a sample of documents; left out: no.",
+    )
 
     @model_validator(mode="after")
     def _positive_rank(self) -> StudyOptions:
@@ -76,6 +81,12 @@ class StudyOptions(Spec):
     def _each_method_once(self) -> StudyOptions:
         if twice := [method for method in set(self.methods) if self.methods.count(method) > 1]:
             raise ValueError(f"methods lists {twice[0]} twice")
+        return self
+
+    @model_validator(mode="after")
+    def _ablation_is_of_ekfac(self) -> StudyOptions:
+        if self.ablation and "ekfac" not in self.methods:
+            raise ValueError("ablation compares scores by ekfac, which methods does not list; add it, or leave it out")
         return self
 
     @property
