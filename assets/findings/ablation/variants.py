@@ -50,10 +50,10 @@ def variants_of(study: Study) -> list[Variant]:
     """The reference first, then what is compared with it; variants of one model and one curvature stand together."""
     spec, rank = study.spec.options.ablation, study.spec.options.rank
     own = own_variant(study)
+    ranks = sorted({*spec.ranks, *([rank] if isinstance(rank, int) else [])})
     listed = [
         REFERENCE,
-        *(Variant(rank=each) for each in sorted(spec.ranks)),
-        Variant(rank=rank),
+        *(Variant(rank=each) for each in (*ranks, rank)),
         *(Variant(products=each) for each in spec.precisions),
         own,
         *([Variant(method="kfac")] if spec.kfac else []),
