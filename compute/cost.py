@@ -12,6 +12,15 @@ from dataclasses import dataclass, field, replace
 
 from compute.architecture import Architecture, LinearModule
 from compute.checkpoint import DTYPES
+from compute.factor_memory import (
+    FLOAT,
+    bytes_to_fit,
+    entry_bytes,
+    gradient_copies,
+    module_groups,
+    residence,
+    side_bytes,
+)
 from compute.influence import choose_routes
 from compute.low_rank import MOST_COMPONENTS
 from compute.module_gradients import ELEMENTS_AT_ONCE
@@ -29,6 +38,7 @@ from compute.operations import (
     turn,
 )
 from compute.routes import Choice, Workload
+from compute.tracked_modules import TrackedModule
 
 DECOMPOSITION = "decomposition"  # float64, on the model's device
 HOST_DECOMPOSITION = "host decomposition"  # float64, on the CPU
@@ -62,6 +72,7 @@ class Setting:
     logits_at_once: int  # entries; the engine takes fewer on a CPU
     dtype: str
     blocks: int = 1  # diagonal blocks of A and S
+    fit_memory_bytes: int | None = None  # for the factors of modules that are fitted at once; None: all
 
 
 @dataclass(frozen=True)
@@ -125,12 +136,11 @@ class CostModel:
     def covariances(self) -> Cost:
         """Upper triangles of A (once for modules that share it) and S: about T·N² each (`add_products`)."""
         tokens = self.setting.sample_documents * self.setting.tokens
-        products = sum(map(covariance, self.architecture.tracked))
-        sums = Counter({self._sums: tokens * products / self.setting.blocks})
-        factors = self._factor_bytes()
-        # The means are made of the sums while these are still there.
-        memory = self._model_memory(self.setting.fit_token_budget) | {"sums and means": 2 * factors}
-        return Cost(self._sample_pass() + sums, memory, lake_bytes=factors)
+        products = sum(covariance(each, self.setting.blocks) for each in self.architecture.tracked)
+        passes, held = self._groups("covariances")
+        operations = _times(passes, self._sample_pass()) + Counter({self._sums: tokens * products})
+        memory = self._model_memory(self.setting.fit_token_budget) | {"covariances": held}
+        return Cost(operations, memory, lake_bytes=self._factor_bytes())
 
     def eigenbasis(self) -> Cost:
         """One float64 decomposition per A (once for modules that share it) and S, on the CPU."""
@@ -146,12 +156,12 @@ class CostModel:
         """Each document's gradient in the eigenbasis, rotated before or after it is formed (`rotated_gradients`)."""
         sums = _times(self.setting.sample_documents, self._rotation())
         largest = max(map(entries, self.architecture.tracked))
+        passes, held = self._groups("eigenvalues")
         memory = self._model_memory(self.setting.fit_token_budget) | {
-            "eigenbasis": self._factor_bytes(),
-            "eigenvalues": 2 * self._entry_bytes(),
+            "eigenbasis and eigenvalues": held,
             "gradients of some documents": 3 * self._sum_bytes * max(ELEMENTS_AT_ONCE, largest),
         }
-        operations = self._sample_pass() + sums
+        operations = _times(passes, self._sample_pass()) + sums
         return Cost(operations, memory, lake_bytes=self._entry_bytes(), lake_read=self._factor_bytes())
 
     def completions(self) -> Cost:
@@ -173,14 +183,15 @@ class CostModel:
             operations += _times(setting.queries, self._truncation(each))
         components = sum(self.rank(each) * sum(sides(each)) for each in self.architecture.tracked)
         largest = max(map(entries, self.architecture.tracked))
+        copies = gradient_copies(setting.metrics, setting.agreement)
+        curvature, at_once, readings = self._residence(copies)
         memory = self._model_memory(setting.query_tokens) | {
-            "eigenbasis": self._factor_bytes(),
-            "eigenvalues": self._entry_bytes(),
-            "a query's gradients": self._entry_bytes() * (1 + 2 * setting.agreement),
+            "curvature": curvature,
+            "queries' gradients": self._entry_bytes() * copies * min(at_once, setting.queries),
             "decomposition": 4 * DOUBLE * largest,
         }
         written = self._sum_bytes * setting.queries * setting.methods * components
-        return Cost(operations, memory, written, self._factor_bytes() + self._entry_bytes())
+        return Cost(operations, memory, written, readings * (self._factor_bytes() + self._entry_bytes()))
 
     def influence(self) -> Cost:
         """One pass over all documents; scores and norms cost what the routes say, which are chosen as the engine does
@@ -216,7 +227,8 @@ class CostModel:
         most 4·top_k per query and method (top and bottom, raw and normed)."""
         setting = self.setting
         listed = min(setting.documents, 4 * setting.top_k)
-        at_once = max(1, int(setting.exact_bytes // (self._entry_bytes() * setting.methods)))
+        copies = 1 + setting.methods
+        at_once = max(1, int(setting.exact_bytes // (self._entry_bytes() * copies)))
         groups = math.ceil(setting.queries / at_once)
         passes = groups * min(setting.documents, listed * setting.methods * min(at_once, setting.queries))
         operations = _times(passes, self.sequence_pass(setting.tokens, setting.tokens - 1))
@@ -227,13 +239,14 @@ class CostModel:
             formed = 2 * setting.query_tokens * entries(each) + 2 * turn(each, setting.blocks)
             shares = listed * setting.methods * 2 * setting.tokens * entries(each)
             operations += Counter({self._sums: setting.queries * (formed + shares)})
+        curvature, _, readings = self._residence(copies, keeps_all=setting.whitens)
         memory = self._model_memory(setting.token_budget) | {
-            "eigenbasis": self._factor_bytes(),
-            "eigenvalues": self._entry_bytes(),
-            "full-rank gradients": self._entry_bytes() * (1 + setting.methods * min(at_once, setting.queries)),
+            "curvature": curvature,
+            "full-rank gradients": self._entry_bytes() * copies * min(at_once, setting.queries),
         }
         written = setting.queries * setting.methods * listed * (RANKED_ROW_BYTES + 8 * setting.tokens)
-        return Cost(operations, memory, written, self._factor_bytes() + self._entry_bytes())
+        read = min(readings, groups) * (self._factor_bytes() + self._entry_bytes())
+        return Cost(operations, memory, written, read)
 
     def rank(self, linear: LinearModule) -> int:
         """The rank of a query's gradient of a module."""
@@ -265,6 +278,27 @@ class CostModel:
                 DECOMPOSITION: setting.metrics * EIGH * small**3,
             }
         )
+
+    def _groups(self, stage: str) -> tuple[int, float]:
+        """Passes over the sample, and what the largest group of modules holds."""
+        setting, modules = self.setting, [each.module for each in self.architecture.tracked]
+
+        def bytes_of(module: TrackedModule) -> int:
+            return bytes_to_fit(stage, module, setting.blocks)
+
+        groups = module_groups(modules, bytes_of, setting.fit_memory_bytes)
+        held = max(sum(map(bytes_of, group)) for group in groups)
+        return len(groups), held * self._sum_bytes / FLOAT
+
+    def _residence(self, copies: int, *, keeps_all: bool = False) -> tuple[float, int, int]:
+        """Where queries' gradients are preconditioned: bytes of factors held, queries at once, readings of them all."""
+        setting, modules = self.setting, [each.module for each in self.architecture.tracked]
+        held = residence(modules, setting.blocks, setting.memory_bytes, copies, keeps_all=keeps_all)
+        if held.keeps_all:
+            return self._factor_bytes() + self._entry_bytes(), held.queries_at_once, 1
+        largest = max(side_bytes(module, setting.blocks) + entry_bytes(module) for module in modules)
+        readings = math.ceil(setting.queries / held.queries_at_once)
+        return largest * self._sum_bytes / FLOAT, held.queries_at_once, readings
 
     def _attention(self, layers: int) -> int:
         return layers * self.architecture.attention_width

@@ -1,7 +1,8 @@
 """Stage 1 of EK-FAC: the covariances A = E[a aᵀ] and S = E[g gᵀ] of each module, expectations over unmasked tokens.
 
 Grosse et al. 2023, section 3.1 (equations 12–14). A routed expert's are means over the tokens that reached it, and zero
-where none did. N tokens of a batch, I inputs (with the bias column), O outputs.
+where none did. Both may be cut into diagonal blocks (`compute/block_diagonal.py`). N tokens of a batch, I inputs (with
+the bias column), O outputs.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compute.batches import Batch, Sequence
+from compute.block_diagonal import Matrix, blocks_of, check_blocks, cut, of_blocks
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
 from compute.token_loss import Labels
 from compute.tracked_modules import TrackedModule
@@ -24,40 +26,47 @@ COLUMNS_AT_ONCE = 256  # narrower blocks compute less, and wider ones faster
 class ModuleCovariances:
     """A (I×I, the bias column of ones last) and S (O×O) of one module, and the tokens they are means over."""
 
-    activation_II: Tensor
-    gradient_OO: Tensor
+    activation_II: Matrix
+    gradient_OO: Matrix
     tokens: int
 
 
-class _Sums:
-    """Running sums of one module, of symmetric matrices the upper triangle alone.
+def cut_covariances(whole: ModuleCovariances, blocks: int) -> ModuleCovariances:
+    """A and S without what lies outside of their diagonal blocks."""
+    return ModuleCovariances(cut(whole.activation_II, blocks), cut(whole.gradient_OO, blocks), whole.tokens)
 
-    The border of A that belongs to the bias column is the sum of the activations.
+
+class _Sums:
+    """Running sums of one module: of each diagonal block, which is symmetric, the upper triangle alone.
+
+    The border of A that belongs to the bias column is the sum of the activations; it is of the last block.
     """
 
-    def __init__(self, module: TrackedModule, dtype: torch.dtype, device) -> None:
+    def __init__(self, module: TrackedModule, blocks: int, dtype: torch.dtype, device) -> None:
         self.module, self.tokens = module, 0
-        self.activation_II = torch.zeros(module.in_features, module.in_features, dtype=dtype, device=device)
+        self.activation = _zero_blocks(module.in_features, blocks, dtype, device)
         self.activation_I = torch.zeros(module.in_features, dtype=dtype, device=device)
-        self.gradient_OO = torch.zeros(module.out_features, module.out_features, dtype=dtype, device=device)
+        self.gradient = _zero_blocks(module.out_features, blocks, dtype, device)
 
-    def add(self, products_II: Tensor, activation_NI: Tensor, gradient_NO: Tensor) -> None:
+    def add(self, products: list[Tensor], activation_NI: Tensor, gradient_NO: Tensor) -> None:
         # What takes memory comes first: where it runs out, nothing has been added.
         sum_I = activation_NI.sum(0) if self.module.has_bias else None
-        add_products(self.gradient_OO, gradient_NO)
-        self.activation_II += products_II
+        _add_to_blocks(self.gradient, gradient_NO)
+        for sum_MM, product_MM in zip(self.activation, products, strict=True):
+            sum_MM += product_MM
         if sum_I is not None:
             self.activation_I += sum_I
         self.tokens += len(activation_NI)
 
     def means(self) -> ModuleCovariances:
-        activation_II, gradient_OO = whole(self.activation_II), whole(self.gradient_OO)
+        activation, gradient = list(map(whole, self.activation)), list(map(whole, self.gradient))
         if self.module.has_bias:
-            ones = activation_II.new_tensor([[float(self.tokens)]])
-            border_I1 = self.activation_I[:, None]
-            activation_II = torch.cat([torch.cat([activation_II, border_I1], 1), torch.cat([border_I1.T, ones], 1)])
+            ones = activation[-1].new_tensor([[float(self.tokens)]])
+            border_M1 = self.activation_I[-len(activation[-1]) :, None]
+            activation[-1] = torch.cat([torch.cat([activation[-1], border_M1], 1), torch.cat([border_M1.T, ones], 1)])
         count = max(1, self.tokens)  # an expert that no token reached has zeros
-        return ModuleCovariances(activation_II / count, gradient_OO / count, self.tokens)
+        activation_II, gradient_OO = (of_blocks([each / count for each in side]) for side in (activation, gradient))
+        return ModuleCovariances(activation_II, gradient_OO, self.tokens)
 
 
 class _BatchRows:
@@ -66,25 +75,37 @@ class _BatchRows:
     Backward reaches such modules one after the other, so that the last product is all that is kept.
     """
 
-    def __init__(self, batch: Batch, dtype: torch.dtype) -> None:
-        self.batch, self.real_BT, self.dtype = batch, batch.attention_BT.bool(), dtype
+    def __init__(self, batch: Batch, blocks: int, dtype: torch.dtype) -> None:
+        self.batch, self.real_BT, self.blocks, self.dtype = batch, batch.attention_BT.bool(), blocks, dtype
         self.is_full = bool(self.real_BT.all())  # nothing is padding: the rows need no copy
-        self.held = self.rows_NI = self.products_II = torch.empty(0)
+        self.held = self.rows_NI = torch.empty(0)
+        self.sums: list[Tensor] = []
 
-    def products(self, activation_BTI: Tensor) -> tuple[Tensor, Tensor]:
-        """The input's rows at real tokens, and the upper triangle of their products."""
+    def products(self, activation_BTI: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The input's rows at real tokens, and of each diagonal block the upper triangle of their products."""
         # The last input is held, so that no other can have its memory: equal memory is the same tensor.
         is_same = self.held.data_ptr() == activation_BTI.data_ptr() and self.held.shape == activation_BTI.shape
         if not is_same:
             self.held, self.rows_NI = activation_BTI, self.rows(activation_BTI)
-            self.products_II = self.rows_NI.new_zeros(2 * [self.rows_NI.shape[1]])
-            add_products(self.products_II, self.rows_NI)
-        return self.rows_NI, self.products_II
+            self.sums = _zero_blocks(self.rows_NI.shape[1], self.blocks, self.dtype, self.rows_NI.device)
+            _add_to_blocks(self.sums, self.rows_NI)
+        return self.rows_NI, self.sums
 
     def rows(self, values_BTM: Tensor) -> Tensor:
         """The rows of real tokens, in the dtype of the sums."""
         rows_NM = values_BTM.flatten(0, 1) if self.is_full else values_BTM[self.real_BT]
         return rows_NM.to(self.dtype)
+
+
+def _zero_blocks(features: int, blocks: int, dtype: torch.dtype, device) -> list[Tensor]:
+    side = features // blocks
+    return [torch.zeros(side, side, dtype=dtype, device=device) for _ in range(blocks)]
+
+
+def _add_to_blocks(sums: list[Tensor], rows_NM: Tensor) -> None:
+    """Adds the diagonal blocks of rows_NMᵀ rows_NM."""
+    for sum_MM, part_NM in zip(sums, rows_NM.split(len(sums[0]), 1), strict=True):
+        add_products(sum_MM, part_NM)
 
 
 def add_products(sum_MM: Tensor, rows_NM: Tensor) -> None:
@@ -106,23 +127,26 @@ def fit_covariances(
     *,
     labels: str = "sampled",
     seed: int = 0,
+    blocks: int = 1,
     token_budget: int = 8192,
     on_batch: OnBatch | None = None,
 ) -> dict[str, ModuleCovariances]:
     """A and S per module name, accumulated in float32 (float64 for a float64 model).
 
-    `labels`: "sampled" from the model under `seed` (the true Fisher), or "empirical". Raises BadInput for a
-    document without a target token or with a loss that is not finite.
+    `labels`: "sampled" from the model under `seed` (the true Fisher), or "empirical". `blocks`: how many diagonal
+    blocks A and S are cut into. Raises BadInput for a module that cannot be cut so, and for a document without a target
+    token or with a loss that is not finite.
     """
+    check_blocks(modules, blocks)
     device, dtype = next(model.parameters()).device, accumulation_dtype(model)
-    sums = {module.name: _Sums(module, dtype, device) for module in modules}
+    sums = {module.name: _Sums(module, blocks, dtype, device) for module in modules}
     newest: list[_BatchRows] = []
 
     def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
         if not newest or newest[0].batch is not batch:
-            newest[:] = [_BatchRows(batch, dtype)]
-        activation_NI, products_II = newest[0].products(activation_BTI)
-        sums[module.name].add(products_II, activation_NI, newest[0].rows(gradient_BTO))
+            newest[:] = [_BatchRows(batch, blocks, dtype)]
+        activation_NI, products = newest[0].products(activation_BTI)
+        sums[module.name].add(products, activation_NI, newest[0].rows(gradient_BTO))
 
     passes = backward_passes(
         model,
@@ -135,7 +159,8 @@ def fit_covariances(
     )
     for _ in passes:
         pass
-    return {name: module_sums.means() for name, module_sums in sums.items()}
+    # Each module's sums are let go when its means are made.
+    return {module.name: sums.pop(module.name).means() for module in modules}
 
 
 #: Of the largest entry: float32 sums over long samples are asymmetric and indefinite by about this much.
@@ -147,15 +172,22 @@ def covariance_defect(name: str, covariances: ModuleCovariances) -> str | None:
 
     A shifted Cholesky factorization tells the sign of the smallest eigenvalue at a fraction of a decomposition's cost.
     """
-    for side, matrix_NN in (("A", covariances.activation_II), ("S", covariances.gradient_OO)):
-        matrix_NN = matrix_NN.double()
-        largest = matrix_NN.abs().max()
-        if not torch.isfinite(largest):
-            return f"{side} of {name} is not finite"
-        if (matrix_NN - matrix_NN.T).abs().max() > ROUNDING * largest:
-            return f"{side} of {name} is not symmetric"
-        shifted_NN = (matrix_NN + matrix_NN.T) / 2
-        shifted_NN.diagonal().add_(ROUNDING * largest + torch.finfo(torch.float64).tiny)
-        if torch.linalg.cholesky_ex(shifted_NN).info > 0:
-            return f"{side} of {name} has a negative eigenvalue below −{ROUNDING} of its largest entry"
+    for side, matrix in (("A", covariances.activation_II), ("S", covariances.gradient_OO)):
+        for block_NN in blocks_of(matrix):
+            if problem := _block_defect(block_NN):
+                return f"{side} of {name} {problem}"
+    return None
+
+
+def _block_defect(matrix_NN: Tensor) -> str | None:
+    matrix_NN = matrix_NN.double()
+    largest = matrix_NN.abs().max()
+    if not torch.isfinite(largest):
+        return "is not finite"
+    if (matrix_NN - matrix_NN.T).abs().max() > ROUNDING * largest:
+        return "is not symmetric"
+    shifted_NN = (matrix_NN + matrix_NN.T) / 2
+    shifted_NN.diagonal().add_(ROUNDING * largest + torch.finfo(torch.float64).tiny)
+    if torch.linalg.cholesky_ex(shifted_NN).info > 0:
+        return f"has a negative eigenvalue below −{ROUNDING} of its largest entry"
     return None

@@ -5,6 +5,7 @@ O outputs, I inputs (with the bias column), S and A eigen-directions, D document
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +19,14 @@ from compute.methods import Metric
 class Curvature:
     """An EK-FAC fit: the eigenbasis and Λ_SA of each module by name, and `damping` as a multiple of mean(Λ).
 
+    The two may be mappings that read a module's factors when they are asked for.
+
     `document_tokens` is the mean number of tokens, per document that it was fitted on, that reach each module, which
     K-FAC needs.
     """
 
-    eigenbasis: dict[str, ModuleEigenbasis]
-    eigenvalues: dict[str, Tensor]
+    eigenbasis: Mapping[str, ModuleEigenbasis]
+    eigenvalues: Mapping[str, Tensor]
     damping: float = 0.1
     document_tokens: dict[str, float] | None = None
 
@@ -38,15 +41,15 @@ class Curvature:
         """A gradient in the eigenbasis, divided by the damped eigenvalues; not divided in the plain metric."""
         return rotated_SA if metric == "plain" else rotated_SA / self._damped(name, metric)
 
-    def norm(self, gradients: dict[str, Tensor], metric: Metric) -> Tensor:
-        """√⟨x, (H + λ)⁻¹ x⟩ of a gradient over all modules, √⟨x, x⟩ in the plain metric."""
-        squares = []
-        for name, gradient_OI in gradients.items():
-            if metric == "plain":
-                squares.append(gradient_OI.square().sum())
-            else:
-                squares.append(self.whitened_squares(name, self.eigenbasis[name].rotate(gradient_OI)[None], metric)[0])
-        return torch.stack(squares).sum().sqrt()
+    def damping_of(self, name: str) -> Tensor:
+        """λ of one module, as EK-FAC has it."""
+        return self.damping * self.eigenvalues[name].mean()
+
+    def square(self, name: str, gradient_OI: Tensor, metric: Metric) -> Tensor:
+        """What a module adds to a gradient's ⟨x, (H + λ)⁻¹ x⟩, to ⟨x, x⟩ in the plain metric."""
+        if metric == "plain":
+            return gradient_OI.square().sum()
+        return self.whitened_squares(name, self.eigenbasis[name].rotate(gradient_OI)[None], metric)[0]
 
     def whitened_squares(self, name: str, rotated_DSA: Tensor, metric: Metric = "ekfac") -> Tensor:
         """Squared norms of one module's gradients, given in the eigenbasis, after whitening by (H + λ)^-½."""

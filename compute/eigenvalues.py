@@ -63,11 +63,9 @@ def rotated_gradients(
     rotate_gradient = outputs * inputs * (outputs + inputs) < positions * (outputs**2 + inputs**2)
     if rotate_gradient:
         for gradient_DOI in document_gradients(module, activation_BTI, gradient_BTO):
-            yield basis.gradient_vectors_OS.T @ gradient_DOI @ basis.activation_vectors_IA
+            yield basis.rotate(gradient_DOI)
         return
-    activation_BTA = activation_BTI @ basis.activation_vectors_IA[: module.in_features]
-    if module.has_bias:
-        activation_BTA += basis.activation_vectors_IA[-1]
+    activation_BTA = basis.rotate_inputs(activation_BTI, module.has_bias)
     # The bias column is inside the rotated activations now, so the plain product is the whole gradient.
     rotated = TrackedModule(module.name, inputs, outputs, has_bias=False)
     yield from document_gradients(rotated, activation_BTA, gradient_BTO @ basis.gradient_vectors_OS)

@@ -8,6 +8,8 @@ instead. In the eigenbasis the weights are square roots of the eigenvalues of A 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
 import torch
@@ -59,31 +61,68 @@ def keeps_full_rank(gradient: Tensor, rank: int | None) -> bool:
 
 def truncate_rotated(rotated_SA: Tensor, basis: ModuleEigenbasis, rank: int) -> LowRankGradient:
     """The same for a gradient that is in the eigenbasis already, as a preconditioned one is."""
-    return _components(rotated_SA, basis, rank).largest(rank)
+    return _components(rotated_SA, basis, rank).largest(rank, basis)
 
 
 def truncate_together(
-    rotated: dict[str, Tensor],
-    bases: dict[str, ModuleEigenbasis],
+    names: SequenceOf[str],
+    rotated: Callable[[str], SequenceOf[Tensor]],
+    bases: Mapping[str, ModuleEigenbasis],
     agreement: float,
     most: int | None = MOST_COMPONENTS,
-) -> dict[str, LowRankGradient]:
-    """One query's gradients over all modules, each at the rank at which its scores are expected to agree this well.
+) -> list[dict[str, LowRankGradient]]:
+    """Gradients over all modules, each at the ranks at which its scores are expected to agree this well.
 
-    What is dropped has no expected correlation with what is kept, so scores correlate with full-rank ones at
-    √(1 − dropped ∕ whole), of the expected squares of the scores. The smallest components of all modules are dropped up
-    to that: a module whose gradient says little of the score gets a low rank. Where `most` components of each are too
-    few, all are taken into account.
+    `rotated` gives for a module's name its part of each gradient. Modules are gone through one after the other, so that
+    of `bases` one at a time is needed. What is dropped has no expected correlation with what is kept, so scores
+    correlate with full-rank ones at √(1 − dropped ∕ whole), of the expected squares of the scores. The smallest
+    components of all modules are dropped up to that: a module whose gradient says little of the score gets a low rank.
+    Where `most` components of each are too few, all are taken into account.
     """
-    found = {name: _components(each, bases[name], most or min(each.shape)) for name, each in rotated.items()}
+    found: list[dict[str, _Components]] = []
+    ranks: list[dict[str, int] | None] = []
+    for limit in (most, None):
+        for name in names:
+            _find(found, name, rotated(name), bases[name], limit, ranks)
+        ranks = [
+            known or _agreeing_ranks(each, agreement, whole=limit is None)
+            for each, known in zip(found, ranks or [None] * len(found), strict=True)
+        ]
+        if all(ranks):
+            break
+    cut: list[dict[str, LowRankGradient]] = [{} for _ in found]
+    for name in names:
+        for low, each, by_name in zip(cut, found, ranks, strict=True):
+            low[name] = each.pop(name).largest(by_name[name], bases[name])
+    return cut
+
+
+def _find(
+    found: list[dict[str, _Components]],
+    name: str,
+    rotated: SequenceOf[Tensor],
+    basis: ModuleEigenbasis,
+    limit: int | None,
+    ranks: SequenceOf[dict[str, int] | None],
+) -> None:
+    """One module's components of the gradients whose ranks are not known yet."""
+    if not found:
+        found += [{} for _ in rotated]
+    for number, each_SA in enumerate(rotated):
+        if not (ranks and ranks[number]):
+            found[number][name] = _components(each_SA, basis, limit or min(each_SA.shape))
+
+
+def _agreeing_ranks(found: dict[str, _Components], agreement: float, *, whole: bool) -> dict[str, int] | None:
+    """One gradient's ranks by module; None where what is not among the components is too much already."""
     squares_K = torch.cat([each.squares_R for each in found.values()]).sort().values
-    whole = sum(each.whole for each in found.values())
-    allowed = (1 - agreement**2) * whole - (whole - float(squares_K.sum()))
-    if allowed < 0 and most:
-        return truncate_together(rotated, bases, agreement, None)
+    total = sum(each.whole for each in found.values())
+    allowed = (1 - agreement**2) * total - (total - float(squares_K.sum()))
+    if allowed < 0 and not whole:
+        return None
     dropped = int(torch.searchsorted(squares_K.cumsum(0), max(0.0, allowed), right=True))
     least = squares_K[min(dropped, len(squares_K) - 1)]
-    return {name: each.largest(max(1, int((each.squares_R >= least).sum()))) for name, each in found.items()}
+    return {name: max(1, int((each.squares_R >= least).sum())) for name, each in found.items()}
 
 
 @dataclass
@@ -95,13 +134,12 @@ class _Components:
     right_AR: Tensor
     squares_R: Tensor
     whole: float
-    basis: ModuleEigenbasis
     dtype: torch.dtype
 
-    def largest(self, rank: int) -> LowRankGradient:
+    def largest(self, rank: int, basis: ModuleEigenbasis) -> LowRankGradient:
         return LowRankGradient(
-            self.basis.gradient_vectors_OS @ self.left_SR[:, -rank:].to(self.dtype),
-            self.basis.activation_vectors_IA @ self.right_AR[:, -rank:].to(self.dtype),
+            basis.gradient_vectors_OS @ self.left_SR[:, -rank:].to(self.dtype),
+            basis.activation_vectors_IA @ self.right_AR[:, -rank:].to(self.dtype),
         )
 
 
@@ -110,9 +148,7 @@ def _components(rotated_SA: Tensor, basis: ModuleEigenbasis, most: int) -> _Comp
     weighted_SA = rotated_SA.double() * scale_S[:, None] * scale_A
     left_SR, right_AR, squares_R = _truncated_factors(weighted_SA, min(most, *weighted_SA.shape))
     whole = float(weighted_SA.square().sum())
-    return _Components(
-        left_SR / scale_S[:, None], right_AR / scale_A[:, None], squares_R, whole, basis, rotated_SA.dtype
-    )
+    return _Components(left_SR / scale_S[:, None], right_AR / scale_A[:, None], squares_R, whole, rotated_SA.dtype)
 
 
 def _weights(values_N: Tensor) -> Tensor:

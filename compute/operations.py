@@ -40,10 +40,10 @@ def training_pass(model: Architecture, tokens: float) -> float:
     return 6 * tokens * linear + 12 * tokens**2 * model.attention_layers * model.attention_width
 
 
-def covariance(linear: LinearModule) -> float:
+def covariance(linear: LinearModule, blocks: int = 1) -> float:
     """Per token, the upper triangles of S, and of A once for modules that share it (`covariances.add_products`)."""
-    of_inputs = 0 if linear.shares_input else _triangle(linear.module.in_features)
-    return _triangle(linear.module.out_features) + of_inputs
+    of_inputs = 0 if linear.shares_input else _triangle(linear.module.in_features // blocks)
+    return blocks * (_triangle(linear.module.out_features // blocks) + of_inputs)
 
 
 def decomposed_sides(linear: LinearModule) -> list[int]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from compute.batches import Batch, Sequence
 from compute.curvature import Curvature, over
 from compute.low_rank import LowRankGradient, full_rank, keeps_full_rank, truncate_rotated, truncate_together
-from compute.methods import USUAL, Metric, known_method, metrics_of
+from compute.methods import USUAL, Metric, known_method, metrics_of, norm_metrics
 from compute.module_gradients import document_gradients
 from compute.passes import backward_passes, placement
 from compute.tracked_modules import TrackedModule
@@ -31,27 +31,47 @@ def query_gradients(
     rank: int | None = 32,
     agreement: float | None = None,
     methods: SequenceOf[str] = USUAL,
+    queries_at_once: int = 1,
     on_query: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[str, str, dict[str, LowRankGradient]]]:
-    """Per query and method: (method, query key, factors per module name), one query's gradients in memory at a time.
+    """Per query and method: (method, query key, factors per module name).
 
-    `rank` None keeps the full rank; `agreement` chooses ranks per module instead, for scores that are expected to
-    correlate with full-rank ones at it, of methods of unit norm before they are divided by a document's. Raises
-    BadInput for an unknown method or a query whose loss is not finite.
+    The full gradients of `queries_at_once` queries are in memory at a time, and are preconditioned module by module, so
+    that the curvature is gone through once for all of them. `rank` None keeps the full rank; `agreement` chooses ranks
+    per module instead, for scores that are expected to correlate with full-rank ones at it, of methods of unit norm
+    before they are divided by a document's. Raises BadInput for an unknown method or a query whose loss is not finite.
     """
-    metrics = metrics_of(methods)
-    for query in queries:
-        gradients = dense_gradients(model, modules, query)
+    metrics, names = metrics_of(methods), [module.name for module in modules]
+    for start in range(0, len(queries), queries_at_once):
+        some = queries[start : start + queries_at_once]
+        gradients = [dense_gradients(model, modules, query) for query in some]
+        norms = _norms(gradients, names, curvature, methods)
         if agreement is None:
-            by_module = {name: _low_rank(name, each, curvature, rank, metrics) for name, each in gradients.items()}
-            cut = {metric: {name: factors[metric] for name, factors in by_module.items()} for metric in metrics}
+            cut = _at_rank(gradients, names, curvature, rank, metrics)
         else:
-            cut = _agreeing(gradients, curvature, agreement, metrics)
-        for method in methods:
-            metric = known_method(method).metric
-            yield method, query.key, _at_norm(method, cut[metric], gradients, curvature)
-        if on_query:
-            on_query(query.key)
+            cut = _agreeing(gradients, names, curvature, agreement, metrics)
+        for query, of_metric, norm in zip(some, cut, norms, strict=True):
+            for method in methods:
+                metric = known_method(method).metric
+                yield method, query.key, _at_norm(method, of_metric[metric], norm)
+            if on_query:
+                on_query(query.key)
+
+
+def _at_rank(
+    gradients: SequenceOf[dict[str, Tensor]],
+    names: SequenceOf[str],
+    curvature: Curvature,
+    rank: int | None,
+    metrics: SequenceOf[Metric],
+) -> list[dict[Metric, dict[str, LowRankGradient]]]:
+    """Per query: factors per metric and module."""
+    cut: list[dict[Metric, dict[str, LowRankGradient]]] = [{metric: {} for metric in metrics} for _ in gradients]
+    for name in names:
+        for of_metric, of_query in zip(cut, gradients, strict=True):
+            for metric, factors in _low_rank(name, of_query[name], curvature, rank, metrics).items():
+                of_metric[metric][name] = factors
+    return cut
 
 
 def _low_rank(
@@ -66,24 +86,42 @@ def _low_rank(
 
 
 def _agreeing(
-    gradients: dict[str, Tensor], curvature: Curvature, agreement: float, metrics: SequenceOf[Metric]
-) -> dict[Metric, dict[str, LowRankGradient]]:
-    """Factors per metric and module, at ranks that are chosen over all modules together."""
-    rotated = {name: curvature.eigenbasis[name].rotate(gradient_OI) for name, gradient_OI in gradients.items()}
-    found = {}
-    for metric in metrics:
-        divided = {name: curvature.divide(name, rotated_SA, metric) for name, rotated_SA in rotated.items()}
-        found[metric] = truncate_together(divided, curvature.eigenbasis, agreement)
-    return found
+    gradients: SequenceOf[dict[str, Tensor]],
+    names: SequenceOf[str],
+    curvature: Curvature,
+    agreement: float,
+    metrics: SequenceOf[Metric],
+) -> list[dict[Metric, dict[str, LowRankGradient]]]:
+    """Per query: factors per metric and module, at ranks that are chosen over all modules together."""
+
+    def rotated(name: str) -> list[Tensor]:
+        turned = [curvature.eigenbasis[name].rotate(of_query[name]) for of_query in gradients]
+        return [curvature.divide(name, each_SA, metric) for each_SA in turned for metric in metrics]
+
+    cut = truncate_together(names, rotated, curvature.eigenbasis, agreement)
+    return [
+        dict(zip(metrics, cut[start : start + len(metrics)], strict=True)) for start in range(0, len(cut), len(metrics))
+    ]
 
 
-def _at_norm(
-    method: str, cut: dict[str, LowRankGradient], gradients: dict[str, Tensor], curvature: Curvature
-) -> dict[str, LowRankGradient]:
+def _norms(
+    gradients: SequenceOf[dict[str, Tensor]], names: SequenceOf[str], curvature: Curvature, methods: SequenceOf[str]
+) -> list[dict[Metric, Tensor]]:
+    """Per query: the norm of its whole gradient in the metrics in which methods divide by it."""
+    metrics = norm_metrics(methods)
+    squares: list[dict[Metric, list[Tensor]]] = [{metric: [] for metric in metrics} for _ in gradients]
+    for name in names if metrics else ():
+        for of_query, gradient in zip(squares, gradients, strict=True):
+            for metric in metrics:
+                of_query[metric].append(curvature.square(name, gradient[name], metric))
+    return [{metric: torch.stack(each).sum().sqrt() for metric, each in of_query.items()} for of_query in squares]
+
+
+def _at_norm(method: str, cut: dict[str, LowRankGradient], norms: dict[Metric, Tensor]) -> dict[str, LowRankGradient]:
     """The factors divided by the norm of the query's whole gradient, where the method says so."""
     if not known_method(method).unit_norm:
         return cut
-    norm = curvature.norm(gradients, known_method(method).metric)
+    norm = norms[known_method(method).metric]
     return {name: LowRankGradient(over(each.left_OR, norm), each.right_IR) for name, each in cut.items()}
 
 
@@ -103,14 +141,28 @@ def dense_gradients(model: nn.Module, modules: SequenceOf[TrackedModule], sequen
     return gradients
 
 
-def directed(method: str, gradients: dict[str, Tensor], curvature: Curvature) -> dict[str, Tensor]:
-    """The direction whose inner product with a document's gradient is the method's score.
+def directed(
+    methods: SequenceOf[str], gradients: SequenceOf[dict[str, Tensor]], curvature: Curvature
+) -> list[dict[str, dict[str, Tensor]]]:
+    """Per gradient, method and module name: the direction whose inner product with a document's gradient is the score.
 
-    Of methods of unit norm, before it is divided by the document's.
+    Of methods of unit norm, before it is divided by the document's. Modules are gone through one after the other.
     """
-    metric = known_method(method).metric
-    found = {name: curvature.precondition(name, gradient_OI, metric) for name, gradient_OI in gradients.items()}
+    names, metrics = list(gradients[0]) if gradients else [], metrics_of(methods)
+    found: list[dict[Metric, dict[str, Tensor]]] = [{metric: {} for metric in metrics} for _ in gradients]
+    for name in names:
+        for of_metric, gradient in zip(found, gradients, strict=True):
+            for metric in metrics:
+                of_metric[metric][name] = curvature.precondition(name, gradient[name], metric)
+    norms = _norms(gradients, names, curvature, methods)
+    return [
+        {method: _direction(method, of_metric[known_method(method).metric], norm) for method in methods}
+        for of_metric, norm in zip(found, norms, strict=True)
+    ]
+
+
+def _direction(method: str, found: dict[str, Tensor], norms: dict[Metric, Tensor]) -> dict[str, Tensor]:
     if not known_method(method).unit_norm:
         return found
-    norm = curvature.norm(gradients, metric)
+    norm = norms[known_method(method).metric]
     return {name: over(direction_OI, norm) for name, direction_OI in found.items()}

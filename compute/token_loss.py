@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from compute.batches import Batch
 from compute.errors import BadInput
@@ -43,20 +44,33 @@ class Labels:
         return cls(sampled=name == "sampled", seed=seed)
 
 
+@dataclass(frozen=True)
+class Curved:
+    """In place of labels: backward starts from H J x instead of the loss's gradient, and so comes to Jᵀ H J x.
+
+    J x is how the logits move along a vector x of parameters, H = diag(p) − p pᵀ the cross-entropy's second derivative
+    at them. `derivative` turns a forward pass into the derivative of its result along x.
+    """
+
+    derivative: Callable[[Callable[[], Tensor]], Tensor]
+    sampled: bool = False
+
+
 DATA = Labels()
 _leaves_the_head_out: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-def run_batch(model: nn.Module, batch: Batch, labels: Labels = DATA) -> Tensor:
+def run_batch(model: nn.Module, batch: Batch, labels: Labels | Curved = DATA) -> Tensor:
     """Forward and backward of one batch: the summed token loss of each sequence in nats, loss_B (float64, on the CPU).
 
     With sampled labels the backward pass starts from the sampled labels' loss; the loss returned is the data's own.
     Raises BadInput naming the sequence whose loss is not finite.
     """
+    moved_BTE = labels.derivative(lambda: _forward(model, batch)[0]) if isinstance(labels, Curved) else None
     with torch.enable_grad():
         input_BTE, logits_of = _forward(model, batch)
     gradient_BTE = torch.zeros_like(input_BTE)
-    loss_B = _loss(model, input_BTE, logits_of, batch, labels, gradient_BTE)
+    loss_B = _loss(model, input_BTE, logits_of, batch, labels, gradient_BTE, moved_BTE)
     if input_BTE.requires_grad:  # not where only experts are tracked that no token of the batch reaches
         input_BTE.backward(gradient_BTE)
     return loss_B
@@ -137,9 +151,18 @@ def _logits(model: nn.Module, input_nE: Tensor) -> Tensor:
 
 
 def _loss(
-    model: nn.Module, input_BTE: Tensor, logits_of: Logits, batch: Batch, labels: Labels, gradient_BTE: Tensor | None
+    model: nn.Module,
+    input_BTE: Tensor,
+    logits_of: Logits,
+    batch: Batch,
+    labels: Labels | Curved,
+    gradient_BTE: Tensor | None,
+    moved_BTE: Tensor | None = None,
 ) -> Tensor:
-    """Summed cross-entropy per sequence. Its gradient is written into `gradient_BTE` (zeros) where that is given."""
+    """Summed cross-entropy per sequence.
+
+    Its gradient is written into `gradient_BTE` (zeros) where that is given; H J x in its place where the input moves.
+    """
     # The logits at position t−1 predict the token at t.
     row_N, target_N = batch.target_BT.nonzero(as_tuple=True)
     token_N = batch.token_ids_BT[row_N, target_N]
@@ -152,13 +175,28 @@ def _loss(
         loss_N[n] = _softmax_(p_nV, token_N[n])
         if gradient_BTE is None:
             continue
-        label_n = _sampled(p_nV, batch, row_N[n], target_N[n], labels.seed) if labels.sampled else token_N[n]
-        p_nV[torch.arange(len(label_n), device=p_nV.device), label_n] -= 1
+        if moved_BTE is not None:
+            p_nV = _curved(p_nV, _moved(logits_of, input_nE, moved_BTE[row_N[n], target_N[n] - 1]))
+        else:
+            label_n = _sampled(p_nV, batch, row_N[n], target_N[n], labels.seed) if labels.sampled else token_N[n]
+            p_nV[torch.arange(len(label_n), device=p_nV.device), label_n] -= 1
         (gradient_nE,) = torch.autograd.grad(logits_nV, input_nE, p_nV.to(logits_nV.dtype))
         gradient_BTE[row_N[n], target_N[n] - 1] = gradient_nE
     loss_B = torch.zeros(len(batch.keys_B), dtype=torch.float64, device=input_BTE.device).index_add_(0, row_N, loss_N)
     _check_finite(loss_B, batch)
     return loss_B.cpu()
+
+
+def _moved(logits_of: Logits, input_nE: Tensor, moved_nE: Tensor) -> Tensor:
+    """How the logits move with the head's input."""
+    with torch.no_grad(), forward_ad.dual_level():
+        return forward_ad.unpack_dual(logits_of(forward_ad.make_dual(input_nE.detach(), moved_nE))).tangent.clone()
+
+
+def _curved(p_nV: Tensor, moved_nV: Tensor) -> Tensor:
+    """(diag(p) − p pᵀ) times how the logits move."""
+    moved_nV = moved_nV.to(p_nV.dtype)
+    return p_nV * (moved_nV - (p_nV * moved_nV).sum(-1, keepdim=True))
 
 
 def _chunks(model: nn.Module, rows: int, device: torch.device) -> Iterator[slice]:

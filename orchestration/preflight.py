@@ -56,9 +56,13 @@ def _named_skeleton(model: ModelSpec, base: str):
 
 
 def _check_modules(study: Study, skeleton) -> None:
+    from compute.block_diagonal import check_blocks
     from compute.tracked_modules import select_modules
 
     tracked = select_modules(skeleton, study.spec.curvature.modules)
+    check_blocks(tracked, study.spec.curvature.blocks)
+    for blocks in study.spec.options.ablation.blocks if study.spec.options.ablation else ():
+        check_blocks(tracked, blocks, "options.ablation.blocks")
     _check_ranks(study, min(tracked, key=_smaller_dimension))
 
 

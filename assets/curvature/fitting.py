@@ -1,6 +1,7 @@
 """curvature/<fit>/covariances → eigenbasis → eigenvalues: the EK-FAC fit on the pinned sample."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import dagster as dg
 import polars as pl
@@ -98,16 +99,26 @@ def _fit_covariances(step: Step, study: Study, table: Table, upstream: tuple[Tab
         return
     from compute.covariances import covariance_defect, fit_covariances
 
-    fitted = _pass_over_sample(step, study, "covariances", fit_covariances)
-    for name, module in fitted.items():
-        step.check(check, covariance_defect(name, module))
-    batches = (b for name, each in fitted.items() for b in covariance_batches(table, name, each, stamp))
-    sizes = [
-        {"module": name, "inputs": len(each.activation_II), "outputs": len(each.gradient_OO), "tokens": each.tokens}
-        for name, each in fitted.items()
-    ]
-    preview = {"modules": len(fitted), "matrices": table_of(pl.DataFrame(sizes), limit=12)}
-    step.write(table, batches, stamp, metadata=preview)
+    sizes: list[dict] = []
+
+    def fit_on(model, modules, documents, **settings):
+        return fit_covariances(model, modules, documents, blocks=study.spec.curvature.blocks, **settings)
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        for name, each in _fitted(step, study, "covariances", fit_on):
+            step.check(check, covariance_defect(name, each))
+            inputs, outputs = len(each.activation_II), len(each.gradient_OO)
+            sizes.append({"module": name, "inputs": inputs, "outputs": outputs, "tokens": each.tokens})
+            yield from covariance_batches(table, name, each, stamp)
+
+    preview: dict = {}  # filled while the rows are made, before they are written
+    told = _then(rows(), lambda: preview.update(_matrices(study, sizes)))
+    step.write(table, told, stamp, metadata=preview)
+
+
+def _matrices(study: Study, sizes: list[dict]) -> dict:
+    found = {"modules": len(sizes), "matrices": table_of(pl.DataFrame(sizes), limit=12)}
+    return found if study.spec.curvature.blocks == 1 else found | {"blocks": study.spec.curvature.blocks}
 
 
 def _decompose(step: Step, study: Study, table: Table, upstream: tuple[Table, ...], check: Check) -> None:
@@ -125,20 +136,26 @@ def _fit_eigenvalues(step: Step, study: Study, table: Table, upstream: tuple[Tab
         return
     from compute.eigenvalues import eigenvalue_defect, fit_eigenvalues
 
+    spectra: list[pl.DataFrame] = []
+
     def fit_on(model, modules, documents, **settings):
         basis = placed_eigenbasis(step, study.spec.curvature.name, model, modules)
         return fit_eigenvalues(model, modules, basis, documents, **settings)
 
-    fitted = _pass_over_sample(step, study, "eigenvalues", fit_on)
-    for name, eigenvalues in fitted.items():
-        step.check(check, eigenvalue_defect(name, eigenvalues))
-    batches = (b for name, each in fitted.items() for b in eigenvalue_batches(table, name, each, stamp))
-    figure = kept_figure(step.tracking, "spectrum", lambda: eigenvalue_spectrum(_spectra(fitted)))
-    step.write(table, batches, stamp, metadata={"modules": len(fitted), **figure})
+    def rows() -> Iterator[pa.RecordBatch]:
+        for name, each in _fitted(step, study, "eigenvalues", fit_on):
+            step.check(check, eigenvalue_defect(name, each))
+            spectra.append(spectrum_rows(name, each.cpu().numpy()))
+            yield from eigenvalue_batches(table, name, each, stamp)
+
+    preview: dict = {}  # filled while the rows are made, before they are written
+    told = _then(rows(), lambda: preview.update(_spectrum(step, spectra)))
+    step.write(table, told, stamp, metadata=preview)
 
 
-def _spectra(fitted: dict) -> pl.DataFrame:
-    return pl.concat([spectrum_rows(name, each.cpu().numpy()) for name, each in fitted.items()])
+def _spectrum(step: Step, spectra: list[pl.DataFrame]) -> dict:
+    figure = kept_figure(step.tracking, "spectrum", lambda: eigenvalue_spectrum(pl.concat(spectra)))
+    return {"modules": len(spectra), **figure}
 
 
 def _documents_and_model(study: Study) -> tuple[Table, ...]:
@@ -150,27 +167,44 @@ def _stamp(step: Step, study: Study, stage: str, upstream: tuple[Table, ...]) ->
     return fingerprint(stage, CODE_VERSION, fit.identity(), dtype, [step.fingerprint(table) for table in upstream])
 
 
-def _pass_over_sample(step: Step, study: Study, stage: str, fit_on: Callable) -> dict:
-    """One pass of the model over the pinned sample, with its progress and throughput."""
+def _fitted(step: Step, study: Study, stage: str, fit_on: Callable) -> Iterator[tuple[str, Any]]:
+    """What is fitted of each module by name, by as many passes over the pinned sample as `curvature.memory_mib` asks
+    for; each module's is let go when the next is asked for."""
+    from compute.factor_memory import bytes_to_fit, module_groups
+
     fit = study.spec.curvature
     model, modules = open_traced_model(step, study)
+    groups = module_groups(modules, lambda module: bytes_to_fit(stage, module, fit.blocks), fit.memory_bytes)
     documents = sample_sequences(step, fit.name)
     step.tracking.log_params(
-        {"labels": fit.labels, "seed": fit.seed, "modules": len(modules), "sample": len(documents)}
+        {
+            "labels": fit.labels,
+            "seed": fit.seed,
+            "modules": len(modules),
+            "sample": len(documents),
+            "passes": len(groups),
+        }
     )
-    tokens = sum(map(len, documents))
-    with step.progress(f"{fit.name}: {stage}", tokens, "tokens") as progress:
-        fitted = fit_on(
-            model,
-            modules,
-            documents,
-            labels=fit.labels,
-            seed=fit.seed,
-            token_budget=fit.token_budget,
-            on_batch=lambda _, batch_tokens: progress.advance(batch_tokens),
+    if len(groups) > 1:
+        step.context.log.info(
+            f"{fit.name}: {stage} of {len(modules)} modules do not fit into curvature.memory_mib ({fit.memory_mib}) "
+            f"at once; {len(groups)} passes over the sample"
         )
+    tokens = len(groups) * sum(map(len, documents))
+    with step.progress(f"{fit.name}: {stage}", tokens, "tokens") as progress:
+        for group in groups:
+            fitted = fit_on(
+                model,
+                group,
+                documents,
+                labels=fit.labels,
+                seed=fit.seed,
+                token_budget=fit.token_budget,
+                on_batch=lambda _, batch_tokens: progress.advance(batch_tokens),
+            )
+            for module in group:
+                yield module.name, fitted.pop(module.name)
     step.tracking.log_metrics({"tokens_per_second": tokens / progress.seconds}, 0)
-    return fitted
 
 
 def _largest(found: list[dict]) -> dict:
@@ -191,7 +225,7 @@ def _decomposed(step: Step, fit: str, stamp: str, check: Check, largest: list[di
         for name in names:
             basis = decomposition.of_module(stored_covariances(step, fit, name))
             step.check(check, basis_defect(name, basis))
-            values = (basis.activation_values_A[-1], basis.gradient_values_S[-1])
+            values = (basis.activation_values_A.max(), basis.gradient_values_S.max())
             largest.append({"module": name, **dict(zip("AS", map(float, values), strict=True))})
             yield from eigenbasis_batches(eigenbasis_table(fit), name, basis, stamp)
             progress.advance(1)

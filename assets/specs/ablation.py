@@ -16,6 +16,7 @@ def _each_once(values: tuple) -> tuple:
 
 
 Ranks = Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_each_once)]
+Blocks = Annotated[tuple[Annotated[int, Field(ge=2)], ...], AfterValidator(_each_once)]
 Precisions = Annotated[tuple[Literal["bfloat16"], ...], AfterValidator(_each_once)]
 
 
@@ -28,6 +29,11 @@ class AblationSpec(Spec):
     )
     seed: int = Field(1, ge=0, description="Seed of that draw; the curvature's own would draw what it was fitted on.")
     ranks: Ranks = Field((8, 16, 32, 64), description="Ranks of query gradients per module.")
+    blocks: Blocks = Field(
+        (2, 4),
+        description="Diagonal blocks that the fit's covariances are cut into, at full rank and at the study's own; "
+        "each number takes one more pass over the fit's sample.",
+    )
     precisions: Precisions = Field(
         ("bfloat16",), description="Precisions, each of the products of scoring alone, and of the whole model."
     )

@@ -52,8 +52,8 @@ class StudyOptions(Spec):
     memory_mib: int = Field(
         2048,
         ge=64,
-        description="Memory for gradients that scoring keeps or forms, next to the model and the queries' factors; "
-        "it does not change the result.",
+        description="Memory for gradients that scoring keeps or forms, next to the model and the queries' factors, and "
+        "for the curvature's factors where queries' gradients are taken; it does not change the result.",
     )
     min_agreement: float = Field(
         0.9,
@@ -88,6 +88,10 @@ class StudyOptions(Spec):
         if self.ablation and "ekfac" not in self.methods:
             raise ValueError("ablation compares scores by ekfac, which methods does not list; add it, or leave it out")
         return self
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.memory_mib * 2**20
 
     @property
     def kept_rank(self) -> int | None:
@@ -144,6 +148,15 @@ class StudySpec(Spec):
     automation: AutomationSpec = Field(default_factory=AutomationSpec, description="What runs by itself.")
     options: StudyOptions = Field(default_factory=StudyOptions, description="How documents are scored and ranked.")
     findings: FindingsSpec = Field(default_factory=FindingsSpec, description="How the findings are made.")
+
+    @model_validator(mode="after")
+    def _ablation_cuts_whole_covariances(self) -> StudySpec:
+        if self.options.ablation and self.options.ablation.blocks and self.curvature.blocks > 1:
+            raise ValueError(
+                "options.ablation.blocks cuts whole covariances, and curvature.blocks is "
+                f"{self.curvature.blocks}; write blocks: [] there"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tokenizer_has_an_origin(self) -> StudySpec:

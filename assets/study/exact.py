@@ -12,6 +12,7 @@ from assets.corpus.tokenizer import stored_tokenizer
 from assets.curvature.factors import stored_curvature
 from assets.model.opening import open_traced_model
 from assets.study.completions import completions_table, query_sequences
+from compute.methods import whitens
 
 if TYPE_CHECKING:
     from assets.specs.study import Study
@@ -47,11 +48,21 @@ def with_shares(rows: pl.DataFrame, scored: Sequence[ExactScore], names: Sequenc
 
 def _scored_pairs(step: Step, study: Study, ranked: pl.DataFrame, model, modules) -> dict:
     """ExactScore by (method, query, document)."""
+    from compute.factor_memory import entry_bytes, residence
+
     queries = query_sequences(step.scan(completions_table(study.name)).sort("position").collect().to_dicts())
-    curvature = stored_curvature(step, study, model, modules)
+    methods = study.spec.options.methods
+    copies = 1 + len(methods)  # a gradient, and the directions along it
+    held = residence(
+        modules,
+        study.spec.curvature.blocks,
+        study.spec.options.memory_bytes,
+        copies,
+        keeps_all=whitens(methods),  # the pass over documents needs them too
+    )
+    curvature = stored_curvature(step, study, model, modules, keeps_all=held.keeps_all)
     query_model = open_traced_model(step, study, query_side=True)[0] if study.spec.query_model else model
-    size = 4 * sum(module.out_features * module.in_dim for module in modules) * len(study.spec.options.methods)
-    at_once = max(1, DENSE_BUDGET_BYTES // size)
+    at_once = max(1, DENSE_BUDGET_BYTES // (copies * sum(map(entry_bytes, modules))))
     pairs: dict = {}
     groups = [(group, _of_queries(ranked, group)) for group in _groups(queries, at_once)]
     total = sum(part["document_id"].n_unique() for _, part in groups)
@@ -74,12 +85,13 @@ def _directions(study: Study, model, modules, queries: list, curvature) -> dict:
     """Full-rank directions by (method, query)."""
     from compute.query_gradients import dense_gradients, directed
 
-    directions = {}
-    for query in queries:
-        gradients = dense_gradients(model, modules, query)
-        for method in study.spec.options.methods:
-            directions[method, query.key] = directed(method, gradients, curvature)
-    return directions
+    gradients = [dense_gradients(model, modules, query) for query in queries]
+    found = directed(study.spec.options.methods, gradients, curvature)
+    return {
+        (method, query.key): direction
+        for query, of_query in zip(queries, found, strict=True)
+        for method, direction in of_query.items()
+    }
 
 
 def _score_group(study: Study, part: pl.DataFrame, model, modules, directions: dict, curvature, progress) -> dict:

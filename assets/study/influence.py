@@ -155,7 +155,7 @@ def pass_over_documents(
         [each for _, each in gradients],
         typical_tokens=typical,
         token_budget=options.token_budget,
-        memory_bytes=options.memory_mib * 2**20,
+        memory_bytes=options.memory_bytes,
         products=None if products == "float32" else DTYPES[products],
         methods=[method for method, _ in gradients],
         curvature=curvature,

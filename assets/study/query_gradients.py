@@ -141,11 +141,20 @@ def stored_gradients(step: Reading, study: str) -> dict[tuple[str, str], dict]:
 
 def _batches(step: Step, study: Study, table: Table, stamp: str, facts: dict) -> Iterator[pa.RecordBatch]:
     """The rows; `facts` gets the mean rank when all of them are made, before they are written."""
+    from compute.factor_memory import gradient_copies, residence
+    from compute.methods import metrics_of
     from compute.query_gradients import query_gradients
 
     options = study.spec.options
     model, modules = open_traced_model(step, study, query_side=True)
-    curvature = stored_curvature(step, study, model, modules)
+    copies = gradient_copies(len(metrics_of(options.methods)), options.rank_agreement is not None)
+    held = residence(modules, study.spec.curvature.blocks, options.memory_bytes, copies)
+    if not held.keeps_all:
+        step.context.log.info(
+            f"{study.name}: the factors of all modules do not fit into options.memory_mib ({options.memory_mib}); they "
+            f"are read module by module, for {held.queries_at_once} queries at a time"
+        )
+    curvature = stored_curvature(step, study, model, modules, keeps_all=held.keeps_all)
     queries = query_sequences(step.scan(completions_table(study.name)).sort("position").collect().to_dicts())
     ranks: list[int] = []
     with step.progress(f"{study.name}: query gradients", len(queries), "queries") as progress:
@@ -157,6 +166,7 @@ def _batches(step: Step, study: Study, table: Table, stamp: str, facts: dict) ->
             rank=options.kept_rank,
             agreement=options.rank_agreement,
             methods=options.methods,
+            queries_at_once=held.queries_at_once,
             on_query=lambda _: progress.advance(1),
         ):
             for module, gradient in gradients.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.engine.agreement import Agreement, agreement
+from benchmarks.engine.headwater import AUTO
 from benchmarks.engine.processes import Process, StageFailed, start
 from benchmarks.engine.setting import Setting
 
@@ -75,12 +76,12 @@ class Run:
             self.processes[tool].do("factors")
 
     def _choose_rank(self, full_QD: np.ndarray) -> None:
-        """The least of RANKS that meets the agreement row, or the full rank."""
-        for rank in RANKS:
+        """The least of RANKS that meets the agreement row, or the full rank; what auto gives is told beside it."""
+        for rank in (AUTO, *RANKS):
             name = f"headwater, rank {rank} and full rank"
             self._query_gradients("headwater", self.setting.queries, rank=rank)
             self._agreed(name, self.processes["headwater"].scores(count=self.setting.queries, rank=rank)[1], full_QD)
-            if self.found.agreements[name].meets:
+            if rank != AUTO and self.found.agreements[name].meets:
                 self.found.rank = rank
                 break
 

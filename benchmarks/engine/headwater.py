@@ -19,6 +19,7 @@ from compute.low_rank import LowRankGradient
 from compute.query_gradients import query_gradients
 from compute.tracked_modules import TrackedModule, select_modules
 
+AUTO, AGREEMENT = "auto", 0.995
 MEMORY_BUDGET_BYTES = 2**30
 """The stated budget: what a pass may keep of dense query gradients (`influence.DENSE_BUDGET_BYTES`)."""
 
@@ -39,12 +40,16 @@ class Headwater(Contender):
             tensors |= {f"{name}|{part}": value for part, value in vars(parts).items()}
         _save(tensors, self.directory / f"headwater-factors-{labels}.safetensors")
 
-    def query_gradients(self, count: int, rank: int | None, labels: str = "sampled") -> None:
-        """The first `count` queries' preconditioned gradients, kept in a file for every precision to score with."""
+    def query_gradients(self, count: int, rank: int | str | None, labels: str = "sampled") -> None:
+        """The first `count` queries' preconditioned gradients, kept in a file for every precision to score with.
+
+        `rank` auto is chosen per query and module, by a study's own default of `agreement`.
+        """
+        chosen = {"agreement": AGREEMENT} if rank == AUTO else {"rank": rank}
         curvature = self._curvature(labels)
         queries, modules = self.queries[:count], self._modules("float32")
         with self.timed("query gradients"):
-            found = query_gradients(self.model(), modules, queries, curvature, rank=rank, methods=("ekfac",))
+            found = query_gradients(self.model(), modules, queries, curvature, **chosen, methods=("ekfac",))
             gradients = [factors for _, _, factors in found]
         tensors = {
             f"{number}|{name}|{side}": value
@@ -54,7 +59,7 @@ class Headwater(Contender):
         }
         _save(tensors, self._gradients_file(count, rank, labels))
 
-    def scores(self, count: int, rank: int | None, precision: str = "float32", labels: str = "sampled") -> Tensor:
+    def scores(self, count: int, rank: int | str | None, precision: str = "float32", labels: str = "sampled") -> Tensor:
         """The pass over the documents, and the laying out of the queries for it. It gives the document norms too."""
         gradients = self._gradients(count, rank, labels)
         with self.timed("scores"):
@@ -80,7 +85,7 @@ class Headwater(Contender):
         basis = {name: ModuleEigenbasis(**{part: tensors[f"{name}|{part}"] for part in parts}) for name in names}
         return Curvature(basis, {name: tensors[f"{name}|eigenvalues"] for name in names})
 
-    def _gradients(self, count: int, rank: int | None, labels: str) -> list[dict[str, LowRankGradient]]:
+    def _gradients(self, count: int, rank: int | str | None, labels: str) -> list[dict[str, LowRankGradient]]:
         tensors = load_file(self._gradients_file(count, rank, labels))
         found: list[dict[str, LowRankGradient]] = [{} for _ in range(count)]
         for key in sorted({key.rpartition("|")[0] for key in tensors}):
@@ -88,7 +93,7 @@ class Headwater(Contender):
             found[int(number)][name] = LowRankGradient(tensors[f"{key}|left_OR"], tensors[f"{key}|right_IR"])
         return found
 
-    def _gradients_file(self, count: int, rank: int | None, labels: str) -> Path:
+    def _gradients_file(self, count: int, rank: int | str | None, labels: str) -> Path:
         return self.directory / f"headwater-queries-{count}-rank-{rank or 'full'}-{labels}.safetensors"
 
 

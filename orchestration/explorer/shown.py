@@ -18,6 +18,9 @@ RUN, ALIKE = 3, 0.8
 """Two texts are near-duplicates where they share this part of all their runs of so many words."""
 
 
+WHITE = str.maketrans({" ": "␣", "\n": "↵", "\r": "␍", "\t": "⇥"})
+"""What stands for characters that leave nothing to see of a token that has no others."""
+
 Row = dict[str, Any]
 Run = tuple[str, ...]
 
@@ -65,7 +68,12 @@ def reading(row: Mapping[str, Any], answer: str | None) -> Reading:
     names, shares = row["modules"] or [], row["module_scores"] or []
     above = _common(names)
     modules = _largest([name.removeprefix(above) for name in names], shares, MODULES_SHOWN)
-    return Reading(row, tokens, _largest(texts, scores, TOKENS_SHOWN), modules, above, len(names), bool(spans))
+    largest = _largest(list(map(_visible, texts)), scores, TOKENS_SHOWN)
+    return Reading(row, tokens, largest, modules, above, len(names), bool(spans))
+
+
+def _visible(token: str) -> str:
+    return token if token.strip() else token.translate(WHITE)
 
 
 def _common(names: Sequence[str]) -> str:

@@ -100,12 +100,15 @@ def plan_study(
 ) -> Plan:
     """Raises BadInput for hardware that is not known, and for files, checkpoints or modules that cannot be read."""
     from compute.architecture import architecture_of
+    from compute.block_diagonal import check_blocks
     from compute.cost import CostModel
     from compute.hardware import hardware_named
     from compute.tracked_modules import select_modules
 
     skeleton = study_skeleton(study)
-    architecture = architecture_of(skeleton, select_modules(skeleton, study.spec.curvature.modules))
+    modules = select_modules(skeleton, study.spec.curvature.modules)
+    check_blocks(modules, study.spec.curvature.blocks)
+    architecture = architecture_of(skeleton, modules)
     lake = resources_of(home)["lake"]
     corpus, asked = corpus_sizes(study, lake), query_sizes(study, lake)
     recorded, rank = _history(study, home)
@@ -164,10 +167,12 @@ def _setting(study: Study, corpus: Corpus, queries: Queries, rank: float | None,
         top_k=options.top_k,
         token_budget=options.token_budget,
         fit_token_budget=fit.token_budget,
-        memory_bytes=options.memory_mib * 2**20,
+        memory_bytes=options.memory_bytes,
         exact_bytes=DENSE_BUDGET_BYTES,
         logits_at_once=device.logits_at_once,
         dtype=study.spec.model.dtype,
+        blocks=fit.blocks,
+        fit_memory_bytes=fit.memory_bytes,
     )
 
 

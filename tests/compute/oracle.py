@@ -60,9 +60,22 @@ def loss(
 def weight_gradients(model: nn.Module, names: Iterable[str], *document) -> dict[str, Tensor]:
     """The gradient of a document's loss for each module as O×I, its bias gradient as the last column."""
     names = list(names)
+    require_gradients(model, names)
+    return gradients_of(model, names, loss(model, *document))
+
+
+def require_gradients(model: nn.Module, names: Iterable[str]) -> None:
+    for name in names:
+        for parameter in _weight_and_bias(model, name):
+            if parameter is not None:
+                parameter.requires_grad_(True)
+
+
+def gradients_of(model: nn.Module, names: list[str], value: Tensor, *, again: bool = False) -> dict[str, Tensor]:
+    """The gradient of a number for each module as O×I; `again` where more are to be taken of the same forward pass."""
     parameters = {name: [p for p in _weight_and_bias(model, name) if p is not None] for name in names}
-    flat = [parameter.requires_grad_(True) for name in names for parameter in parameters[name]]
-    found = iter(torch.autograd.grad(loss(model, *document), flat))
+    flat = [parameter for name in names for parameter in parameters[name]]
+    found = iter(torch.autograd.grad(value, flat, retain_graph=again))
     return {name: _outputs_by_inputs(model, name, [next(found) for _ in parameters[name]]) for name in names}
 
 

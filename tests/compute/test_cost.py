@@ -63,11 +63,12 @@ SETTING = Setting(
 class Measured:
     """A real model with its factors, and its cost model from the skeleton alone."""
 
-    def __init__(self, config, selection: str) -> None:
+    def __init__(self, config, selection: str, blocks: int = 1) -> None:
         config._attn_implementation = "eager"  # whose products the counter knows on a CPU
         torch.manual_seed(0)
         self.model = AutoModelForCausalLM.from_config(config).eval()
         self.modules = select_modules(self.model, selection)
+        self.blocks = blocks
         self.documents = _sequences("d", DOCUMENTS, TOKENS, 1)
         self.queries = _sequences("q", QUERIES, QUERY_TOKENS, QUERY_TOKENS - COMPLETION)
         covariances = self.covariances()
@@ -76,12 +77,12 @@ class Measured:
         self.curvature = Curvature(basis, self.eigenvalues())
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config)
-        self.costs = CostModel(architecture_of(skeleton, select_modules(skeleton, selection)), SETTING)
+        architecture = architecture_of(skeleton, select_modules(skeleton, selection))
+        self.costs = CostModel(architecture, dataclasses.replace(SETTING, blocks=blocks))
 
     def covariances(self):
-        return fit_covariances(
-            self.model, self.modules, self.documents, labels="empirical", token_budget=SETTING.token_budget
-        )
+        settings = {"labels": "empirical", "blocks": self.blocks, "token_budget": SETTING.token_budget}
+        return fit_covariances(self.model, self.modules, self.documents, **settings)
 
     def eigenvalues(self):
         budget = SETTING.token_budget
@@ -138,6 +139,15 @@ def test_covariances_eigenbasis_and_eigenvalues(measured):
     assert eigenbasis.total == pytest.approx(counted(lambda: decompose(measured.fit)), rel=1e-6)
     assert set(eigenbasis.operations) == {HOST_DECOMPOSITION}
     assert measured.costs.eigenvalues().total == pytest.approx(counted(measured.eigenvalues), rel=0.03)
+
+
+@pytest.mark.parametrize("blocks", [2, 4])
+def test_diagonal_blocks(blocks):
+    cut = Measured(MODELS["llama"], "all", blocks)
+    assert cut.costs.covariances().total == pytest.approx(counted(cut.covariances), rel=0.03)
+    assert cut.costs.eigenbasis().total == pytest.approx(counted(lambda: decompose(cut.fit)), rel=1e-6)
+    assert cut.costs.eigenvalues().total == pytest.approx(counted(cut.eigenvalues), rel=0.03)
+    assert cut.costs.query_gradients().total == pytest.approx(counted(cut.gradients), rel=0.05)
 
 
 @pytest.mark.parametrize("rank", [RANK, None], ids=["low rank", "full rank"])
@@ -201,10 +211,9 @@ def test_exact_scores_and_the_loss_of_completions(measured):
     listed = [list(range(2 * QUERIES))] * DOCUMENTS  # every document for every query and method
 
     def work() -> None:
-        directions = []
-        for query in measured.queries:
-            gradients = dense_gradients(measured.model, measured.modules, query)
-            directions += [directed(method, gradients, measured.curvature) for method in ("dot", "ekfac")]
+        gradients = [dense_gradients(measured.model, measured.modules, query) for query in measured.queries]
+        found = directed(("dot", "ekfac"), gradients, measured.curvature)
+        directions = [each for of_query in found for each in of_query.values()]
         exact_scores(
             measured.model,
             measured.modules,
@@ -289,9 +298,13 @@ def test_the_papers_setting_by_hand():
     assert costs.eigenvalues().operations["float32"] == pytest.approx(100_000 * rotated, rel=1e-9)
 
     factors = 4 * 3 * layers * (narrow**2 + wide**2)
-    assert costs.covariances().lake_bytes == costs.eigenvalues().memory["eigenbasis"] == factors
+    of_entries = 2 * 4 * 3 * layers * narrow * wide  # Λ, and a batch's share of it
+    assert costs.covariances().lake_bytes == costs.covariances().memory["covariances"] == factors
+    assert costs.eigenvalues().memory["eigenbasis and eigenvalues"] == factors + of_entries
     in_blocks = CostModel(model, dataclasses.replace(PAPER, blocks=4))
-    assert in_blocks.eigenvalues().memory["eigenbasis"] == factors / 4
+    cut = 3 * wide * (wide // 4 + 256) + 2 * narrow * (narrow // 4 + 256)
+    assert in_blocks.covariances().operations["float32"] == pytest.approx(100_000 * T * layers * cut, rel=1e-9)
+    assert in_blocks.eigenvalues().memory["eigenbasis and eigenvalues"] == factors / 4 + of_entries
     assert in_blocks.eigenbasis().total == costs.eigenbasis().total / 16
     assert in_blocks.influence() == influence
 

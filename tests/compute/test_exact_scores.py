@@ -16,7 +16,7 @@ from tests.compute import oracle
 @pytest.fixture(params=["ekfac", "dot"])
 def directions(request, case, fitted) -> list[dict]:
     gradients = [dense_gradients(case.model, case.modules, query) for query in case.queries]
-    return [directed(request.param, gradient, fitted.curvature) for gradient in gradients]
+    return [each[request.param] for each in directed([request.param], gradients, fitted.curvature)]
 
 
 def all_pairs(case, directions, **settings) -> list[dict[int, ExactScore]]:

@@ -184,11 +184,28 @@ def several(count: int) -> tuple[dict[str, Tensor], dict[str, ModuleEigenbasis],
     return rotated, bases, covariances
 
 
+def together(rotated: dict[str, Tensor], bases, agreement: float, **settings) -> dict[str, LowRankGradient]:
+    """One gradient alone."""
+    (found,) = truncate_together(list(rotated), lambda name: [rotated[name]], bases, agreement, **settings)
+    return found
+
+
+def test_gradients_that_are_cut_side_by_side_are_cut_as_each_alone():
+    """Also where the components of one of them suffice and those of another do not."""
+    rotated, bases, _ = several(2)
+    many = [rotated, {name: torch.outer(each[:, 0], each[0]) for name, each in rotated.items()}]
+    found = truncate_together(list(rotated), lambda name: [each[name] for each in many], bases, 0.9999, most=2)
+    assert max(factors.rank for factors in found[0].values()) > 2
+    for alone, cut in zip(many, found, strict=True):
+        for name, factors in together(alone, bases, 0.9999, most=2).items():
+            assert torch.equal(cut[name].dense(), factors.dense())
+
+
 @pytest.mark.parametrize("agreement", [0.5, 0.9, 0.99, 0.9999])
 def test_ranks_that_are_chosen_together_reach_the_agreement_and_are_not_higher(agreement):
     """Of Gaussian tokens with these covariances the scores' correlation is √(1 − dropped ∕ whole), over all modules."""
     rotated, bases, covariances = several(3)
-    found = truncate_together(rotated, bases, agreement)
+    found = together(rotated, bases, agreement)
     whole, dropped, smallest = 0.0, 0.0, float("inf")
     for name, (A_II, S_OO) in covariances.items():
         gradient_OI = bases[name].rotate_back(rotated[name])
@@ -204,20 +221,20 @@ def test_ranks_that_are_chosen_together_reach_the_agreement_and_are_not_higher(a
 
 def test_a_module_that_says_little_of_the_score_gets_a_low_rank():
     rotated, bases, _ = several(3)
-    ranks = [factors.rank for factors in truncate_together(rotated, bases, 0.99).values()]
+    ranks = [factors.rank for factors in together(rotated, bases, 0.99).values()]
     assert ranks[0] > 3 and ranks[1:] == [1, 1]
 
 
 def test_a_gradient_of_nothing_is_cut_too():
     rotated, bases, _ = several(2)
-    found = truncate_together({name: torch.zeros_like(each) for name, each in rotated.items()}, bases, 0.99)
+    found = together({name: torch.zeros_like(each) for name, each in rotated.items()}, bases, 0.99)
     assert all(torch.isfinite(factors.dense()).all() and not factors.dense().any() for factors in found.values())
 
 
 def test_where_the_components_that_are_kept_are_too_few_all_are_taken():
     rotated, bases, _ = several(2)
-    found = truncate_together(rotated, bases, 0.9999, most=2)
+    found = together(rotated, bases, 0.9999, most=2)
     assert max(factors.rank for factors in found.values()) > 2
-    expected = truncate_together(rotated, bases, 0.9999)
+    expected = together(rotated, bases, 0.9999)
     for name, factors in expected.items():
         torch.testing.assert_close(found[name].dense(), factors.dense())

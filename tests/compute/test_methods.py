@@ -165,7 +165,7 @@ def test_low_ranks_are_those_of_the_metric_at_the_querys_whole_norm(case, curvat
     for method, plain in (("cosine", "dot"), ("trackstar", "ekfac")):
         for row, query in enumerate(case.queries):
             gradient = dense_gradients(case.model, case.modules, query)
-            norm = oracle.score(directed(plain, gradient, curvature), gradient) ** 0.5
+            norm = oracle.score(directed([plain], [gradient], curvature)[0][plain], gradient) ** 0.5
             for name, factor in by_method[method][row].items():
                 expected_OI = by_method[plain][row][name].dense() / norm
                 assert oracle.relative_error(factor.dense(), expected_OI) < case.exact
@@ -173,7 +173,8 @@ def test_low_ranks_are_those_of_the_metric_at_the_querys_whole_norm(case, curvat
 
 @pytest.mark.parametrize("method", METHODS)
 def test_exact_scores_are_the_oracles_and_all_shares_sum_to_them(case, oracles, curvature, method):
-    directions = [directed(method, dense_gradients(case.model, case.modules, q), curvature) for q in case.queries]
+    gradients = [dense_gradients(case.model, case.modules, query) for query in case.queries]
+    directions = [each[method] for each in directed([method], gradients, curvature)]
     found = exact_scores(
         case.model,
         case.modules,
@@ -197,7 +198,7 @@ def test_exact_scores_of_some_methods_are_divided_and_those_of_others_not(case, 
     """Directions of several methods in one pass, each pair as if alone."""
     methods = ["dot", "cosine", "trackstar", "ekfac"]
     gradient = dense_gradients(case.model, case.modules, case.queries[0])
-    directions = [directed(method, gradient, curvature) for method in methods]
+    directions = list(directed(methods, [gradient], curvature)[0].values())
     wanted = [[0, 1], [], [2], [3, 2], [0, 1, 2, 3], [1], [], [0], [2, 3]]
     settings = {"methods": methods, "curvature": curvature}
     found = exact_scores(case.model, case.modules, directions, case.documents, wanted, token_budget=40, **settings)

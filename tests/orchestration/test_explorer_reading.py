@@ -26,6 +26,11 @@ def test_a_reading_colours_tokens_and_marks_the_answer():
     assert [token.text for token in reading(row | {"tokens": ["It"]}, None).tokens] == [row["text"]]
 
 
+def test_a_token_of_white_space_alone_has_a_name_that_can_be_seen():
+    row = {"tokens": ["\n\n", " x\n", "\t "], "token_scores": [3.0, 2.0, 1.0], "modules": [], "module_scores": []}
+    assert [token.name for token in reading(row, None).largest] == ["↵↵", " x\n", "⇥␣"]
+
+
 @pytest.mark.parametrize(
     ("texts", "answer", "marked"),
     [

@@ -55,7 +55,7 @@ def ablation_table(study: str) -> Table:
             Column("rank", pa.string(), "Rank of query gradients per module: a number, full, or auto."),
             Column("products", pa.string(), "Precision in which scoring multiplies gradients."),
             Column("dtype", pa.string(), "Precision of the model's weights and activations."),
-            Column("blocks", pa.int32(), "Diagonal blocks that A and S are cut into; 1: whole."),
+            Column("blocks", pa.int32(), "Diagonal blocks that the fit's A and S are cut into; 1: not cut."),
             QUERY_ID,
             Column("pearson", number, "Pearson's correlation with the scores at full rank, over the documents."),
             Column("spearman", number, "Spearman's: that of the ranks."),

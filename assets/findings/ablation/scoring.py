@@ -11,7 +11,8 @@ import numpy as np
 
 from assets.corpus.document_sample import stored_sample
 from assets.curvature.factors import document_tokens, stored_curvature
-from assets.curvature.sample import typical_tokens
+from assets.curvature.sample import sample_sequences, typical_tokens
+from assets.findings.ablation.blocks import block_curvature
 from assets.findings.ablation.sample import ablation_sample_table
 from assets.findings.ablation.variants import Variant
 from assets.model.opening import open_traced_model
@@ -69,7 +70,7 @@ class Scoring:
         """The full-rank gradients of many queries do not fit into memory: then a group after the other is scored."""
         models = self._models_in(variant.dtype)
         parts, seconds = [], 0.0
-        for group in _groups(self._gradients(variant, models), DENSE_BUDGET_BYTES):
+        for group in _groups(self._gradients(variant, models, progress), DENSE_BUDGET_BYTES):
             directed = [(variant.method, each) for each in group]
             influence_pass = pass_over_documents(
                 self.study, models.model, models.modules, directed, self.typical, None, variant.products
@@ -92,7 +93,7 @@ class Scoring:
                 break
         return found.scores_QD, least
 
-    def _gradients(self, variant: Variant, models: _Models) -> Iterator[dict]:
+    def _gradients(self, variant: Variant, models: _Models, progress: Progress) -> Iterator[dict]:
         from compute.query_gradients import query_gradients
 
         rank = variant.rank if isinstance(variant.rank, int) else None
@@ -101,7 +102,7 @@ class Scoring:
             models.query_model,
             models.modules,
             self.queries,
-            self._curvature_of(variant, models),
+            self._curvature_of(variant, models, progress),
             rank=rank,
             agreement=agreement,
             methods=(variant.method,),
@@ -117,14 +118,21 @@ class Scoring:
             self._models = _Models(dtype, model, asked, modules)
         return self._models
 
-    def _curvature_of(self, variant: Variant, models: _Models) -> Curvature:
+    def _curvature_of(self, variant: Variant, models: _Models, progress: Progress) -> Curvature:
         key = (variant.dtype, variant.blocks)
         if self._curvature is None or self._curvature[0] != key:
             self._curvature = None
-            curvature = stored_curvature(self.step, self.study, models.model, models.modules)
-            tokens = document_tokens(self.step, self.study.spec.curvature.name)
-            self._curvature = key, replace(curvature, document_tokens=tokens)
+            self._curvature = key, self._fitted_in(variant.blocks, models, progress)
         return self._curvature[1]
+
+    def _fitted_in(self, blocks: int, models: _Models, progress: Progress) -> Curvature:
+        if blocks > 1:
+            sample = sample_sequences(self.step, self.study.spec.curvature.name)
+            progress.total += len(sample)
+            settings = {"on_batch": lambda count, _: progress.advance(count)}
+            return block_curvature(self.step, self.study, models.model, models.modules, sample, blocks, **settings)
+        curvature = stored_curvature(self.step, self.study, models.model, models.modules)
+        return replace(curvature, document_tokens=document_tokens(self.step, self.study.spec.curvature.name))
 
 
 def in_precision(study: Study, dtype: str) -> Study:

@@ -1,4 +1,5 @@
-"""Which settings are compared: one thing changed at a time, and the study's own setting."""
+"""Which settings are compared: one thing changed at a time, diagonal blocks also at the study's own rank (as the paper
+did), and the study's own setting."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ class Variant:
     """One setting. What is left at its default is as in full-rank float32 EK-FAC.
 
     `dtype` is the precision of the model (of both models, where queries have one of their own), `products` that of the
-    products of scoring; `blocks` are the diagonal blocks that A and S are cut into.
+    products of scoring; `blocks` are the diagonal blocks that the fit's A and S are cut into (1: none).
     """
 
     rank: int | Literal["full", "auto"] = "full"
@@ -57,6 +58,7 @@ def variants_of(study: Study) -> list[Variant]:
         *(Variant(products=each) for each in spec.precisions),
         own,
         *([Variant(method="kfac")] if spec.kfac else []),
+        *(variant for each in spec.blocks for variant in (Variant(blocks=each), Variant(rank=rank, blocks=each))),
         *(Variant(dtype=each) for each in spec.precisions),
     ]
     return sorted(dict.fromkeys(listed), key=lambda each: (each.dtype != FLOAT32, each.dtype, each.blocks))
