@@ -39,15 +39,17 @@ def names(of: Study) -> list[str]:
 
 
 def test_one_thing_differs_at_a_time_and_the_study_itself_is_there():
-    assert names(study({"ranks": [16, 4]}, rank=16)) == [
+    assert names(study({"ranks": [16, 4], "blocks": [2]}, rank=16)) == [
         "full rank",
         "rank 4",
         "rank 16",
         "products in bfloat16",
         "K-FAC",
+        "2 blocks",
+        "rank 16, 2 blocks",
         "model in bfloat16",
     ]
-    own = study({"ranks": [4], "precisions": [], "kfac": False}, dtype="bfloat16", rank="auto", products="bfloat16")
+    own = study({"ranks": [4], "blocks": [], "precisions": [], "kfac": False}, dtype="bfloat16", rank="auto", products="bfloat16")
     assert own_variant(own) == Variant(rank="auto", products="bfloat16", dtype="bfloat16")
     assert names(own) == [
         "full rank",
@@ -58,7 +60,7 @@ def test_one_thing_differs_at_a_time_and_the_study_itself_is_there():
 
 
 def test_a_study_at_full_rank_is_the_reference_itself():
-    whole = study({"ranks": [], "precisions": [], "kfac": False}, rank="full")
+    whole = study({"ranks": [], "blocks": [], "precisions": [], "kfac": False}, rank="full")
     assert variants_of(whole) == [REFERENCE] and own_variant(whole) == REFERENCE
 
 
@@ -76,12 +78,21 @@ def test_both_models_are_opened_in_the_precision_of_the_setting():
         ({"ranks": [0]}, {}, "greater than or equal to 1"),
         ({"precisions": ["int8"]}, {}, "'bfloat16'"),
         ({"precision": ["bfloat16"]}, {}, "Extra inputs"),
+        ({"blocks": [1]}, {}, "greater than or equal to 2"),
         ({}, {"methods": ["dot"]}, "ablation compares scores by ekfac, which methods does not list"),
     ],
 )
 def test_what_makes_no_sense_is_refused(ablation, options, said):
     with pytest.raises(ValidationError, match=re.escape(said)):
         study(ablation, **options)
+
+
+def test_blocks_are_cut_out_of_whole_covariances_alone():
+    spec = study({"blocks": [2]}).spec.model_dump() | {"curvature": {"name": "f", "blocks": 2}}
+    with pytest.raises(ValidationError, match="cuts whole covariances, and curvature.blocks is 2; write blocks"):
+        StudySpec.model_validate(spec)
+    spec["options"]["ablation"]["blocks"] = []
+    assert StudySpec.model_validate(spec).curvature.blocks == 2
 
 
 @pytest.fixture(scope="module")

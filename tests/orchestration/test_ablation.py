@@ -26,8 +26,18 @@ from orchestration.studies import read_study
 from tests.orchestration.copied_study import CopiedStudy, copy_of
 from tests.orchestration.tiny_study import QUERIES, write_study
 
-ABLATION = {"documents": 40, "ranks": [4, 16]}
-ALL = ["full rank", "rank 4", "rank 8", "rank 16", "products in bfloat16", "K-FAC", "model in bfloat16"]
+ABLATION = {"documents": 40, "ranks": [4, 16], "blocks": [2]}
+ALL = [
+    "full rank",
+    "rank 4",
+    "rank 8",
+    "rank 16",
+    "products in bfloat16",
+    "K-FAC",
+    "2 blocks",
+    "rank 8, 2 blocks",
+    "model in bfloat16",
+]
 
 
 def with_options(copied: CopiedStudy, **options) -> CopiedStudy:
@@ -91,22 +101,22 @@ def test_rows_are_those_of_scores_by_hand(rows, ablated, reading):
     queries = query_sequences(reading.scan(completions_table("tiny")).sort("position").collect().to_dicts())
     documents = sampled(ablated)
 
-    def scores(rank=None, method="ekfac", dtype="float32", products=None) -> np.ndarray:
+    def scores(rank=None, method="ekfac", dtype="float32", products=None, curvature=opened.curvature) -> np.ndarray:
         model = load_model(str(ablated.directory / "model"), dtype=dtype)
         settings = {"rank": rank, "methods": (method,)}
-        gradients = [
-            each for _, _, each in query_gradients(model, opened.modules, queries, opened.curvature, **settings)
-        ]
+        gradients = [each for _, _, each in query_gradients(model, opened.modules, queries, curvature, **settings)]
         products = products and DTYPES[products]
         return score_documents(model, opened.modules, gradients, documents, products=products).scores_QD
 
-    full_QD = scores()
+    full_QD, in_blocks = scores(), fitted_in_blocks(ablated, opened)
     by_hand = {
         "rank 4": scores(rank=4),
         "rank 8": scores(rank=8),
         "rank 16": scores(rank=16),
         "products in bfloat16": scores(products="bfloat16"),
         "K-FAC": scores(method="kfac"),
+        "2 blocks": scores(curvature=in_blocks),
+        "rank 8, 2 blocks": scores(rank=8, curvature=in_blocks),
         "model in bfloat16": scores(dtype="bfloat16"),
     }
     assert set(by_hand) | {"full rank"} == set(ALL)
@@ -121,10 +131,22 @@ def test_rows_are_those_of_scores_by_hand(rows, ablated, reading):
             assert abs(row["overlap"] - len(tops[0] & tops[1])) <= 1, variant
 
 
-def sampled(ablated: CopiedStudy) -> list:
+def fitted_in_blocks(ablated: CopiedStudy, opened: OpenedStudy):
+    """From the model, not from the stored covariances: the same blocks, by a pass that never forms the rest."""
+    from compute.covariances import fit_covariances
+    from compute.curvature import Curvature
+    from compute.eigenbasis import decompose
+    from compute.eigenvalues import fit_eigenvalues
+
+    documents, settings = sampled(ablated, "curvature/tiny/sample"), {"labels": "sampled", "seed": 0}
+    basis = decompose(fit_covariances(opened.model, opened.modules, documents, blocks=2, **settings))
+    return Curvature(basis, fit_eigenvalues(opened.model, opened.modules, basis, documents, **settings), 0.1)
+
+
+def sampled(ablated: CopiedStudy, table: str = "study/tiny/ablation_sample") -> list:
     from compute.batches import Sequence
 
-    sample = ablated.table("study/tiny/ablation_sample").sort("position")
+    sample = ablated.table(table).sort("position")
     return [Sequence(*row) for row in sample.select("document_id", "token_ids").iter_rows()]
 
 
@@ -229,6 +251,7 @@ def test_what_did_not_change_is_kept_and_what_did_is_made_anew(ablated, tmp_path
     ("options", "said"),
     [
         ({"ablation": {"ranks": [8, 64]}}, "options.ablation.ranks: 64 is above 32, the smaller dimension of"),
+        ({"ablation": {"ranks": [8], "blocks": [3]}}, "options.ablation.blocks: 3, and gpt_neox.layers.0"),
         ({"ablation": {"ranks": [8], "documents": 3}}, "options.ablation.documents: should be at least 12, not 3"),
         ({"ablation": {"ranks": [8], "precisions": ["int8"]}}, "should be 'bfloat16', not 'int8'"),
         ({"ablation": {"ranks": [8]}, "methods": ["dot"]}, "ablation compares scores by ekfac"),

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from assets.step.step import Step
     from assets.tracking.progress import Progress
     from compute.curvature import Curvature
+    from compute.factor_memory import Residence
     from compute.influence import InfluencePass
     from compute.tracked_modules import TrackedModule
 
@@ -106,6 +107,7 @@ class Scoring:
             rank=rank,
             agreement=agreement,
             methods=(variant.method,),
+            queries_at_once=self._residence(models, variant.blocks).queries_at_once,
         )
         return (gradients for _, _, gradients in found)
 
@@ -131,8 +133,17 @@ class Scoring:
             progress.total += len(sample)
             settings = {"on_batch": lambda count, _: progress.advance(count)}
             return block_curvature(self.step, self.study, models.model, models.modules, sample, blocks, **settings)
-        curvature = stored_curvature(self.step, self.study, models.model, models.modules)
+        keeps_all = self._residence(models, blocks).keeps_all
+        curvature = stored_curvature(self.step, self.study, models.model, models.modules, keeps_all=keeps_all)
         return replace(curvature, document_tokens=document_tokens(self.step, self.study.spec.curvature.name))
+
+    def _residence(self, models: _Models, blocks: int) -> Residence:
+        """What is held of the stored factors at once; those in blocks are stored nowhere, so all of them."""
+        from compute.factor_memory import gradient_copies, residence
+
+        stored, memory = self.study.spec.curvature.blocks, self.study.spec.options.memory_bytes
+        copies = gradient_copies(1, agreement=True)
+        return residence(models.modules, stored * blocks, memory, copies, keeps_all=blocks > 1)
 
 
 def in_precision(study: Study, dtype: str) -> Study:
