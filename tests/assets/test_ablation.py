@@ -49,7 +49,8 @@ def test_one_thing_differs_at_a_time_and_the_study_itself_is_there():
         "rank 16, 2 blocks",
         "model in bfloat16",
     ]
-    own = study({"ranks": [4], "blocks": [], "precisions": [], "kfac": False}, dtype="bfloat16", rank="auto", products="bfloat16")
+    few = {"ranks": [4], "blocks": [], "precisions": [], "kfac": False}
+    own = study(few, dtype="bfloat16", rank="auto", products="bfloat16")
     assert own_variant(own) == Variant(rank="auto", products="bfloat16", dtype="bfloat16")
     assert names(own) == [
         "full rank",
@@ -89,7 +90,7 @@ def test_what_makes_no_sense_is_refused(ablation, options, said):
 
 def test_blocks_are_cut_out_of_whole_covariances_alone():
     spec = study({"blocks": [2]}).spec.model_dump() | {"curvature": {"name": "f", "blocks": 2}}
-    with pytest.raises(ValidationError, match="cuts whole covariances, and curvature.blocks is 2; write blocks"):
+    with pytest.raises(ValidationError, match=r"cuts whole covariances, and curvature\.blocks is 2; write blocks"):
         StudySpec.model_validate(spec)
     spec["options"]["ablation"]["blocks"] = []
     assert StudySpec.model_validate(spec).curvature.blocks == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -21,8 +22,10 @@ from assets.study.completions import completions_table, query_sequences
 from assets.study.opened import OpenedStudy
 from orchestration.cli import app
 from orchestration.resources import resources_of
+from orchestration.results import Results
 from orchestration.run import run_study
 from orchestration.studies import read_study
+from tests.docs.blocks import commands
 from tests.orchestration.copied_study import CopiedStudy, copy_of
 from tests.orchestration.tiny_study import QUERIES, write_study
 
@@ -176,6 +179,15 @@ def test_evidence_figure_checks_and_the_report_tell_of_it(rows, ablated):
     for name in ("agreement_finite", "every_query_once"):
         record = ablated.instance.event_log_storage.get_asset_check_execution_history(dg.AssetCheckKey(key, name), 1)
         assert record[0].event.dagster_event.event_specific_data.passed, name
+
+
+def test_the_page_about_it_asks_what_can_be_answered(rows, ablated):
+    (query,) = {
+        word for _, words in commands("headwater") for word in words if re.match("SELECT .* FROM ablation", word)
+    }
+    told = Results(ablated.lake).sql(query.replace("study = 'mine'", "study = 'tiny'")).collect()
+    assert told["variant"].to_list() == ALL
+    assert told["min(pearson)"].to_list() == [rows.filter(variant=name)["pearson"].min() for name in ALL]
 
 
 @pytest.fixture

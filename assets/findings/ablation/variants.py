@@ -42,7 +42,7 @@ REFERENCE = Variant()
 
 
 def own_variant(study: Study) -> Variant:
-    """How the study itself scores by EK-FAC."""
+    """How the study itself scores by EK-FAC; a query-side model of another precision is taken in that of the model."""
     options = study.spec.options
     return Variant(rank=options.rank, products=options.products, dtype=study.spec.model.dtype)
 
