@@ -27,7 +27,7 @@ def test_python_runs_on_the_results_of_a_study(block, finished):
 
 
 def test_sql_of_the_pages_is_answered(finished):
-    """Each SELECT that pages give to `headwater sql`, with the tiny study's name, which has no judge and no ablation."""
+    """Each SELECT that pages give to `headwater sql`, with the tiny study's name: it has no judge, no ablation."""
     results = Results(Lake(uri=str(finished.home / "lake")))
     queries = {
         word
