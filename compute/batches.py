@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -45,6 +45,15 @@ class Batch:
     attention_BT: Tensor
     target_BT: Tensor
     position_BT: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on another device, where a part of the model computes."""
+        if device == self.token_ids_BT.device:
+            return self
+        tensors = ("token_ids_BT", "attention_BT", "target_BT", "position_BT")
+        return replace(
+            self, **{name: each.to(device) for name in tensors if (each := getattr(self, name)) is not None}
+        )
 
     @cached_property
     def places(self) -> Tensor:

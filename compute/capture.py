@@ -60,7 +60,7 @@ def captured(
 
 def _forward_hook(module: TrackedModule, consume: Consume, shape_BT: list[int]):
     def hook(_, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        activation = inputs[0].detach()
+        activation = inputs[0].detach().to(output.device)
 
         def hand_over(gradient: Tensor) -> None:
             consume(module, *_by_document(module, activation, gradient, shape_BT))

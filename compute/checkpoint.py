@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
+from accelerate.utils import get_max_memory
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from compute.devices import input_device, weights
 from compute.errors import BadInput
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -20,14 +23,23 @@ def best_device() -> str:
 
 
 def load_model(
-    location: str, *, revision: str | None = None, dtype: str = "float32", device: str | None = None
+    location: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    device: str | None = None,
+    spread: bool = False,
+    max_memory: dict[int | str, str] | None = None,
 ) -> nn.Module:
     """The causal language model at `location` (a directory or a hub id), in eval mode with frozen weights.
 
+    It is on one device, unless it is to be `spread` over all there are by accelerate, each holding no more weights than
+    `max_memory` says; what no device has room for waits in the CPU's memory, and then in the checkpoint's files.
     Raises BadInput where there are no safetensors, where weights are missing or left over (a wrong architecture or an
     adapter would otherwise run on random weights), where loading needs remote code, or where the model is not causal.
     """
     _refuse_adapter(location)
+    made_again = TemporaryDirectory(prefix="headwater-")
     try:
         with _quiet_loading():
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -37,6 +49,7 @@ def load_model(
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **(_device_map(device, max_memory, made_again) if spread else {}),
             )
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise BadInput(f"model {location}: cannot be loaded: {_first_sentence(error)}") from error
@@ -48,7 +61,11 @@ def load_model(
     _refuse_not_finite(location, model)
     if dtype == "float64":
         model.set_experts_implementation("eager")  # grouped products of experts are of narrower dtypes alone
-    model = model.to(device or best_device()).eval().requires_grad_(False)
+    if spread:
+        model.weights_made_again = made_again  # as long as the model is there
+    else:
+        model = model.to(device or best_device())
+    model.eval().requires_grad_(False)
     _refuse_not_causal(location, model)
     return model
 
@@ -105,6 +122,16 @@ def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def _device_map(device: str | None, max_memory: dict[int | str, str] | None, directory: TemporaryDirectory) -> dict:
+    """accelerate's own placement; on the CPU and the disk alone where the CPU is named.
+
+    The directory is for weights that wait on the disk and are otherwise than in the checkpoint's files (experts).
+    """
+    if device == "cpu":
+        max_memory = {"cpu": (max_memory or {}).get("cpu") or get_max_memory()["cpu"]}
+    return {"device_map": "auto", "max_memory": max_memory, "offload_folder": directory.name}
+
+
 def _refuse_adapter(location: str) -> None:
     if (Path(location) / "adapter_config.json").exists():
         raise BadInput(f"model {location}: is a PEFT adapter, not a whole model; merge it into its base model first")
@@ -123,8 +150,8 @@ def _refuse_incomplete(location: str, report: dict) -> None:
 
 
 def _refuse_not_finite(location: str, model: nn.Module) -> None:
-    for name, parameter in model.named_parameters():
-        if not torch.isfinite(parameter).all():
+    for name, weight in weights(model):
+        if not torch.isfinite(weight).all():
             raise BadInput(
                 f"model {location}: {name} holds values that are not finite (NaN or infinite), so would every loss; "
                 "check the checkpoint, or a wider dtype"
@@ -134,7 +161,7 @@ def _refuse_not_finite(location: str, model: nn.Module) -> None:
 @torch.no_grad()
 def _refuse_not_causal(location: str, model: nn.Module) -> None:
     """By two texts that differ in their last token alone: what stands before it must not notice."""
-    token_ids = torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1]], device=next(model.parameters()).device)
+    token_ids = torch.tensor([[0, 0, 0, 0], [0, 0, 0, 1]], device=input_device(model))
     logits = model(input_ids=token_ids, use_cache=False).logits[:, :-1]
     rounding = 8 * torch.finfo(logits.dtype).eps
     if (logits[0] - logits[1]).abs().max() > rounding * logits.abs().max():

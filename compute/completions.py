@@ -15,6 +15,7 @@ from torch import nn
 from transformers import GenerationConfig
 
 from compute.batches import Sequence
+from compute.devices import input_device
 from compute.errors import BadInput
 from compute.passes import forward_passes
 
@@ -64,7 +65,7 @@ def completion_nats(model: nn.Module, queries: SequenceOf[Sequence], *, token_bu
 
 
 def _generate(model, prompts: list[Sequence], max_new_tokens: int, end_token: int | None) -> list[list[int]]:
-    token_ids = torch.tensor([list(prompt.token_ids) for prompt in prompts], device=next(model.parameters()).device)
+    token_ids = torch.tensor([list(prompt.token_ids) for prompt in prompts], device=input_device(model))
     # A generation config of our own: a checkpoint's may sample or penalize repetition.
     settings = GenerationConfig(
         do_sample=False, num_beams=1, max_new_tokens=max_new_tokens, eos_token_id=end_token, pad_token_id=end_token or 0

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from compute.batches import Batch, Sequence
 from compute.block_diagonal import Matrix, blocks_of, check_blocks, cut, of_blocks
+from compute.devices import module_device
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
 from compute.token_loss import Labels
 from compute.tracked_modules import TrackedModule
@@ -93,7 +94,7 @@ class _BatchRows:
 
     def rows(self, values_BTM: Tensor) -> Tensor:
         """The rows of real tokens, in the dtype of the sums."""
-        rows_NM = values_BTM.flatten(0, 1) if self.is_full else values_BTM[self.real_BT]
+        rows_NM = values_BTM.flatten(0, 1) if self.is_full else values_BTM[self.real_BT.to(values_BTM.device)]
         return rows_NM.to(self.dtype)
 
 
@@ -138,8 +139,8 @@ def fit_covariances(
     token or with a loss that is not finite.
     """
     check_blocks(modules, blocks)
-    device, dtype = next(model.parameters()).device, accumulation_dtype(model)
-    sums = {module.name: _Sums(module, blocks, dtype, device) for module in modules}
+    dtype = accumulation_dtype(model)
+    sums = {module.name: _Sums(module, blocks, dtype, module_device(model, module)) for module in modules}
     newest: list[_BatchRows] = []
 
     def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:

@@ -42,7 +42,8 @@ class DocumentNorms:
     def add(self, batch: Batch, squares: dict[Metric, Tensor]) -> None:
         """Adds one module's squares of a batch to those of its documents, in place: it takes no memory."""
         for metric, squares_B in squares.items():
-            self.squares[metric].index_add_(0, batch.places, squares_B)
+            total_D = self.squares[metric]
+            total_D.index_add_(0, batch.places.to(total_D.device), squares_B.to(total_D.device))
 
     def of(self, metric: Metric, index_B: list[int] | slice = slice(None)) -> Tensor:
         """The norms of these documents, or of all."""

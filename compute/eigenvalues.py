@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compute.batches import Batch, Sequence
+from compute.devices import module_device
 from compute.eigenbasis import ModuleEigenbasis
 from compute.module_gradients import document_gradients
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
@@ -33,8 +34,10 @@ def fit_eigenvalues(
     on_batch: OnBatch | None = None,
 ) -> dict[str, Tensor]:
     """Λ_SA per module name. Arguments and errors as for `fit_covariances`; the labels must be the same ones."""
-    device, dtype = next(model.parameters()).device, accumulation_dtype(model)
-    sums = {m.name: torch.zeros(m.out_features, m.in_dim, dtype=dtype, device=device) for m in modules}
+    dtype = accumulation_dtype(model)
+    sums = {
+        m.name: torch.zeros(m.out_features, m.in_dim, dtype=dtype, device=module_device(model, m)) for m in modules
+    }
 
     def consume(_: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
         basis, total_SA = eigenbasis[module.name], torch.zeros_like(sums[module.name])

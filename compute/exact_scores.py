@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from compute.batches import Batch, Sequence
 from compute.curvature import Curvature
+from compute.devices import input_device
 from compute.document_norms import DocumentNorms
 from compute.methods import norm_metric, norm_metrics
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
@@ -63,7 +64,7 @@ def exact_scores(
     Each document goes through the model once, whatever the number of directions. `methods` has the method of each
     direction, where some are of unit norm; trackstar needs the `curvature` as well.
     """
-    dtype, device = accumulation_dtype(model), next(model.parameters()).device
+    dtype, device = accumulation_dtype(model), input_device(model)
     norms = DocumentNorms(norm_metrics(methods), len(documents), curvature, dtype, device)
     shares: dict[tuple[int, int], dict[str, Tensor]] = {}  # by document and direction, until its batch is done
     longest = max(map(len, documents), default=0)
@@ -72,13 +73,13 @@ def exact_scores(
         activation_BTI, gradient_BTO = activation_BTI.to(dtype), gradient_BTO.to(dtype)
         squares = norms.of_module(module, activation_BTI, gradient_BTO, {})
         for direction, rows in _rows_by_direction(batch, wanted).items():
-            direction_OI = directions[direction][module.name].to(device, dtype)
+            direction_OI = directions[direction][module.name].to(gradient_BTO.device, dtype)
             share_RT = _shares(module, activation_BTI[rows], gradient_BTO[rows], direction_OI)
             if batch.position_BT is not None:
                 share_RT = _at_positions(share_RT, batch.position_BT[rows], longest)
             for row, share_T in zip(rows, share_RT, strict=True):
                 index = batch.index_B[row]
-                shares.setdefault((index, direction), {})[module.name] = share_T[: len(documents[index])]
+                shares.setdefault((index, direction), {})[module.name] = share_T[: len(documents[index])].to(device)
         norms.add(batch, squares)
 
     results: list[dict[int, ExactScore]] = [{} for _ in documents]

@@ -114,6 +114,7 @@ def one_by_one(experts: nn.Module, current: SequenceOf[Batch], watch: Watch) -> 
 
 def _forward(experts: nn.Module, hidden_NI: Tensor, choice_NK: Tensor, weight_NK: Tensor) -> Tensor:
     (batch,) = experts.current_batch
+    batch = batch.to(hidden_NI.device)
     if choice_NK.shape[0] != batch.attention_BT.numel():
         raise BadInput(f"curvature.modules: a {type(experts).__name__} does not see every token; leave it out of them")
     result_NI = torch.zeros_like(hidden_NI)

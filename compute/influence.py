@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from compute.batches import Batch, Sequence
 from compute.curvature import Curvature, over
+from compute.devices import input_device, module_device
 from compute.document_norms import DocumentNorms
 from compute.low_rank import LowRankGradient
 from compute.methods import norm_metric, norm_metrics
@@ -64,7 +65,7 @@ class InfluencePass:
         if methods and len(methods) != len(gradients):
             raise ValueError(f"{len(methods)} methods for {len(gradients)} gradients")
         self.token_budget, self.methods, self.curvature = token_budget, tuple(methods), curvature
-        self.dtype, self.device = accumulation_dtype(model), next(model.parameters()).device
+        self.dtype, self.device = accumulation_dtype(model), input_device(model)
         self.products = products or self.dtype
         documents = max(1, token_budget // typical_tokens)
         workload = Workload(typical_tokens, documents, memory_bytes, self.products.itemsize)
@@ -73,7 +74,12 @@ class InfluencePass:
         self.choices = choose_routes(self.modules, ranks, workload)
         self.routes = {
             module.name: make_route(
-                self.choices[module.name], module, factors[module.name], workload, self.products, self.device
+                self.choices[module.name],
+                module,
+                factors[module.name],
+                workload,
+                self.products,
+                module_device(model, module),
             )
             for module in self.modules
         }
@@ -94,9 +100,9 @@ class InfluencePass:
                 activation_BTI.to(self.products), gradient_BTO.to(self.products)
             )
             squares = norms.of_module(module, activation_BTI, gradient_BTO, {"plain": plain_B.to(self.dtype)})
-            scores_QB = scores_BQ.T.to(self.dtype)
+            scores_QB = scores_BQ.T.to(self.device, self.dtype)
             # In place and last: where memory runs out before, nothing has been added.
-            scores_QD.index_add_(1, batch.places, scores_QB)
+            scores_QD.index_add_(1, batch.places.to(self.device), scores_QB)
             norms.add(batch, squares)
 
         settings = {"token_budget": self.token_budget, "on_batch": on_batch}

@@ -115,14 +115,14 @@ def _find(
 
 def _agreeing_ranks(found: dict[str, _Components], agreement: float, *, whole: bool) -> dict[str, int] | None:
     """One gradient's ranks by module; None where what is not among the components is too much already."""
-    squares_K = torch.cat([each.squares_R for each in found.values()]).sort().values
+    squares_K = torch.cat([each.squares_R.cpu() for each in found.values()]).sort().values
     total = sum(each.whole for each in found.values())
     allowed = (1 - agreement**2) * total - (total - float(squares_K.sum()))
     if allowed < 0 and not whole:
         return None
     dropped = int(torch.searchsorted(squares_K.cumsum(0), max(0.0, allowed), right=True))
     least = squares_K[min(dropped, len(squares_K) - 1)]
-    return {name: max(1, int((each.squares_R >= least).sum())) for name, each in found.items()}
+    return {name: max(1, int((each.squares_R >= float(least)).sum())) for name, each in found.items()}
 
 
 @dataclass

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from compute.batches import Batch, Sequence, check_sequences, pad, plan_batches
 from compute.capture import captured
+from compute.devices import brought_again, input_device, module_device
 from compute.errors import BadInput
 from compute.token_loss import DATA, Labels, batch_loss, run_batch
 from compute.tracked_modules import TrackedModule
@@ -80,7 +81,7 @@ def backward_passes(
     a sequence without a target, longer than the budget, with a loss that is not finite, or that does not fit in memory
     by itself.
     """
-    plan = _Plan(sequences, token_budget, next(model.parameters()).device)
+    plan = _Plan(sequences, token_budget, input_device(model))
     current: list[Batch] = []
     consumed: set[str] = set()
     met: set[str] = set()  # in this attempt at the batch
@@ -96,7 +97,7 @@ def backward_passes(
             consume(current[0] if seen is None else seen, module, activation_BTI, gradient_BTO)
             consumed.add(module.name)
 
-    with captured(model, modules, consume_once, current):
+    with captured(model, modules, consume_once, current), brought_again(model):
         while plan.to_come:
             index_B, already = plan.to_come.popleft()
             met.clear()
@@ -121,7 +122,7 @@ def forward_passes(
     model: nn.Module, sequences: SequenceOf[Sequence], *, token_budget: int
 ) -> Iterator[tuple[Batch, Tensor]]:
     """The same without backward: each batch with its loss_B."""
-    plan = _Plan(sequences, token_budget, next(model.parameters()).device)
+    plan = _Plan(sequences, token_budget, input_device(model))
     while plan.to_come:
         index_B, _ = plan.to_come.popleft()
         loss_B = None
@@ -147,6 +148,6 @@ def accumulation_dtype(model: nn.Module) -> torch.dtype:
     return torch.float64 if next(model.parameters()).dtype == torch.float64 else torch.float32
 
 
-def placement(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Where a model's factors belong: its device, in the dtype of its sums."""
-    return next(model.parameters()).device, accumulation_dtype(model)
+def placement(model: nn.Module, module: TrackedModule) -> tuple[torch.device, torch.dtype]:
+    """Where a module's factors belong: where it computes, in the dtype of the model's sums."""
+    return module_device(model, module), accumulation_dtype(model)

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from compute.batches import Batch, Sequence
 from compute.curvature import Curvature, over
+from compute.devices import module_device, summed
 from compute.low_rank import LowRankGradient, full_rank, keeps_full_rank, truncate_rotated, truncate_together
 from compute.methods import USUAL, Metric, known_method, metrics_of, norm_metrics
 from compute.module_gradients import document_gradients
-from compute.passes import backward_passes, placement
+from compute.passes import accumulation_dtype, backward_passes
 from compute.tracked_modules import TrackedModule
 
 
@@ -114,7 +115,7 @@ def _norms(
         for of_query, gradient in zip(squares, gradients, strict=True):
             for metric in metrics:
                 of_query[metric].append(curvature.square(name, gradient[name], metric))
-    return [{metric: torch.stack(each).sum().sqrt() for metric, each in of_query.items()} for of_query in squares]
+    return [{metric: summed(each).sqrt() for metric, each in of_query.items()} for of_query in squares]
 
 
 def _at_norm(method: str, cut: dict[str, LowRankGradient], norms: dict[Metric, Tensor]) -> dict[str, LowRankGradient]:
@@ -122,13 +123,16 @@ def _at_norm(method: str, cut: dict[str, LowRankGradient], norms: dict[Metric, T
     if not known_method(method).unit_norm:
         return cut
     norm = norms[known_method(method).metric]
-    return {name: LowRankGradient(over(each.left_OR, norm), each.right_IR) for name, each in cut.items()}
+    return {
+        name: LowRankGradient(over(each.left_OR, norm.to(each.left_OR.device)), each.right_IR)
+        for name, each in cut.items()
+    }
 
 
 def dense_gradients(model: nn.Module, modules: SequenceOf[TrackedModule], sequence: Sequence) -> dict[str, Tensor]:
     """The full gradient G_OI of one sequence's loss per module name; zero for an expert that it does not reach."""
     gradients: dict[str, Tensor] = {}
-    device, dtype = placement(model)
+    dtype = accumulation_dtype(model)
 
     def consume(_: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
         (gradients[module.name],) = next(document_gradients(module, activation_BTI.to(dtype), gradient_BTO.to(dtype)))
@@ -137,6 +141,7 @@ def dense_gradients(model: nn.Module, modules: SequenceOf[TrackedModule], sequen
         pass
     for module in modules:
         if module.name not in gradients:
+            device = module_device(model, module)
             gradients[module.name] = torch.zeros(module.out_features, module.in_dim, dtype=dtype, device=device)
     return gradients
 
@@ -165,4 +170,4 @@ def _direction(method: str, found: dict[str, Tensor], norms: dict[Metric, Tensor
     if not known_method(method).unit_norm:
         return found
     norm = norms[known_method(method).metric]
-    return {name: over(direction_OI, norm) for name, direction_OI in found.items()}
+    return {name: over(direction_OI, norm.to(direction_OI.device)) for name, direction_OI in found.items()}

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from compute.batches import Batch
+from compute.devices import device_of
 from compute.errors import BadInput
 from compute.labels import key_hash, sample_labels
 
@@ -115,7 +116,7 @@ def _head_of_first_position(model: nn.Module) -> Iterator[list[Tensor]]:
     seen: list[Tensor] = []
 
     def keep(_, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        seen[:] = [inputs[0]]
+        seen[:] = [inputs[0].to(device_of(head))]
         return (inputs[0][:, :1], *inputs[1:])
 
     head = model.get_output_embeddings()
@@ -131,7 +132,7 @@ def _head_of_first_position(model: nn.Module) -> Iterator[list[Tensor]]:
 def _agrees(model: nn.Module, input_B1E: Tensor, own_B1V: Tensor) -> bool:
     if own_B1V.shape[:2] != input_B1E.shape[:2]:
         return False
-    logits_BV = _logits(model, input_B1E[:, 0])
+    logits_BV = _logits(model, input_B1E[:, 0]).to(own_B1V.device)
     eps = torch.finfo(own_B1V.dtype).eps
     tolerance = (100 if eps < 1e-4 else 4) * eps * float(own_B1V.abs().max())  # half precisions are coarse already
     return bool((logits_BV - own_B1V[:, 0]).abs().max() <= tolerance)
@@ -163,6 +164,7 @@ def _loss(
 
     Its gradient is written into `gradient_BTE` (zeros) where that is given; H J x in its place where the input moves.
     """
+    batch = batch.to(input_BTE.device)
     # The logits at position t−1 predict the token at t.
     row_N, target_N = batch.target_BT.nonzero(as_tuple=True)
     token_N = batch.token_ids_BT[row_N, target_N]

@@ -167,11 +167,10 @@ def stored_eigenvalues(step: Reading, fit: str, module: str):
 
 
 def placed_eigenbasis(step: Reading, fit: str, model, modules) -> dict:
-    """The eigenbasis of every tracked module by name, on the model's device and in the dtype of its sums."""
+    """The eigenbasis of every tracked module by name, where the module computes and in the dtype of its sums."""
     from compute.passes import placement
 
-    place = placement(model)
-    return {module.name: stored_eigenbasis(step, fit, module.name).to(*place) for module in modules}
+    return {module.name: stored_eigenbasis(step, fit, module.name).to(*placement(model, module)) for module in modules}
 
 
 def document_tokens(step: Reading, fit: str) -> dict[str, float]:
@@ -208,9 +207,13 @@ def stored_curvature(step: Reading, study: Study, model, modules, *, keeps_all: 
     from compute.curvature import Curvature
     from compute.passes import placement
 
-    fit, options, place = study.spec.curvature.name, study.spec.options, placement(model)
-    names = [module.name for module in modules]
-    eigenbasis = StoredFactors(names, lambda name: stored_eigenbasis(step, fit, name).to(*place), keeps_all=keeps_all)
-    eigenvalues = StoredFactors(names, lambda name: stored_eigenvalues(step, fit, name).to(*place), keeps_all=keeps_all)
+    fit, options = study.spec.curvature.name, study.spec.options
+    places = {module.name: placement(model, module) for module in modules}
+
+    def factors(read: Callable) -> StoredFactors:
+        names = list(places)
+        return StoredFactors(names, lambda name: read(step, fit, name).to(*places[name]), keeps_all=keeps_all)
+
+    eigenbasis, eigenvalues = factors(stored_eigenbasis), factors(stored_eigenvalues)
     tokens = document_tokens(step, fit) if "kfac" in options.methods else None
     return Curvature(eigenbasis, eigenvalues, options.damping, tokens)

@@ -151,7 +151,7 @@ class LocalJudge:
         self.name, self._max_new_tokens, model = spec.name, spec.max_new_tokens, spec.local
         self.fingerprint = judge_fingerprint(spec, base)
         location = model.location(base)
-        self._model = load_model(location, revision=model.revision, dtype=model.dtype)
+        self._model = load_model(location, revision=model.revision, dtype=model.dtype, **model.placement())
         self._tokenizer = load_tokenizer(location, revision=model.revision)
         self._context = context_length(self._model)
 

@@ -95,9 +95,10 @@ def load_checkpoint(model: ModelSpec, base: str, step: Reading | None = None, *,
     """
     from compute.checkpoint import load_model
 
+    settings = {"dtype": model.dtype, "device": device, **model.placement()}
     if model.train:
-        return load_model(str(unpacked(step, model)), dtype=model.dtype, device=device)
-    return load_model(model.location(base), revision=model.revision, dtype=model.dtype, device=device)
+        return load_model(str(unpacked(step, model)), **settings)
+    return load_model(model.location(base), revision=model.revision, **settings)
 
 
 def refuse_changed_files(step: Reading, model: ModelSpec, base: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from assets.specs.spec import Name, Spec
+
+MEMORY = r"^[0-9]+(\.[0-9]+)?(KiB|MiB|GiB|KB|MB|GB)$"
 
 
 class TrainSpec(Spec):
@@ -51,6 +53,16 @@ class ModelSpec(Spec):
     dtype: Literal["float32", "bfloat16", "float16", "float64"] = Field(
         "float32", description="Precision of weights and activations; sums are float32 at least."
     )
+    device_map: Literal["auto"] | None = Field(
+        None,
+        description="auto: a model larger than one device is spread over all of them by accelerate, and what they have "
+        "no room for is brought from the CPU's memory or the disk when it is used. Left out: one device.",
+    )
+    max_memory: dict[str, Annotated[str, Field(pattern=MEMORY)]] | None = Field(
+        None,
+        description="With device_map: memory for weights by device ('0', '1', …, cpu), such as 70GiB. Left out: what "
+        "is free. Leave room for activations and factors.",
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> ModelSpec:
@@ -59,9 +71,19 @@ class ModelSpec(Spec):
             raise ValueError(f"give exactly one of path, hub and train (given: {', '.join(given) or 'none'})")
         if self.hub and not self.revision:
             raise ValueError("a hub id needs a revision (a commit or tag), or the weights could change under the study")
+        if self.max_memory and not self.device_map:
+            raise ValueError("max_memory belongs to device_map: auto; there is none")
+        if unknown := [device for device in self.max_memory or {} if device != "cpu" and not device.isdigit()]:
+            raise ValueError(f"max_memory names the device {unknown[0]}; write the number of a GPU, or cpu")
         if self.revision and not self.hub:
             raise ValueError("revision belongs to a hub id; there is none")
         return self
+
+    def placement(self) -> dict:
+        """How the engine places the weights."""
+        sizes = (self.max_memory or {}).items()
+        limits = {int(device) if device.isdigit() else device: size for device, size in sizes}
+        return {"spread": self.device_map is not None, "max_memory": limits or None}
 
     def location(self, base: str) -> str:
         """What `from_pretrained` takes: the hub id, or the directory, resolved against the study file's directory."""

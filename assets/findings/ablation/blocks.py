@@ -37,13 +37,11 @@ def block_curvature(
     from compute.eigenvalues import fit_eigenvalues
     from compute.passes import placement
 
-    fit, place, decomposition = study.spec.curvature, placement(model), Decomposition()
-    basis = {
-        module.name: decomposition.of_module(
-            cut_covariances(stored_covariances(step, fit.name, module.name), blocks)
-        ).to(*place)
-        for module in modules
-    }
+    fit, decomposition = study.spec.curvature, Decomposition()
+    basis = {}
+    for module in modules:
+        cut = cut_covariances(stored_covariances(step, fit.name, module.name), blocks)
+        basis[module.name] = decomposition.of_module(cut).to(*placement(model, module))
     settings = {"labels": fit.labels, "seed": fit.seed, "token_budget": fit.token_budget, "on_batch": on_batch}
     eigenvalues = fit_eigenvalues(model, modules, basis, documents, **settings)
     return Curvature(basis, eigenvalues, study.spec.options.damping)
