@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 SAMPLE_ROWS = 1_000
 
 
-def document_sample_table(key: tuple[str, ...], grain: str) -> Table:
+def table_of_sample(key: tuple[str, ...], grain: str) -> Table:
     """The table of such a sample."""
     return Table(
         key=key,

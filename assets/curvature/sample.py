@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 import polars as pl
 
-from assets.corpus.document_sample import document_sample_table, sample_settings, stored_sample, write_sample
+from assets.corpus.document_sample import sample_settings, stored_sample, table_of_sample, write_sample
 from assets.corpus.documents import documents_table
 from assets.lake.lake import Lake
 from assets.lake.tables import Table
@@ -23,7 +23,7 @@ STORY = "Pinned: the fit stays as it is when the corpus grows. Materialize it by
 
 def sample_table(fit: str) -> Table:
     grain = "one row per document of the sample that the curvature is fitted on"
-    return document_sample_table(("curvature", fit, "sample"), grain)
+    return table_of_sample(("curvature", fit, "sample"), grain)
 
 
 def sample_asset(study: Study) -> dg.AssetsDefinition:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.corpus.document_sample import document_sample_table, sample_settings, write_sample
+from assets.corpus.document_sample import sample_settings, table_of_sample, write_sample
 from assets.corpus.documents import documents_table
 from assets.lake.lake import Lake
 from assets.lake.tables import Table
@@ -20,7 +20,7 @@ STORY = "Pinned: the ablation stays as it is when the corpus grows. Materialize 
 
 def ablation_sample_table(study: str) -> Table:
     grain = "one row per document of the sample on which settings are compared"
-    return document_sample_table(("study", study, "ablation_sample"), grain)
+    return table_of_sample(("study", study, "ablation_sample"), grain)
 
 
 def ablation_sample_asset(study: Study) -> dg.AssetsDefinition:
