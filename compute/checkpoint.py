@@ -95,6 +95,12 @@ def model_skeleton(location: str, *, revision: str | None = None) -> nn.Module:
         raise BadInput(f"model {location}: is not a causal language model: {_first_sentence(error)}") from error
 
 
+def skeleton_of(model: nn.Module) -> nn.Module:
+    """The architecture of a model that is there, on the meta device."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(model.config)
+
+
 def context_length(model: nn.Module) -> int | None:
     """The longest sequence that the model's positions allow, where its configuration states one."""
     for name in ("max_position_embeddings", "n_positions", "n_ctx"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from compute.architecture import Architecture, LinearModule
@@ -46,6 +47,11 @@ DOUBLE = 8
 NORM_ROW_BYTES = 32  # of the lake, a document's norm, loss and id
 SCORE_ROW_BYTES = 6  # a float32 score, and an id that is an index into a dictionary
 RANKED_ROW_BYTES = 250  # with text, tokens and their scores
+
+
+def decomposition_bytes(side: float) -> float:
+    """The matrix, its symmetrized copy, the eigenvectors, and as much again that LAPACK works in."""
+    return 5 * DOUBLE * side**2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,15 +115,10 @@ class CostModel:
 
     def stages(self) -> dict[str, Cost]:
         """Every stage with a model or a factor in it, by the name of its asset; `influence` includes document norms."""
-        return {
-            "covariances": self.covariances(),
-            "eigenbasis": self.eigenbasis(),
-            "eigenvalues": self.eigenvalues(),
-            "completions": self.completions(),
-            "query_gradients": self.query_gradients(),
-            "influence": self.influence(),
-            "rankings": self.exact_scores(),
-        }
+        return {name: self.stage(name) for name in STAGES}
+
+    def stage(self, name: str) -> Cost:
+        return STAGES[name](self)
 
     # passes
 
@@ -139,17 +140,15 @@ class CostModel:
         products = sum(covariance(each, self.setting.blocks) for each in self.architecture.tracked)
         passes, held = self._groups("covariances")
         operations = _times(passes, self._sample_pass()) + Counter({self._sums: tokens * products})
-        memory = self._model_memory(self.setting.fit_token_budget) | {"covariances": held}
+        memory = self._model_memory(self._fit_tokens) | {"covariances": held}
         return Cost(operations, memory, lake_bytes=self._factor_bytes())
 
     def eigenbasis(self) -> Cost:
         """One float64 decomposition per A (once for modules that share it) and S, on the CPU."""
         decomposed = [side for each in self.architecture.tracked for side in decomposed_sides(each)]
         operations = sum(EIGH * side**3 for side in decomposed) / self.setting.blocks**2
-        largest = max(decomposed) / self.setting.blocks
         factors = self._factor_bytes()
-        # The matrix, its symmetrized copy, the eigenvectors, and as much again that LAPACK works in.
-        memory = {"decomposition of the largest matrix": 5 * DOUBLE * largest**2}
+        memory = {"decomposition of the largest matrix": decomposition_bytes(max(decomposed) / self.setting.blocks)}
         return Cost(Counter({HOST_DECOMPOSITION: operations}), memory, lake_bytes=factors, lake_read=factors)
 
     def eigenvalues(self) -> Cost:
@@ -157,9 +156,12 @@ class CostModel:
         sums = _times(self.setting.sample_documents, self._rotation())
         largest = max(map(entries, self.architecture.tracked))
         passes, held = self._groups("eigenvalues")
-        memory = self._model_memory(self.setting.fit_token_budget) | {
+        documents = max(1, self._fit_tokens // self.setting.tokens)
+        memory = self._model_memory(self._fit_tokens) | {
             "eigenbasis and eigenvalues": held,
-            "gradients of some documents": 3 * self._sum_bytes * max(ELEMENTS_AT_ONCE, largest),
+            "gradients of some documents": 3
+            * self._sum_bytes
+            * max(largest, min(ELEMENTS_AT_ONCE, documents * largest)),
         }
         operations = _times(passes, self._sample_pass()) + sums
         return Cost(operations, memory, lake_bytes=self._entry_bytes(), lake_read=self._factor_bytes())
@@ -214,9 +216,9 @@ class CostModel:
         factors = self._sum_bytes * sum(
             directions * self.rank(each) * sum(sides(each)) for each in self.architecture.tracked
         )
-        memory = self._model_memory(setting.token_budget) | {
+        memory = self._model_memory(self._tokens) | {
             "queries' gradients": 2 * factors,  # as they were read, and laid out for the routes
-            "options.memory_mib": setting.memory_bytes,
+            "options.memory_mib": self._formed_bytes(routes, workload, directions),
             "curvature": curvature,
         }
         rows = setting.documents * (directions * SCORE_ROW_BYTES + NORM_ROW_BYTES)
@@ -240,13 +242,31 @@ class CostModel:
             shares = listed * setting.methods * 2 * setting.tokens * entries(each)
             operations += Counter({self._sums: setting.queries * (formed + shares)})
         curvature, _, readings = self._residence(copies, keeps_all=setting.whitens)
-        memory = self._model_memory(setting.token_budget) | {
+        memory = self._model_memory(self._tokens) | {
             "curvature": curvature,
             "full-rank gradients": self._entry_bytes() * copies * min(at_once, setting.queries),
         }
         written = setting.queries * setting.methods * listed * (RANKED_ROW_BYTES + 8 * setting.tokens)
         read = min(readings, groups) * (self._factor_bytes() + self._entry_bytes())
         return Cost(operations, memory, written, read)
+
+    def _formed_bytes(self, routes: dict[str, Choice], workload: Workload, directions: int) -> float:
+        """What of the memory for gradients routes use: queries' dense ones, and documents' of a module at a time."""
+        sizes = {each.module.name: entries(each) * workload.bytes_per_entry for each in self.architecture.tracked}
+        dense = directions * sum(size for name, size in sizes.items() if routes[name].route == "formed")
+        formed = max((size for name, size in sizes.items() if routes[name].route != "factors"), default=0)
+        passing = min(workload.formed_bytes, (workload.documents + directions) * formed)
+        return min(workload.memory_bytes, dense + passing)
+
+    @property
+    def _fit_tokens(self) -> int:
+        """Padded tokens of the largest batch of the sample."""
+        return min(self.setting.fit_token_budget, self.setting.sample_documents * self.setting.tokens)
+
+    @property
+    def _tokens(self) -> int:
+        """The same of the documents that are scored."""
+        return min(self.setting.token_budget, self.setting.documents * self.setting.tokens)
 
     def rank(self, linear: LinearModule) -> int:
         """The rank of a query's gradient of a module."""
@@ -335,6 +355,17 @@ class CostModel:
         passing = token_budget * (size * (kept if backward else 2 * widest) + self._sum_bytes * widest)
         chunk = min(self.setting.logits_at_once, token_budget * model.vocabulary)
         return {"weights": self._weight_bytes(), "activations": passing, "logits": 3 * self._sum_bytes * chunk}
+
+
+STAGES: dict[str, Callable[[CostModel], Cost]] = {
+    "covariances": CostModel.covariances,
+    "eigenbasis": CostModel.eigenbasis,
+    "eigenvalues": CostModel.eigenvalues,
+    "completions": CostModel.completions,
+    "query_gradients": CostModel.query_gradients,
+    "influence": CostModel.influence,
+    "rankings": CostModel.exact_scores,
+}
 
 
 def _times(count: float, operations: Counter[str]) -> Counter[str]:

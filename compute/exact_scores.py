@@ -24,6 +24,7 @@ from compute.passes import OnBatch, accumulation_dtype, backward_passes
 from compute.tracked_modules import TrackedModule
 
 SPURIOUS_CONCENTRATION = 2 / 3
+DENSE_BYTES = 2**30  # for full-rank query gradients that are held at once
 
 
 @dataclass

@@ -20,10 +20,11 @@ from compute.batches import Batch, Sequence
 from compute.curvature import Curvature, over
 from compute.devices import input_device, module_device
 from compute.document_norms import DocumentNorms
+from compute.errors import BadInput
 from compute.low_rank import LowRankGradient
 from compute.methods import norm_metric, norm_metrics
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
-from compute.routes import Choice, Workload, choose, make_route
+from compute.routes import FORMED_SHARE, PARTS, Choice, Workload, choose, make_route
 from compute.tracked_modules import TrackedModule
 
 MEMORY_BYTES = 2**31  # what the queries' dense gradients and the documents' may take together
@@ -122,15 +123,29 @@ class InfluencePass:
 def choose_routes(
     modules: SequenceOf[TrackedModule], ranks: dict[str, list[int]], workload: Workload
 ) -> dict[str, Choice]:
-    """The choice of each module by name, for queries of these ranks at it; `formed` as long as the memory lasts."""
+    """The choice of each module by name, for queries of these ranks at it; `formed` as long as the memory lasts.
+
+    Raises BadInput where the memory does not hold one document's gradient of a module that forms them.
+    """
     dense_bytes = workload.memory_bytes - workload.formed_bytes
     choices = {}
     for module in modules:
         choice = choices[module.name] = choose(module, ranks[module.name], workload, dense_bytes)
+        _refuse_too_little(module, choice, workload)
         if choice.route == "formed":
             entries = len(ranks[module.name]) * module.out_features * module.in_dim
             dense_bytes -= entries * workload.bytes_per_entry
     return choices
+
+
+def _refuse_too_little(module: TrackedModule, choice: Choice, workload: Workload) -> None:
+    gradient = module.out_features * module.in_dim * workload.bytes_per_entry
+    least = FORMED_SHARE * PARTS[choice.route] * gradient
+    if least > workload.memory_bytes:
+        raise BadInput(
+            f"options.memory_mib: {workload.memory_bytes // 2**20} is too little for one document's gradient of "
+            f"{module.name}, of {-(-gradient // 2**20)} MiB; give {-(-least // 2**20)} at least"
+        )
 
 
 def score_documents(

@@ -31,6 +31,7 @@ ELEMENTS_AT_ONCE = 2**24  # of projections, 64 MiB in float32
 FORMING, GRAM = 2.0, 1.7
 DOCUMENTS_PER_PRODUCT = 48
 FORMED_SHARE = 4  # of the budget one such part is for documents' gradients or rebuilt ones of queries
+PARTS = {"factors": 0, "formed": 1, "rebuilt": 2}  # that this part is divided into
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,10 @@ def choose(module: TrackedModule, ranks: SequenceOf[int], workload: Workload, de
     product, factors = len(ranks) * entries, tokens * sum(ranks) * (outputs + inputs)
     norm = min(forward, tokens * tokens * (outputs + inputs))
     # Of what is rebuilt, half of what may be formed is for documents' gradients.
-    half = _documents_at_once(workload, entries, 2)
+    half = _documents_at_once(workload, entries, PARTS["rebuilt"])
     rebuilt = sum(ranks) * entries * -(-workload.documents // half) / workload.documents
     multiplications = {"factors": factors + norm, "formed": forward + product, "rebuilt": forward + product + rebuilt}
-    at_once = _documents_at_once(workload, entries, 1)
+    at_once = _documents_at_once(workload, entries, PARTS["formed"])
     costs = {
         "factors": factors + (FORMING if norm == forward else GRAM) * norm,
         "formed": FORMING * forward + product * max(1, DOCUMENTS_PER_PRODUCT / at_once),
@@ -134,7 +135,8 @@ class Rebuilt:
     def score(self, activation_BTI: Tensor, gradient_BTO: Tensor) -> tuple[Tensor, Tensor]:
         """Scores B×Q, and the squared norm of each document's gradient."""
         scores, squares = [], []
-        for gradient_DOI in document_gradients(self.module, activation_BTI, gradient_BTO, self.elements // 2):
+        elements = self.elements // PARTS["rebuilt"]
+        for gradient_DOI in document_gradients(self.module, activation_BTI, gradient_BTO, elements):
             gradient_DP = gradient_DOI.flatten(1)
             scores.append(torch.cat([(dense_qP @ gradient_DP.T).T for dense_qP in self._dense(gradient_DP)], 1))
             squares.append(squared_norms(gradient_DP))
@@ -142,7 +144,7 @@ class Rebuilt:
 
     def _dense(self, like_DP: Tensor) -> Iterator[Tensor]:
         outputs, inputs = self.module.out_features, self.module.in_dim
-        at_once = max(1, min(len(self.factors), self.elements // 2 // (outputs * inputs)))
+        at_once = max(1, min(len(self.factors), self.elements // PARTS["rebuilt"] // (outputs * inputs)))
         scratch_qOI = like_DP.new_empty(at_once, outputs, inputs)
         for start in range(0, len(self.factors), at_once):
             some = self.factors[start : start + at_once]

@@ -1,4 +1,4 @@
-"""What can be told before any long work starts: files, fields, checkpoint, modules, tokenizer and context lengths."""
+"""What can be told before long work starts: files, fields, checkpoint, modules, memory, tokenizer, context lengths."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from assets.corpus.preflight import preflight_corpus
 from assets.findings.answer_statistics import study_rules
 from assets.findings.judge import check_judge
 from assets.model.fit import check_architecture, check_context, check_query_length
+from assets.model.memory import refuse_study_beyond_memory
 from assets.queries.reading import Query, read_queries
 from assets.specs.model import ModelSpec
 from assets.specs.study import Study
@@ -25,7 +26,7 @@ def preflight(study: Study) -> None:
         check_judge(study.spec.findings.judge, study.base)
     queries = read_queries(study.spec.queries, study.base)
     skeleton = study_skeleton(study)
-    _check_modules(study, skeleton)
+    _check_modules(study, skeleton, queries)
     check_context(study, skeleton)
     if study.spec.query_model:
         check_architecture(study, _named_skeleton(study.spec.query_model, study.base), skeleton)
@@ -55,7 +56,7 @@ def _named_skeleton(model: ModelSpec, base: str):
     return model_skeleton(model.location(base), revision=model.revision)
 
 
-def _check_modules(study: Study, skeleton) -> None:
+def _check_modules(study: Study, skeleton, queries: list[Query]) -> None:
     from compute.block_diagonal import check_blocks
     from compute.tracked_modules import select_modules
 
@@ -64,6 +65,9 @@ def _check_modules(study: Study, skeleton) -> None:
     for blocks in study.spec.options.ablation.blocks if study.spec.options.ablation else ():
         check_blocks(tracked, blocks, "options.ablation.blocks")
     _check_ranks(study, min(tracked, key=_smaller_dimension))
+    fit, corpus = study.spec.curvature, study.spec.corpus
+    sizes = {"documents": fit.sample_documents, "tokens": corpus.max_tokens, "queries": len(queries)}
+    refuse_study_beyond_memory(study, skeleton, tracked, **sizes)
 
 
 def _check_ranks(study: Study, smallest: TrackedModule) -> None:

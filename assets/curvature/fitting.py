@@ -23,6 +23,7 @@ from assets.figures.spectrum import eigenvalue_spectrum, spectrum_rows
 from assets.lake.lake import Lake
 from assets.lake.tables import Table
 from assets.model.checkpoint import checkpoint_table
+from assets.model.memory import refuse_beyond_memory, refuse_parts
 from assets.model.opening import open_traced_model
 from assets.specs.study import Study
 from assets.step.checks import Check
@@ -126,8 +127,18 @@ def _decompose(step: Step, study: Study, table: Table, upstream: tuple[Table, ..
     if not step.is_current(table, stamp):
         largest: list[dict] = []
         preview: dict = {}  # filled while the rows are made, before they are written
+        _refuse_large_decompositions(step, study, upstream[0])
         batches = _decomposed(step, study.spec.curvature.name, stamp, check, largest)
         step.write(table, _then(batches, lambda: preview.update(_largest(largest))), stamp, metadata=preview)
+
+
+def _refuse_large_decompositions(step: Step, study: Study, covariances: Table) -> None:
+    """Raises BadInput where the largest matrix, or its block, cannot be decomposed in the memory that is there."""
+    from compute.cost import decomposition_bytes
+
+    sides = step.scan(covariances).group_by("module", "side").agg(pl.len()).select(pl.col("len").max())
+    largest = -(-sides.collect().item() // study.spec.curvature.blocks)
+    refuse_parts(study, "eigenbasis", {"decomposition of the largest matrix": decomposition_bytes(largest)})
 
 
 def _fit_eigenvalues(step: Step, study: Study, table: Table, upstream: tuple[Table, ...], check: Check) -> None:
@@ -176,6 +187,8 @@ def _fitted(step: Step, study: Study, stage: str, fit_on: Callable) -> Iterator[
     model, modules = open_traced_model(step, study)
     groups = module_groups(modules, lambda module: bytes_to_fit(stage, module, fit.blocks), fit.memory_bytes)
     documents = sample_sequences(step, fit.name)
+    tokens = sum(map(len, documents))
+    refuse_beyond_memory(study, stage, model, modules, documents=len(documents), tokens=tokens // len(documents))
     step.tracking.log_params(
         {
             "labels": fit.labels,
@@ -190,7 +203,7 @@ def _fitted(step: Step, study: Study, stage: str, fit_on: Callable) -> Iterator[
             f"{fit.name}: {stage} of {len(modules)} modules do not fit into curvature.memory_mib ({fit.memory_mib}) "
             f"at once; {len(groups)} passes over the sample"
         )
-    tokens = len(groups) * sum(map(len, documents))
+    tokens *= len(groups)
     with step.progress(f"{fit.name}: {stage}", tokens, "tokens") as progress:
         for group in groups:
             fitted = fit_on(

@@ -10,6 +10,7 @@ import polars as pl
 
 from assets.corpus.tokenizer import stored_tokenizer
 from assets.curvature.factors import stored_curvature
+from assets.model.memory import refuse_beyond_memory
 from assets.model.opening import open_traced_model
 from assets.study.completions import completions_table, query_sequences
 from compute.methods import whitens
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
     from assets.specs.study import Study
     from assets.step.step import Step
     from compute.exact_scores import ExactScore
-
-DENSE_BUDGET_BYTES = 2**30  # full-rank query gradients held at once
-
 
 def add_exact_scores(step: Step, study: Study, ranked: pl.DataFrame) -> tuple[pl.DataFrame, float]:
     """`ranked` with exact, token and module scores, and how well its low-rank scores agree (`agreement_of`)."""
@@ -48,9 +46,13 @@ def with_shares(rows: pl.DataFrame, scored: Sequence[ExactScore], names: Sequenc
 
 def _scored_pairs(step: Step, study: Study, ranked: pl.DataFrame, model, modules) -> dict:
     """ExactScore by (method, query, document)."""
+    from compute.exact_scores import DENSE_BYTES
     from compute.factor_memory import entry_bytes, residence
 
     queries = query_sequences(step.scan(completions_table(study.name)).sort("position").collect().to_dicts())
+    longest = ranked["token_ids"].list.len().max() or 2
+    sizes = {"documents": ranked["document_id"].n_unique(), "tokens": longest, "queries": len(queries)}
+    refuse_beyond_memory(study, "rankings", model, modules, **sizes)
     methods = study.spec.options.methods
     copies = 1 + len(methods)  # a gradient, and the directions along it
     held = residence(
@@ -62,7 +64,7 @@ def _scored_pairs(step: Step, study: Study, ranked: pl.DataFrame, model, modules
     )
     curvature = stored_curvature(step, study, model, modules, keeps_all=held.keeps_all)
     query_model = open_traced_model(step, study, query_side=True)[0] if study.spec.query_model else model
-    at_once = max(1, DENSE_BUDGET_BYTES // (copies * sum(map(entry_bytes, modules))))
+    at_once = max(1, DENSE_BYTES // (copies * sum(map(entry_bytes, modules))))
     pairs: dict = {}
     groups = [(group, _of_queries(ranked, group)) for group in _groups(queries, at_once)]
     total = sum(part["document_id"].n_unique() for _, part in groups)

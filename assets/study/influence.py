@@ -6,6 +6,7 @@ Positive scores mean that weighting the document up lowers the loss of the query
 from collections.abc import Iterable, Iterator
 
 import dagster as dg
+import polars as pl
 import pyarrow as pa
 
 from assets.corpus.documents import document_rows, documents_table
@@ -18,6 +19,7 @@ from assets.lake.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, STAMP
 from assets.lake.lake import Lake
 from assets.lake.tables import Column, Table
 from assets.model.checkpoint import checkpoint_table
+from assets.model.memory import refuse_beyond_memory
 from assets.model.opening import open_traced_model
 from assets.specs.study import Study
 from assets.step.checks import Check, check_specs
@@ -164,7 +166,7 @@ def pass_over_documents(
 
 def _score_shards(step: Step, study: Study) -> None:
     """Scores the shards that are not current; the model and the queries' gradients are loaded once for all of them."""
-    tables = scores_tables(study.name)
+    tables, documents = scores_tables(study.name), documents_table(study.spec.corpus.name)
     stamps = expected_stamps(step, study, step.context.partition_keys)
     due = [shard for shard in stamps if not all([step.is_current(table, stamps[shard], shard) for table in tables])]
     if not due:
@@ -172,16 +174,19 @@ def _score_shards(step: Step, study: Study) -> None:
     for table in tables:
         step.lake.ensure(table)
     model, modules = open_traced_model(step, study)
+    length, rows = typical_tokens(step, study.spec.curvature.name), step.lake.partition_rows(documents)
+    queries = step.scan(completions_table(study.name)).select(pl.len()).collect().item()
+    most = max((rows.get(shard, 0) for shard in due), default=0)
+    sizes = {"documents": max(1, most), "tokens": length, "queries": queries}
+    refuse_beyond_memory(study, "influence", model, modules, **sizes)
     curvature = _whitening(step, study, model, modules)
     gradients = stored_gradients(step, study.name)
-    length = typical_tokens(step, study.spec.curvature.name)
     influence_pass = pass_over_documents(
         study, model, modules, [(method, each) for (method, _), each in gradients.items()], length, curvature
     )
     step.tracking.log_params(
         {"queries": len({query for _, query in gradients}), "routes": influence_pass.route_names()}
     )
-    rows = step.lake.partition_rows(documents_table(study.spec.corpus.name))
     total = sum(rows.get(shard, 0) for shard in due)
     with step.progress(f"{study.name}: influence", total, "documents") as progress:
 

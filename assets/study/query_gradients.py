@@ -10,6 +10,7 @@ from assets.lake.columns import METHOD, MODULE, QUERY_ID, STAMP
 from assets.lake.lake import Lake
 from assets.lake.matrices import VECTOR, vectors
 from assets.lake.tables import Column, Table
+from assets.model.memory import refuse_beyond_memory
 from assets.model.opening import open_traced_model
 from assets.specs.study import Study
 from assets.step.checks import Check
@@ -154,8 +155,11 @@ def _batches(step: Step, study: Study, table: Table, stamp: str, facts: dict) ->
             f"{study.name}: the factors of all modules do not fit into options.memory_mib ({options.memory_mib}); they "
             f"are read module by module, for {held.queries_at_once} queries at a time"
         )
-    curvature = stored_curvature(step, study, model, modules, keeps_all=held.keeps_all)
     queries = query_sequences(step.scan(completions_table(study.name)).sort("position").collect().to_dicts())
+    longest = max(map(len, queries), default=2)
+    sizes = {"documents": len(queries), "tokens": longest, "queries": len(queries), "query_tokens": longest}
+    refuse_beyond_memory(study, "query_gradients", model, modules, **sizes)
+    curvature = stored_curvature(step, study, model, modules, keeps_all=held.keeps_all)
     ranks: list[int] = []
     with step.progress(f"{study.name}: query gradients", len(queries), "queries") as progress:
         for method, query_id, gradients in query_gradients(

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from assets.study.exact import DENSE_BUDGET_BYTES
+from assets.model.memory import AUTO_RANK, cost_setting
 from compute.errors import BadInput
 from orchestration.plan.recorded import Recorded, recorded_rank, recorded_stages
 from orchestration.plan.sizes import Corpus, Queries, changed, corpus_sizes, query_sizes
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from orchestration.home import Home
 
 STEP_SECONDS = 0.5  # of every step: opening tables and the model, checks, tracking
-AUTO_RANK = 32  # where ranks are chosen and have not been yet
 TRAINED_BYTES = 16  # per weight: itself, its gradient and AdamW's two moments, in float32
 
 
@@ -146,33 +145,16 @@ def _history(study: Study, home: Home) -> tuple[dict[str, Recorded], float | Non
 
 
 def _setting(study: Study, corpus: Corpus, queries: Queries, rank: float | None, device: Hardware) -> Setting:
-    from compute.cost import Setting
-    from compute.methods import metrics_of, whitens
-
-    options, fit = study.spec.options, study.spec.curvature
-    chosen = round(rank) if rank else AUTO_RANK
-    return Setting(
+    return cost_setting(
+        study,
         documents=corpus.documents,
         tokens=corpus.tokens,
-        sample_documents=min(fit.sample_documents, corpus.documents),
         queries=queries.queries,
         query_tokens=queries.tokens,
         generated=queries.generated,
         new_tokens=queries.new_tokens,
-        methods=len(options.methods),
-        metrics=len(metrics_of(options.methods)),
-        whitens=whitens(options.methods),
-        rank=chosen if options.rank == "auto" else options.kept_rank,
-        agreement=options.rank == "auto",
-        top_k=options.top_k,
-        token_budget=options.token_budget,
-        fit_token_budget=fit.token_budget,
-        memory_bytes=options.memory_bytes,
-        exact_bytes=DENSE_BUDGET_BYTES,
+        rank=rank,
         logits_at_once=device.logits_at_once,
-        dtype=study.spec.model.dtype,
-        blocks=fit.blocks,
-        fit_memory_bytes=fit.memory_bytes,
     )
 
 

@@ -13,7 +13,7 @@ import compute.module_gradients
 import compute.routes
 from compute.batches import Sequence, make_batches
 from compute.errors import BadInput
-from compute.influence import InfluencePass, score_documents
+from compute.influence import InfluencePass, choose_routes, score_documents
 from compute.low_rank import full_rank
 from compute.query_gradients import query_gradients
 from compute.routes import Choice, Workload, choose
@@ -324,3 +324,11 @@ def test_costs_are_multiples_of_the_modules_own_forward_pass():
     assert choice.costs["formed"] == pytest.approx(2 + 1.5 * 32 / 256)
     assert choice.costs["rebuilt"] == pytest.approx(2 + 1.5 * 32 / 256 + 32 * 32 / 32 / 256)
     assert choice.costs["factors"] == pytest.approx(factors + 2)
+
+
+def test_a_budget_too_small_for_one_documents_gradient_is_refused():
+    """Where gradients are formed: at the factor side none is."""
+    workload = Workload(tokens=256, documents=32, memory_bytes=2**21)
+    with pytest.raises(BadInput, match=r"options.memory_mib: 2 is too little .* gradient of m, of 2 MiB; give 9 at least"):
+        choose_routes([WIDE], {WIDE.name: [256] * 400}, workload)
+    assert choose_routes([WIDE], {WIDE.name: [8]}, workload)[WIDE.name].route == "factors"

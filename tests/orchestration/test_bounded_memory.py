@@ -83,3 +83,35 @@ def test_query_gradients_and_exact_scores_hold_one_modules_factors(copied, finis
     keys = ["method", "query_id", "ranking", "end", "rank"]
     expected, found = (each.sort(keys) for each in (before["rankings"], copied.table("study/tiny/rankings")))
     np.testing.assert_allclose(found["exact_score"].to_numpy(), expected["exact_score"].to_numpy(), rtol=1e-4)
+
+
+def failure(result) -> str:
+    """The sentences of the step that failed."""
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    error, told = event.step_failure_data.error, []
+    while error:
+        told.append(error.message)
+        error = error.cause
+    return " ".join(told)
+
+
+STAGES = {
+    "curvature/tiny/covariances": "covariances needs about",
+    "curvature/tiny/eigenbasis": "eigenbasis needs about",
+    "curvature/tiny/eigenvalues": "eigenvalues needs about",
+    "study/tiny/query_gradients": "query_gradients needs about",
+    "study/tiny/influence": "influence needs about",
+    "study/tiny/rankings": "rankings needs about",
+}
+
+
+def test_what_is_not_there_on_a_cpu_is_told_before_the_work(copied, monkeypatch):
+    monkeypatch.setattr("compute.passes.run_batch", lambda *_: pytest.fail("a pass was begun"))
+    monkeypatch.setattr("torch.linalg.eigh", lambda *_: pytest.fail("a matrix was decomposed"))
+    monkeypatch.setattr("assets.model.memory.ENOUGH", 0)
+    monkeypatch.setattr("compute.available_memory.available_memory", lambda: 1000)
+    for path, words in STAGES.items():
+        shards = ("00000", "00000") if path.endswith("influence") else ()
+        others = ["study/tiny/document_norms", "study/tiny/candidates"] if shards else []
+        told = failure(copied.materialize(path, *others, shards=shards))
+        assert f"study tiny: {words}" in told and "and 0 MiB are there; " in told, told

@@ -1,0 +1,137 @@
+"""Whether a step's memory is there, looked at on a CPU before its work: what has to be killed there took hours first.
+
+A GPU that runs out of memory says so, and the batch is halved (`compute/passes.py`); a CPU's process is killed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from compute.errors import BadInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from assets.specs.study import Study
+    from compute.cost import Setting
+
+AUTO_RANK = 32  # where ranks are chosen and have not been yet
+ENOUGH = 2**26  # bytes that are not worth a refusal: what Python and libraries take varies by as much
+#: What helps, by what takes most of the memory.
+REMEDIES = {
+    "activations": "lower {budget}, or corpus.max_tokens where it is one document already",
+    "logits": "lower {budget}",
+    "covariances": "raise curvature.blocks, or give curvature.memory_mib, so that modules are fitted in several passes",
+    "eigenbasis and eigenvalues": "raise curvature.blocks, or give curvature.memory_mib, so that modules are fitted in "
+    "several passes",
+    "gradients of some documents": "leave the widest modules out of curvature.modules",
+    "decomposition of the largest matrix": "raise curvature.blocks",
+    "curvature": "lower options.memory_mib, so that factors are read module by module, or raise curvature.blocks",
+    "queries' gradients": "lower options.rank or options.memory_mib, or ask fewer queries",
+    "decomposition": "leave the widest modules out of curvature.modules",
+    "options.memory_mib": "lower options.memory_mib",
+    "full-rank gradients": "leave methods out of options.methods",
+    "weights": "give model.device_map: auto, or a narrower model.dtype",
+}
+STAGES = ("covariances", "eigenvalues", "query_gradients", "influence", "rankings")  # whose model is traced
+FITTED = ("covariances", "eigenvalues")  # stages whose batches are of curvature.token_budget
+
+
+def cost_setting(
+    study: Study,
+    *,
+    documents: int,
+    tokens: int,
+    queries: int = 1,
+    query_tokens: int = 2,
+    generated: int = 0,
+    new_tokens: int = 1,
+    rank: float | None = None,
+    logits_at_once: int,
+) -> Setting:
+    """How much there is to do, with the study's settings; `rank` is the mean of ranks that were chosen."""
+    from compute.cost import Setting
+    from compute.exact_scores import DENSE_BYTES
+    from compute.methods import metrics_of, whitens
+
+    options, fit = study.spec.options, study.spec.curvature
+    chosen = round(rank) if rank else AUTO_RANK
+    return Setting(
+        documents=documents,
+        tokens=tokens,
+        sample_documents=min(fit.sample_documents, documents),
+        queries=queries,
+        query_tokens=query_tokens,
+        generated=generated,
+        new_tokens=new_tokens,
+        methods=len(options.methods),
+        metrics=len(metrics_of(options.methods)),
+        whitens=whitens(options.methods),
+        rank=chosen if options.rank == "auto" else options.kept_rank,
+        agreement=options.rank == "auto",
+        top_k=options.top_k,
+        token_budget=options.token_budget,
+        fit_token_budget=fit.token_budget,
+        memory_bytes=options.memory_bytes,
+        exact_bytes=DENSE_BYTES,
+        logits_at_once=logits_at_once,
+        dtype=study.spec.model.dtype,
+        blocks=fit.blocks,
+        fit_memory_bytes=fit.memory_bytes,
+    )
+
+
+def refuse_beyond_memory(study: Study, stage: str, model, modules, **sizes) -> None:
+    """Raises BadInput where a stage (by the name of its asset) needs more than is there next to the loaded model.
+
+    `sizes` as `cost_setting` takes them. On a GPU nothing is looked at.
+    """
+    from compute.checkpoint import skeleton_of
+    from compute.devices import input_device
+
+    if input_device(model).type == "cpu":
+        parts = _parts(study, stage, skeleton_of(model), modules, sizes)
+        refuse_parts(study, stage, {what: needed for what, needed in parts.items() if what != "weights"})
+
+
+def refuse_study_beyond_memory(study: Study, skeleton, modules, **sizes) -> None:
+    """The same of all stages, before anything is loaded: of the weights too, unless they are spread over devices."""
+    from compute.checkpoint import best_device
+
+    if best_device() != "cpu":
+        return
+    for stage in STAGES:
+        parts = _parts(study, stage, skeleton, modules, sizes)
+        if study.spec.model.device_map:
+            del parts["weights"]
+        refuse_parts(study, stage, parts)
+
+
+def _parts(study: Study, stage: str, skeleton, modules, sizes: dict) -> dict[str, float]:
+    """Bytes by what takes them."""
+    from compute.architecture import architecture_of
+    from compute.cost import CostModel
+    from compute.token_loss import LOGITS_AT_ONCE
+
+    setting = cost_setting(study, logits_at_once=LOGITS_AT_ONCE, **sizes)
+    return dict(CostModel(architecture_of(skeleton, modules), setting).stage(stage).memory)
+
+
+def refuse_parts(study: Study, stage: str, parts: Mapping[str, float]) -> None:
+    """Raises BadInput where the parts, bytes by what takes them, are more than is there."""
+    from compute.available_memory import available_memory
+
+    needed, there = sum(parts.values()), available_memory()
+    if needed <= max(there, ENOUGH):
+        return
+    largest = max(parts, key=parts.__getitem__)
+    budget = "curvature.token_budget" if stage in FITTED else "options.token_budget"
+    told = ", ".join(f"{what} {mib(size)}" for what, size in parts.items() if size >= needed / 20)
+    raise BadInput(
+        f"study {study.name}: {stage} needs about {mib(needed)} of memory ({told}), and {mib(there)} are there; "
+        f"{REMEDIES[largest].format(budget=budget)}"
+    )
+
+
+def mib(size: float) -> str:
+    return f"{size / 2**20:,.0f} MiB"

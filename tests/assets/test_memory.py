@@ -1,0 +1,98 @@
+"""What a study's stages need next to what a CPU has: told with the largest part and what helps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, GPTNeoXConfig
+
+from assets.model.memory import REMEDIES, STAGES, cost_setting, refuse_parts, refuse_study_beyond_memory
+from compute.architecture import architecture_of
+from compute.cost import CostModel
+from compute.errors import BadInput
+from compute.tracked_modules import select_modules
+from orchestration.preflight import preflight
+from orchestration.studies import read_study
+from tests.orchestration.tiny_study import write_study
+
+GIB = 2**30
+
+
+@pytest.fixture
+def study(tmp_path):
+    return read_study(write_study(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def wide():
+    """The skeleton of a model whose MLP covariances take 4 GiB."""
+    sizes = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 8, "num_attention_heads": 16}
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(GPTNeoXConfig(**sizes))
+    return skeleton, select_modules(skeleton, "mlp")
+
+
+def there(monkeypatch, size: float) -> None:
+    monkeypatch.setattr("compute.available_memory.available_memory", lambda: int(size))
+    monkeypatch.setattr("compute.checkpoint.best_device", lambda: "cpu")
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"activations": 3 * GIB, "logits": 10}, "3,072 MiB of memory (activations 3,072 MiB), and 1,024 MiB are "),
+        ({"activations": 3 * GIB}, "lower curvature.token_budget, or corpus.max_tokens"),
+        ({"covariances": 2 * GIB, "activations": GIB}, "raise curvature.blocks, or give curvature.memory_mib"),
+        ({"queries' gradients": 2 * GIB}, "lower options.rank or options.memory_mib, or ask fewer queries"),
+    ],
+)
+def test_the_need_what_is_there_and_what_to_change_are_told(study, monkeypatch, parts, words):
+    there(monkeypatch, GIB)
+    with pytest.raises(BadInput) as told:
+        refuse_parts(study, "covariances", parts)
+    assert str(told.value).startswith("study tiny: covariances needs about") and words in str(told.value)
+
+
+def test_what_fits_is_not_refused(study, monkeypatch):
+    there(monkeypatch, 3 * GIB)
+    refuse_parts(study, "influence", {"activations": 3 * GIB})
+    there(monkeypatch, 0)
+    refuse_parts(study, "influence", {"activations": 2**25})  # not worth a refusal
+
+
+def test_every_part_has_a_remedy(study, wide):
+    skeleton, modules = wide
+    setting = cost_setting(study, documents=100, tokens=256, queries=10, query_tokens=64, logits_at_once=2**20)
+    costs = CostModel(architecture_of(skeleton, modules), setting)
+    assert {what for cost in costs.stages().values() for what in cost.memory} <= REMEDIES.keys()
+    assert set(STAGES) <= costs.stages().keys()
+
+
+SPREAD = {"model": {"device_map": "auto"}}
+BOUNDED = {"curvature": {"blocks": 4, "memory_mib": 512, "token_budget": 1024}, "options": {"token_budget": 1024}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "covariances needs about 9,284 MiB of memory .weights 2,325 MiB, activations 2,595 MiB, covariances 4,353"),
+        (SPREAD, "covariances needs about 6,960 MiB of memory .activations 2,595 MiB, covariances 4,353 MiB"),
+        (SPREAD | BOUNDED, None),
+    ],
+)
+def test_a_study_is_looked_at_before_anything_is_loaded(tmp_path, wide, monkeypatch, changes, words):
+    there(monkeypatch, 5 * GIB)
+    study = read_study(write_study(tmp_path, **changes))
+    sizes = {"documents": 60, "tokens": 32, "queries": 3}
+    if words is None:
+        refuse_study_beyond_memory(study, *wide, **sizes)
+        return
+    with pytest.raises(BadInput, match=words + ".*; raise curvature.blocks, or give curvature.memory_mib"):
+        refuse_study_beyond_memory(study, *wide, **sizes)
+
+
+def test_preflight_looks(tmp_path, monkeypatch):
+    there(monkeypatch, 10)
+    monkeypatch.setattr("assets.model.memory.ENOUGH", 0)
+    with pytest.raises(BadInput, match="covariances needs about"):
+        preflight(read_study(write_study(tmp_path)))
