@@ -219,7 +219,7 @@ def with_agreement(ablated: CopiedStudy, agreement: float):
 def test_queries_whose_gradients_do_not_fit_are_scored_in_groups(ablated, reading, progress, monkeypatch):
     one_pass = scoring.Scoring(reading, ablated.study).scored(Variant(), progress)
     assert progress.total == 0
-    monkeypatch.setattr(scoring, "DENSE_BUDGET_BYTES", 1)
+    monkeypatch.setattr(scoring, "GRADIENT_BYTES", 1)
     grouped = scoring.Scoring(reading, ablated.study).scored(Variant(), progress)
     assert progress.total == 2 * 40  # two passes more than were planned, of three queries
     np.testing.assert_allclose(

@@ -15,9 +15,9 @@ from assets.curvature.sample import sample_sequences, typical_tokens
 from assets.findings.ablation.blocks import block_curvature
 from assets.findings.ablation.sample import ablation_sample_table
 from assets.findings.ablation.variants import Variant
+from assets.model.memory import refuse_beyond_memory
 from assets.model.opening import open_traced_model
 from assets.study.completions import completions_table, query_sequences
-from assets.study.exact import DENSE_BUDGET_BYTES
 from assets.study.influence import pass_over_documents
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from compute.influence import InfluencePass
     from compute.tracked_modules import TrackedModule
 
+GRADIENT_BYTES = 2**30  # of queries that are scored in one pass
 REPETITIONS, LONG_SECONDS = 3, 1.0
 """How often a pass is timed, and after which time once is enough."""
 
@@ -71,7 +72,7 @@ class Scoring:
         """The full-rank gradients of many queries do not fit into memory: then a group after the other is scored."""
         models = self._models_in(variant.dtype)
         parts, seconds = [], 0.0
-        for group in _groups(self._gradients(variant, models, progress), DENSE_BUDGET_BYTES):
+        for group in _groups(self._gradients(variant, models, progress), GRADIENT_BYTES):
             directed = [(variant.method, each) for each in group]
             influence_pass = pass_over_documents(
                 self.study, models.model, models.modules, directed, self.typical, None, variant.products
@@ -116,9 +117,15 @@ class Scoring:
             self._models = self._curvature = None  # let go before the next is loaded
             study = in_precision(self.study, dtype)
             model, modules = open_traced_model(self.step, study)
+            self._refuse_beyond_memory(study, model, modules)
             asked = open_traced_model(self.step, study, query_side=True)[0] if study.spec.query_model else model
             self._models = _Models(dtype, model, asked, modules)
         return self._models
+
+    def _refuse_beyond_memory(self, study: Study, model, modules: tuple[TrackedModule, ...]) -> None:
+        longest = max(map(len, self.documents), default=1)
+        sizes = {"documents": len(self.documents), "tokens": longest, "queries": len(self.queries)}
+        refuse_beyond_memory(study, "influence", model, modules, **sizes)
 
     def _curvature_of(self, variant: Variant, models: _Models, progress: Progress) -> Curvature:
         key = (variant.dtype, variant.blocks)
