@@ -62,7 +62,9 @@ def ablation_table(study: str) -> Table:
             Column("overlap", pa.int32(), "Documents that both top lists have."),
             Column("listed", pa.int32(), "Length of those lists: 50, or a sixth of fewer than 300 documents."),
             Column("documents", pa.int32(), "Documents compared."),
-            Column("seconds", number, "Time of the pass over them for all queries, as measured in this run."),
+            Column(
+                "seconds", number, "Of the pass over them for all queries: the processor's on a CPU, else the clock's."
+            ),
             STAMP,
         ),
         sort_by=("position",),
