@@ -86,7 +86,9 @@ class Decomposition:
 
 def _are_equal(one: Matrix, other: Matrix) -> bool:
     blocks, others = blocks_of(one), blocks_of(other)
-    return len(blocks) == len(others) and all(map(torch.equal, blocks, others))
+    if len(blocks) != len(others) or blocks[0].device != others[0].device:
+        return False
+    return all(map(torch.equal, blocks, others))
 
 
 def _eigh(matrix: Matrix) -> tuple[Tensor, Matrix]:
