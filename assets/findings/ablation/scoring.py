@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from compute.tracked_modules import TrackedModule
 
 GRADIENT_BYTES = 2**30  # of queries that are scored in one pass
-REPETITIONS, LONG_SECONDS = 3, 1.0
-"""How often a pass is timed, and after which time once is enough."""
+REPETITIONS, LONG_SECONDS = 3, 20.0
+"""How often a pass is timed, and after which time once is enough: one of some seconds varies by a quarter."""
 
 
 @dataclass(frozen=True)
