@@ -51,9 +51,7 @@ class Batch:
         if device == self.token_ids_BT.device:
             return self
         tensors = ("token_ids_BT", "attention_BT", "target_BT", "position_BT")
-        return replace(
-            self, **{name: each.to(device) for name in tensors if (each := getattr(self, name)) is not None}
-        )
+        return replace(self, **{name: each.to(device) for name in tensors if (each := getattr(self, name)) is not None})
 
     @cached_property
     def places(self) -> Tensor:

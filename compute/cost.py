@@ -79,6 +79,8 @@ class Setting:
     dtype: str
     blocks: int = 1  # diagonal blocks of A and S
     fit_memory_bytes: int | None = None  # for the factors of modules that are fitted at once; None: all
+    refined_passes: int = 0  # of the method astra, for each query over
+    refined_documents: int = 0  # of the sample
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,8 @@ class CostModel:
 
     def stages(self) -> dict[str, Cost]:
         """Every stage with a model or a factor in it, by the name of its asset; `influence` includes document norms."""
-        return {name: self.stage(name) for name in STAGES}
+        refines = self.setting.refined_passes > 0
+        return {name: self.stage(name) for name in STAGES if refines or name != "refined_gradients"}
 
     def stage(self, name: str) -> Cost:
         return STAGES[name](self)
@@ -175,6 +178,24 @@ class CostModel:
         read = setting.generated * setting.new_tokens * self._weight_bytes()
         memory = self._model_memory(setting.token_budget, backward=False)
         return Cost(operations, memory, setting.queries * NORM_ROW_BYTES, weights_read=read)
+
+    def refined_gradients(self) -> Cost:
+        """Per query, pass and document: forward with its derivative along the direction, forward and backward, and the
+        sum of gradients (`compute/refinement.py`); per query and pass the preconditioner, two turns of each module."""
+        setting, model = self.setting, self.architecture
+        tracked = sum(map(entries, model.tracked))
+        moved = 2 * forward(model, setting.tokens) + head(model, setting.tokens - 1) + 4 * setting.tokens * tracked
+        per_document = self.sequence_pass(setting.tokens, setting.tokens - 1) + Counter({setting.dtype: moved})
+        turns = Counter({self._sums: sum(2 * turn(each, setting.blocks) for each in model.tracked)})
+        once = _times(setting.refined_documents, per_document) + turns
+        operations = _times(setting.queries * setting.refined_passes, once)
+        memory = self._model_memory(setting.token_budget) | {
+            "eigenbasis": self._factor_bytes(),
+            "eigenvalues": self._entry_bytes(),
+            "vectors of the iteration": 6 * self._entry_bytes(),
+        }
+        written = setting.queries * self._entry_bytes()
+        return Cost(operations, memory, written, self._factor_bytes() + self._entry_bytes())
 
     def query_gradients(self) -> Cost:
         """Per query and module: form G, rotate it once, and per metric truncate it: a Gram matrix of the smaller side
@@ -362,6 +383,7 @@ STAGES: dict[str, Callable[[CostModel], Cost]] = {
     "eigenbasis": CostModel.eigenbasis,
     "eigenvalues": CostModel.eigenvalues,
     "completions": CostModel.completions,
+    "refined_gradients": CostModel.refined_gradients,
     "query_gradients": CostModel.query_gradients,
     "influence": CostModel.influence,
     "rankings": CostModel.exact_scores,

@@ -35,9 +35,7 @@ def fit_eigenvalues(
 ) -> dict[str, Tensor]:
     """Λ_SA per module name. Arguments and errors as for `fit_covariances`; the labels must be the same ones."""
     dtype = accumulation_dtype(model)
-    sums = {
-        m.name: torch.zeros(m.out_features, m.in_dim, dtype=dtype, device=module_device(model, m)) for m in modules
-    }
+    sums = {m.name: torch.zeros(m.out_features, m.in_dim, dtype=dtype, device=module_device(model, m)) for m in modules}
 
     def consume(_: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
         basis, total_SA = eigenbasis[module.name], torch.zeros_like(sums[module.name])

@@ -11,6 +11,7 @@ the loss of the query's completion.
 | kfac | (H + λ)⁻¹, with H = T · S ⊗ A not corrected | no | Martens & Grosse 2015; Grosse et al. 2023, section 3.1 |
 | cosine | none: the cosine of plain gradients | yes | Hanawa et al. 2021 (GC) |
 | trackstar | that of ekfac: the cosine of gradients whitened by (H + λ)^-½ | yes | Chang et al. 2024, in style |
+| astra | (G + λ)⁻¹, G the whole Gauss–Newton matrix (`compute/refinement.py`) | no | Wang et al. 2025, in style |
 
 S and A are means over tokens and Λ is one over documents, so K-FAC's eigenvalues are multiplied by T, the mean number
 of tokens of a document (of a routed expert: that reach it). λ is `damping` times the mean of the eigenvalues that it is
@@ -31,10 +32,14 @@ Metric = Literal["plain", "ekfac", "kfac"]
 
 @dataclass(frozen=True)
 class Method:
-    """The metric of a method, and whether gradients are taken at unit norm in it."""
+    """The metric of a method, and whether gradients are taken at unit norm in it.
+
+    A `refined` one's query gradients come out of a stage of their own, which starts from this metric.
+    """
 
     metric: Metric
     unit_norm: bool = False
+    refined: bool = False
 
 
 METHODS = {
@@ -43,6 +48,7 @@ METHODS = {
     "kfac": Method("kfac"),
     "cosine": Method("plain", unit_norm=True),
     "trackstar": Method("ekfac", unit_norm=True),
+    "astra": Method("ekfac", refined=True),
 }
 USUAL = ("ekfac", "dot")
 
@@ -62,6 +68,11 @@ def metrics_of(methods: Iterable[str]) -> list[Metric]:
 def norm_metric(method: str) -> Metric | None:
     """The metric of the document's norm by which the method's scores are divided; None where they are not."""
     return known_method(method).metric if known_method(method).unit_norm else None
+
+
+def refines(methods: Iterable[str]) -> bool:
+    """Whether a method's query gradients come out of the stage of refinement."""
+    return any(known_method(method).refined for method in methods)
 
 
 def whitens(methods: Iterable[str]) -> bool:

@@ -33,6 +33,7 @@ def query_gradients(
     agreement: float | None = None,
     methods: SequenceOf[str] = USUAL,
     queries_at_once: int = 1,
+    refined: Callable[[str], dict[str, Tensor]] | None = None,
     on_query: Callable[[str], None] | None = None,
 ) -> Iterator[tuple[str, str, dict[str, LowRankGradient]]]:
     """Per query and method: (method, query key, factors per module name).
@@ -40,33 +41,39 @@ def query_gradients(
     The full gradients of `queries_at_once` queries are in memory at a time, and are preconditioned module by module, so
     that the curvature is gone through once for all of them. `rank` None keeps the full rank; `agreement` chooses ranks
     per module instead, for scores that are expected to correlate with full-rank ones at it, of methods of unit norm
-    before they are divided by a document's. Raises BadInput for an unknown method or a query whose loss is not finite.
+    before they are divided by a document's. `refined` gives the gradients that refined methods take instead, by a
+    query's key. Raises BadInput for an unknown method or a query whose loss is not finite.
     """
-    metrics, names = metrics_of(methods), [module.name for module in modules]
+    metrics = metrics_of(method for method in methods if not known_method(method).refined)
+    names, keeps = [module.name for module in modules], (rank, agreement)
     for start in range(0, len(queries), queries_at_once):
         some = queries[start : start + queries_at_once]
         gradients = [dense_gradients(model, modules, query) for query in some]
         norms = _norms(gradients, names, curvature, methods)
-        if agreement is None:
-            cut = _at_rank(gradients, names, curvature, rank, metrics)
-        else:
-            cut = _agreeing(gradients, names, curvature, agreement, metrics)
-        for query, of_metric, norm in zip(some, cut, norms, strict=True):
+        cut = _cut(gradients, names, curvature, keeps, metrics)
+        if any(known_method(method).refined for method in methods):
+            gradients = [refined(query.key) for query in some]  # in place of those, which have been used
+            of_refined = _cut(gradients, names, curvature, keeps, ["plain"])
+        for number, query in enumerate(some):
             for method in methods:
-                metric = known_method(method).metric
-                yield method, query.key, _at_norm(method, of_metric[metric], norm)
+                known = known_method(method)
+                factors = of_refined[number]["plain"] if known.refined else cut[number][known.metric]
+                yield method, query.key, _at_norm(method, factors, norms[number])
             if on_query:
                 on_query(query.key)
 
 
-def _at_rank(
+def _cut(
     gradients: SequenceOf[dict[str, Tensor]],
     names: SequenceOf[str],
     curvature: Curvature,
-    rank: int | None,
+    keeps: tuple[int | None, float | None],
     metrics: SequenceOf[Metric],
 ) -> list[dict[Metric, dict[str, LowRankGradient]]]:
-    """Per query: factors per metric and module."""
+    """Per query: factors per metric and module, at one rank or at those that are chosen for an agreement."""
+    rank, agreement = keeps
+    if agreement is not None:
+        return _agreeing(gradients, names, curvature, agreement, metrics)
     cut: list[dict[Metric, dict[str, LowRankGradient]]] = [{metric: {} for metric in metrics} for _ in gradients]
     for name in names:
         for of_metric, of_query in zip(cut, gradients, strict=True):
@@ -99,6 +106,8 @@ def _agreeing(
         turned = [curvature.eigenbasis[name].rotate(of_query[name]) for of_query in gradients]
         return [curvature.divide(name, each_SA, metric) for each_SA in turned for metric in metrics]
 
+    if not metrics:
+        return [{} for _ in gradients]
     cut = truncate_together(names, rotated, curvature.eigenbasis, agreement)
     return [
         dict(zip(metrics, cut[start : start + len(metrics)], strict=True)) for start in range(0, len(cut), len(metrics))

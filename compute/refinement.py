@@ -1,10 +1,10 @@
 """Refined query gradients: (G + λ)⁻¹ ∇L(q), with the Gauss–Newton matrix G of all tracked modules together.
 
 EK-FAC stands in for G module by module. ASTRA (Wang et al. 2025, *Better Training Data Attribution via Better Inverse
-Hessian-Vector Products*) takes EK-FAC for the preconditioner of an iteration that multiplies by G itself; its first step
-from zero is EK-FAC. There the iteration is Neumann's on random batches; here the documents are fixed, so the same system
-with the same preconditioner is solved by conjugate gradients (Hestenes & Stiefel 1952), which need no step size. Each
-step takes one pass over the documents per query.
+Hessian-Vector Products*) takes EK-FAC for the preconditioner of an iteration that multiplies by G itself; its first
+step from zero is EK-FAC. There the iteration is Neumann's on random batches; here the documents are fixed, so the same
+system with the same preconditioner is solved by conjugate gradients (Hestenes & Stiefel 1952), which need no step size.
+Each step takes one pass over the documents per query.
 
 G = (1/D) Σ_d Jᵀ H J over the documents: J the derivative of their logits, H that of the softmax's cross-entropy, whose
 labels it does not depend on. It is the mean that Λ estimates by sampled labels (Martens 2014, section 9.2), without the
@@ -65,8 +65,8 @@ def refined_gradients(
 ) -> Iterator[Refined]:
     """Each query's refined gradient after `passes` steps, in the order of the queries.
 
-    G is of `model`, the queries' gradients are of `query_model`. Raises BadInput for routed experts, whose tokens change
-    with the weights, and as `backward_passes` does.
+    G is of `model`, the queries' gradients are of `query_model`. Raises BadInput for routed experts, whose tokens
+    change with the weights, and as `backward_passes` does.
     """
     if passes < 1:
         raise ValueError(f"{passes} passes: one is the least")

@@ -9,16 +9,14 @@ import dagster as dg
 
 from assets.corpus.partitions import partitions_name
 from assets.corpus.shard_list import shards_table
-from assets.findings.graph import whole_tables
-from assets.findings.report.report import report_table
 from assets.lake.lake import Lake
 from assets.specs.study import Study
 from assets.step.declaring import dagster_name
 from assets.study.behind import shards_behind
 from assets.study.influence import influence_table
-from assets.study.rankings import rankings_table
-from orchestration.automation import corpus_keys, over_all_tables, study_keys
+from orchestration.automation import corpus_keys, study_keys
 from orchestration.sensors import KEEP_CURRENT
+from orchestration.study_states import is_complete
 
 CATCH_UP_TAG = "headwater/catch_up"
 """Run tag of a listing that a catch-up began with: the name of the study whose shards are to follow."""
@@ -60,8 +58,6 @@ def followed_by(study: Study) -> str:
 def catch_up_sensor(study: Study, job) -> dg.SensorDefinition:
     """Computes what is behind, once the listing of a catch-up is there."""
     name, keys = study.name, [*corpus_keys(study), *study_keys(study)]
-    findings = [*whole_tables(study), report_table(name)]
-    over_all = [table.asset_key for table in (*over_all_tables(study), *findings)]
 
     @dg.run_status_sensor(
         run_status=dg.DagsterRunStatus.SUCCESS,
@@ -85,11 +81,12 @@ def catch_up_sensor(study: Study, job) -> dg.SensorDefinition:
         told = context.instance.get_materialized_partitions(influence_table(name).asset_key)
         listed = list(context.instance.get_dynamic_partitions(partitions_name(study.spec.corpus.name)))
         due = [shard for shard in listed if shard in behind or shard not in told]  # in the order of Dagster's ranges
-        if not due:
-            ranked = lake.version(rankings_table(name)) is not None
-            return dg.SkipReason("Every shard is scored.") if ranked else dg.RunRequest(asset_selection=over_all)
-        # One range from the first to the last: what lies between and is current is kept.
-        bounds = {"dagster/asset_partition_range_start": due[0], "dagster/asset_partition_range_end": due[-1]}
+        if not listed or (not due and is_complete(lake, study)):
+            return dg.SkipReason("Every shard is scored, and rankings and findings are of all of them.")
+        # One range from the first to the last: what lies between and is current is kept. Where all shards are scored,
+        # what is added up over them is behind: its step failed, or never ran.
+        wanted = due or listed
+        bounds = {"dagster/asset_partition_range_start": wanted[0], "dagster/asset_partition_range_end": wanted[-1]}
         return dg.RunRequest(asset_selection=keys, tags=KEEP_CURRENT | bounds)
 
     return catch_up_shards

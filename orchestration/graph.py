@@ -30,7 +30,9 @@ from assets.study.influence import document_norms_table, influence_asset, influe
 from assets.study.influence_by_query import influence_by_query_asset
 from assets.study.query_gradients import query_gradients_asset, query_gradients_table
 from assets.study.rankings import rankings_asset, rankings_table
+from assets.study.refined_gradients import refined_gradients_asset, refined_gradients_table
 from assets.tracking.tracking import STUDY_TAG
+from compute.methods import refines
 from orchestration.automation import with_conditions
 
 
@@ -49,6 +51,7 @@ def study_assets(study: Study, others: Iterable[Study] = ()) -> list[dg.AssetsDe
         eigenbasis_asset(study),
         eigenvalues_asset(study),
         completions_asset(study),
+        *([refined_gradients_asset(study)] if refines(study.spec.options.methods) else []),
         query_gradients_asset(study),
         influence_asset(study),
         coverage_asset(study),
@@ -104,7 +107,9 @@ def study_tables(study: Study) -> list[Table]:
             table(spec.curvature.name)
             for table in (sample_table, covariances_table, eigenbasis_table, eigenvalues_table)
         ),
-        *(table(study.name) for table in (completions_table, query_gradients_table, influence_table)),
+        completions_table(study.name),
+        *([refined_gradients_table(study.name)] if refines(spec.options.methods) else []),
+        *(table(study.name) for table in (query_gradients_table, influence_table)),
         *(table(study.name) for table in (document_norms_table, candidates_table, coverage_table)),
         *([influence_by_query_table(study.name)] if spec.options.by_query else []),
         rankings_table(study.name),

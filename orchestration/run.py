@@ -6,12 +6,16 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 
 import dagster as dg
 import psutil
 from dagster import BetaWarning
+from dagster._core.execution import compute_logs
 
 from assets.specs.study import Study
 from assets.step.step import REFIT_TAG, REUSE_TAG
@@ -20,6 +24,8 @@ from orchestration.graph import job_name, shard_keys, shards_key, study_assets_o
 
 PROCESS_TAG = "headwater/process"
 """Run tag: which process works on a run of the command line, so that a killed one is found."""
+INTERRUPTED = (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
+STOPPED = "stopped; what was finished is kept, and the same command goes on from there"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -30,6 +36,9 @@ class StepFailed(Exception):
     step: str
     sentence: str
     is_users_mistake: bool
+
+    def __str__(self) -> str:
+        return self.sentence if self.is_users_mistake else f"step {self.step} failed:\n{self.sentence}"
 
 
 def run_study(
@@ -101,16 +110,38 @@ def _hush_libraries() -> None:
     logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
+@contextmanager
+def _followed_in_a_session_of_their_own() -> Iterator[None]:
+    """Dagster's processes that print what a step prints are out of Ctrl-C's reach while open: it would end them before
+    the step, with a traceback of theirs on the terminal."""
+    usual = compute_logs.subprocess
+    compute_logs.subprocess = SimpleNamespace(Popen=partial(usual.Popen, start_new_session=True))
+    try:
+        yield
+    finally:
+        compute_logs.subprocess = usual
+
+
 def _execute(job: dg.JobDefinition, instance: dg.DagsterInstance, tags: dict, keys: Sequence[dg.AssetKey]) -> str:
-    result = job.execute_in_process(
-        instance=instance, tags=tags, asset_selection=list(keys), run_config=QUIET, raise_on_error=False
-    )
+    with _followed_in_a_session_of_their_own():
+        result = job.execute_in_process(
+            instance=instance, tags=tags, asset_selection=list(keys), run_config=QUIET, raise_on_error=False
+        )
+    if any(map(_is_interruption, result.all_events)):
+        instance.report_run_canceled(result.dagster_run, message="Stopped by Ctrl-C.")
+        raise KeyboardInterrupt
     for event in result.all_events:
         if event.is_step_failure:
             raise _failure(event)
     if not result.success:
         raise StepFailed(job.name, "the run ended without success; see its events in the Dagster UI", False)
     return result.run_id
+
+
+def _is_interruption(event: dg.DagsterEvent) -> bool:
+    """Dagster takes an interrupted run that nobody cancelled in its UI for a failed one."""
+    reason = event.job_failure_data.failure_reason if event.is_job_failure else None
+    return reason is not None and reason.name == "UNEXPECTED_TERMINATION"
 
 
 def _failure(event: dg.DagsterEvent) -> StepFailed:

@@ -119,7 +119,7 @@ queries:
   name: {name}
   path: {_relative(queries, base)}
 options:
-  methods: [ekfac, dot]  # kfac, cosine and trackstar too, where they are asked for
+  methods: [ekfac, dot]  # kfac, cosine, trackstar and astra too, where they are asked for
   rank: 32
   top_k: 50
   max_new_tokens: {min(MAX_NEW_TOKENS, max(1, context // 4))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,16 @@ class LoadedStudy:
         return Path(os.path.realpath(self.path))
 
 
-def open_study(path: Path, home: Home) -> Study:
+def open_study(path: Path, home: Home, preflight: Callable[[Study], None] | None = None) -> Study:
     """Reads a study file and registers it, so that the UI shows it too. Raises BadInput naming file, line and
-    field.
+    field, and what `preflight` raises: what is refused is not registered.
     """
     path = path.expanduser().absolute()
     loaded = _read(path)
     others = [other for other in load_studies(home.studies) if other.file != loaded.file]
     _check_conflicts(loaded, others)
+    if preflight:
+        preflight(loaded.study)
     _register(loaded, home.studies)
     return loaded.study
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from assets.corpus.shard_list import listed_shards
+from assets.findings.graph import outdated_findings
+from assets.findings.report.report import report_table
 from assets.lake.damage import first_line
 from assets.lake.log import TableLog
 from assets.lake.maintenance import table_paths
@@ -29,6 +31,7 @@ BROKEN = "broken"
 NOT_RUN = "not run"
 PARTLY = "partly scored"
 OLD_RANKINGS = "rankings older than scores"
+OLD_FINDINGS = "findings older than scores"
 COMPLETE = "complete"
 
 
@@ -120,7 +123,14 @@ def _word(lake: Lake, study: Study, shards: int, scored: int) -> str:
         return PARTLY
     if not _has(lake, rankings_table(study.name)):
         return "no rankings"
-    return COMPLETE if _rankings_are_current(lake, study.name) else OLD_RANKINGS
+    if not _rankings_are_current(lake, study.name):
+        return OLD_RANKINGS
+    return OLD_FINDINGS if outdated_findings(lake, study) or not _has(lake, report_table(study.name)) else COMPLETE
+
+
+def is_complete(lake: Lake, study: Study) -> bool:
+    """Whether rankings and findings are of all shards as they are scored now."""
+    return _word(lake, study, 1, 1) == COMPLETE
 
 
 def _rankings_are_current(lake: Lake, study: str) -> bool:

@@ -25,3 +25,8 @@ def print_summary(study: Study, lake: Lake) -> None:
     console.print(
         f'  polars.scan_delta("{lake.place.root}/study/{study.name}/rankings")', highlight=False, soft_wrap=True
     )
+    console.print(
+        f"or by headwater top {study.name} QUERY, headwater export {study.name} report, headwater explore (a browser)",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -10,12 +10,14 @@ import polars as pl
 from assets.figures.previews import bounded, kept_figure, table_of
 from assets.findings.evidence import Evidence, evidence_rows, evidence_table
 from assets.findings.groups import grouped
+from assets.findings.outdated import outdated_shards, refuse_outdated
 from assets.lake.lake import Lake
 from assets.lake.tables import Table
 from assets.specs.study import Study
 from assets.step.declaring import asset_arguments
 from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
+from assets.step.stored_now import StoredNow
 from assets.study.completions import completions_table
 from assets.study.coverage import coverage_table, refuse_incomplete
 from assets.tracking.tracking import Tracking
@@ -89,7 +91,8 @@ def drawn(analysis: str, rows: pl.DataFrame, evidence: pl.DataFrame) -> "Figure"
 
 def _analyse(step: Step, study: Study, analysis: Analysis, table: Table) -> None:
     refuse_incomplete(step, study)
-    stamp = _stamp(step, study, analysis)
+    refuse_outdated(step, study, analysis.by_shard(study))
+    stamp = analysis_stamp(step, study, analysis)
     if step.is_current(table, stamp):
         return
     found = analysis.find(step, study)
@@ -104,12 +107,28 @@ def _analyse(step: Step, study: Study, analysis: Analysis, table: Table) -> None
     step.write(table, frame.to_arrow().cast(table.schema), stamp, metadata={**found.facts, **bounded(previews)})
 
 
-def _stamp(step: Step, study: Study, analysis: Analysis) -> str:
-    shards = [step.shard_fingerprints(table) for table in analysis.by_shard(study)]
-    queries = step.fingerprint(completions_table(study.name))
+def analysis_stamp(stored: Step | StoredNow, study: Study, analysis: Analysis) -> str:
+    """The fingerprint that the analysis has when it is up to date."""
+    shards = [stored.shard_fingerprints(table) for table in analysis.by_shard(study)]
+    queries = stored.fingerprint(completions_table(study.name))
     # A judge changes no analysis, and the shards' statistics know what they are compared with.
     settings = study.spec.findings.model_dump(mode="json", exclude={"judge", "compare"})
     return fingerprint(analysis.name, analysis.code_version, settings, shards, queries)
+
+
+def outdated_analysis(stored: Step | StoredNow, study: Study, analyses: Iterable[Analysis]) -> str | None:
+    """A sentence on the first of the analyses that is not of the scores as they are now; None where all are.
+
+    Looks at their evidence, which is what others read. Raises BadInput where BM25 is behind.
+    """
+    found = stored.shard_fingerprints(evidence_table(study.name))
+    for analysis in analyses:
+        if problem := outdated_shards(stored, study, analysis.by_shard(study)):
+            return problem
+        if found.get(analysis.name) != analysis_stamp(stored, study, analysis):
+            table = analysis.table(study.name)
+            return f"study {study.name}: {table.path} is not of the scores as they are now; materialize it first"
+    return None
 
 
 def evidence_metrics(evidence: Sequence[Evidence]) -> dict[str, float]:

@@ -21,6 +21,7 @@ from assets.specs.study import Study
 from assets.step.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
 from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
+from assets.step.stored_now import StoredNow
 from assets.study.influence import document_norms_table
 from assets.tracking.tracking import Tracking
 
@@ -109,23 +110,38 @@ def study_rules(study: Study) -> DocumentRules | None:
     return read_rules(Path(study.base) / path) if path else None
 
 
+def answers_stamps(stored: Step | StoredNow, study: Study) -> dict[str, str]:
+    """The fingerprint that the answers of each scored shard have when they are up to date."""
+    asked = stored.fingerprint(queries_table(study.spec.queries.name))
+    documents = stored.shard_fingerprints(documents_table(study.spec.corpus.name))
+    return {
+        shard: fingerprint(
+            "answer_statistics", CODE_VERSION, study.spec.findings.ranking, asked, scores, documents.get(shard)
+        )
+        for shard, scores in score_stamps(stored, study).items()
+    }
+
+
+def kinds_stamps(stored: Step | StoredNow, study: Study) -> dict[str, str]:
+    """The same of the kinds of each shard's documents; none where the study has no rules."""
+    rules, documents = study_rules(study), stored.shard_fingerprints(documents_table(study.spec.corpus.name))
+    if rules is None:
+        return {}
+    return {shard: fingerprint("kind_statistics", CODE_VERSION, rules.content, cut) for shard, cut in documents.items()}
+
+
 def _look_through(step: Step, study: Study) -> None:
     rules, shards = study_rules(study), step.context.partition_keys
     queries = step.scan(queries_table(study.spec.queries.name)).collect()
     sought = [part for query in queries.iter_rows(named=True) for part in sought_parts(query)]
     matcher = AnswerMatcher(sought)
-    asked = step.fingerprint(queries_table(study.spec.queries.name))
-    scores = score_stamps(step, study)
-    documents = step.shard_fingerprints(documents_table(study.spec.corpus.name))
+    stamps, told = answers_stamps(step, study), kinds_stamps(step, study)
     with step.progress(f"{study.name}: answers and kinds", len(shards), "shards") as progress:
 
         def look(shard: str) -> None:
-            scored, cut = scores.get(shard), documents.get(shard)
-            stamp = scored and fingerprint(
-                "answer_statistics", CODE_VERSION, study.spec.findings.ranking, asked, scored, cut
+            _look_through_shard(
+                step, study, shard, matcher, sought, stamps.get(shard), rules, told.get(shard)
             )
-            told = cut and rules and fingerprint("kind_statistics", CODE_VERSION, rules.content, cut)
-            _look_through_shard(step, study, shard, matcher, sought, stamp, rules, told)
             progress.advance(1)
 
         step.each_shard(look, shards)

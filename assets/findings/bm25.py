@@ -20,6 +20,7 @@ from assets.specs.study import Study
 from assets.step.declaring import asset_arguments
 from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
+from assets.step.stored_now import StoredNow
 from assets.study.completions import completions_table
 from assets.study.coverage import coverage_table, refuse_incomplete
 from assets.study.influence import score_rows
@@ -64,7 +65,7 @@ def bm25_asset(study: Study) -> dg.AssetsDefinition:
     return bm25
 
 
-def bm25_stamp(step: Step, study: Study) -> str:
+def bm25_stamp(step: Step | StoredNow, study: Study) -> str:
     """The fingerprint that BM25 of every shard has, with the documents and completions as they are now."""
     documents = step.shard_fingerprints(documents_table(study.spec.corpus.name))
     return fingerprint(BM25, CODE_VERSION, documents, step.fingerprint(completions_table(study.name)))

@@ -6,7 +6,7 @@ and its corrected p-value is below 0.05. The same rule is then put to the contro
 is not specific to the task.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import dagster as dg
@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from assets.figures.previews import table_of
+from assets.findings.analysis import Analysis, outdated_analysis
 from assets.findings.evidence import evidence_table
 from assets.lake.columns import METHOD, STAMP
 from assets.lake.lake import Lake
@@ -22,7 +23,9 @@ from assets.specs.study import Study
 from assets.step.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
 from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
+from assets.step.stored_now import StoredNow
 from assets.tracking.tracking import Tracking
+from compute.errors import BadInput
 
 CODE_VERSION = "2"
 EVIDENCE_STORY = "What every analysis found, in the same words; each analysis wrote its own part."
@@ -93,8 +96,9 @@ def claims_table(study: str) -> Table:
     )
 
 
-def claims_asset(study: Study, analyses: Sequence[Table]) -> dg.AssetsDefinition:
-    """Gathers the evidence that each of the `analyses` has written a part of, and decides all claims on it."""
+def claims_asset(study: Study, decisive: Sequence[Table], analyses: Sequence[Analysis]) -> dg.AssetsDefinition:
+    """Gathers the evidence of which each of the `decisive` tables' steps has written a part, and decides all claims on
+    it; `analyses` are those of them that must be of the scores as they are now."""
     table, group = claims_table(study.name), f"study_{study.name}"
     stories = {evidence_table(study.name): EVIDENCE_STORY, table: STORY}
 
@@ -103,22 +107,34 @@ def claims_asset(study: Study, analyses: Sequence[Table]) -> dg.AssetsDefinition
         specs=[
             dg.AssetSpec(
                 **spec_arguments(each, group, CODE_VERSION, story, owners=study.spec.owners, kinds=("polars",)),
-                deps=[each.asset_key for each in analyses],
+                deps=[each.asset_key for each in decisive],
             )
             for each, story in stories.items()
         ],
         retry_policy=AFTER_A_CRASH,
     )
     def claims(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
-        yield from run_step(context, lake, tracking, lambda step: _decide(step, study, table, analyses))
+        yield from run_step(context, lake, tracking, lambda step: _decide(step, study, table, decisive, analyses))
 
     return claims
 
 
-def _decide(step: Step, study: Study, table: Table, analyses: Sequence[Table]) -> None:
-    names = [each.key[-1] for each in analyses]
+def claims_stamp(evidence: Mapping[str, str], decisive: Sequence[Table]) -> str:
+    """The fingerprint that the claims have when they are up to date with the evidence, given its own by analysis."""
+    return fingerprint("claims", CODE_VERSION, {name: evidence.get(name) for name in _names(decisive)})
+
+
+def _names(decisive: Sequence[Table]) -> list[str]:
+    return [each.key[-1] for each in decisive]
+
+
+def _decide(
+    step: Step, study: Study, table: Table, decisive: Sequence[Table], analyses: Sequence[Analysis]
+) -> None:
+    if problem := outdated_analysis(StoredNow(step.lake), study, analyses):
+        raise BadInput(problem)
     stamps = step.lake.fingerprints(evidence_table(study.name), version=step.version(evidence_table(study.name)))
-    stamp = fingerprint("claims", CODE_VERSION, {name: stamps.get(name) for name in names})
+    names, stamp = _names(decisive), claims_stamp(stamps, decisive)
     evidence = step.scan(evidence_table(study.name)).filter(pl.col("analysis").is_in(names)).collect()
     gathered = {"dagster/row_count": len(evidence), "Delta version": step.version(evidence_table(study.name))}
     step.report.add(evidence_table(study.name), None, stamp, gathered)

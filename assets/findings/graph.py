@@ -8,7 +8,7 @@ import dagster as dg
 
 from assets.findings.ablation.ablation import ablation_asset, ablation_table
 from assets.findings.ablation.sample import ablation_sample_asset, ablation_sample_table
-from assets.findings.analysis import Analysis, analysis_asset
+from assets.findings.analysis import Analysis, analysis_asset, outdated_analysis
 from assets.findings.answer_statistics import (
     answer_statistics_asset,
     answer_statistics_table,
@@ -16,7 +16,7 @@ from assets.findings.answer_statistics import (
 )
 from assets.findings.answers import ANSWERS
 from assets.findings.bm25 import bm25_asset, bm25_table
-from assets.findings.claims import claims_asset, claims_table
+from assets.findings.claims import claims_asset, claims_stamp, claims_table
 from assets.findings.comparison_statistics import comparison_asset, comparison_statistics_table
 from assets.findings.correlation import CORRELATION
 from assets.findings.evidence import evidence_table
@@ -29,8 +29,11 @@ from assets.findings.score_statistics import score_statistics_table, source_stat
 from assets.findings.shard_statistics import shard_statistics_asset
 from assets.findings.sources import SOURCES
 from assets.findings.verdicts import verdicts_asset
+from assets.lake.lake import Lake
 from assets.lake.tables import Table
 from assets.specs.study import Study
+from assets.step.stored_now import StoredNow
+from compute.errors import BadInput
 
 
 def findings_assets(study: Study, others: Iterable[Study] = ()) -> list[dg.AssetsDefinition]:
@@ -46,9 +49,13 @@ def findings_assets(study: Study, others: Iterable[Study] = ()) -> list[dg.Asset
         *([comparison_asset(study, others)] if study.spec.findings.compare else []),
         *(analysis_asset(study, analysis) for analysis in analyses(study)),
         *([verdicts_asset(study)] if study.spec.findings.judge else []),
-        claims_asset(study, decisive),
+        claims_asset(study, decisive, analyses(study)),
         *([ablation_sample_asset(study), ablation_asset(study)] if study.spec.options.ablation else []),
-        report_asset(study, [*decisive, *ablation_tables(study)[1:], claims_table(study.name)]),
+        report_asset(
+            study,
+            [*decisive, *ablation_tables(study)[1:], claims_table(study.name)],
+            lambda step: _outdated(StoredNow(step.lake), study),
+        ),
     ]
 
 
@@ -56,6 +63,23 @@ def analyses(study: Study) -> list[Analysis]:
     """Those that the study can make: kinds of document need rules that tell them."""
     kinds = [KINDS] if study.spec.findings.document_rules else []
     return [CORRELATION, MAGNITUDE, POWER_LAW, ANSWERS, *kinds, SOURCES]
+
+
+def outdated_findings(lake: Lake, study: Study) -> str | None:
+    """A sentence on the first of the study's findings that is not of the scores as they are now; None where all are."""
+    try:
+        return _outdated(StoredNow(lake), study)
+    except BadInput as problem:  # BM25 is behind
+        return str(problem)
+
+
+def _outdated(now: StoredNow, study: Study) -> str | None:
+    if problem := outdated_analysis(now, study, analyses(study)):
+        return problem
+    table, decisive = claims_table(study.name), decisive_tables(study)
+    if now.fingerprint(table) != claims_stamp(now.shard_fingerprints(evidence_table(study.name)), decisive):
+        return f"study {study.name}: {table.path} is not of the evidence as it is now; materialize it first"
+    return None
 
 
 def own_score_tables(study: Study) -> list[Table]:

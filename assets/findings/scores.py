@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from assets.lake.tables import Table
     from assets.specs.study import Study
     from assets.step.step import Step
+    from assets.step.stored_now import StoredNow
 
 HAS_NORMS = ~pl.col("method").is_in(NORMED_AS_THEY_ARE)
 """Of the methods whose scores a document's norm divides; by any other the score itself is what "normed" means."""
@@ -34,8 +35,8 @@ def scanned_scores(step: Step, study: Study, shard: str) -> pl.LazyFrame:
     return pl.concat([step.scan(table, shard=shard).select(columns) for table in score_tables(study)])
 
 
-def score_stamps(step: Step, study: Study) -> dict[str, str]:
-    """By shard, the fingerprint of its scores.
+def score_stamps(step: Step | StoredNow, study: Study) -> dict[str, str]:
+    """By shard, the fingerprint of its scores, as of a step or as they are now.
 
     Raises BadInput where BM25 is not of the corpus as it is now: a shard of other frequencies than the next would make
     one ranking of two.

@@ -21,6 +21,7 @@ from assets.specs.study import Study
 from assets.step.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
 from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
+from assets.step.stored_now import StoredNow
 from assets.study.influence import document_norms_table
 from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
@@ -55,20 +56,21 @@ def shard_statistics_asset(study: Study) -> dg.AssetsDefinition:
     return statistics
 
 
-def statistics_stamp(study: Study, scores: str | None, documents: str | None) -> str | None:
-    """The fingerprint of a shard's statistics; None where it has no scores."""
-    return scores and fingerprint("score_statistics", CODE_VERSION, study.spec.findings.depth, scores, documents)
+def statistics_stamps(stored: Step | StoredNow, study: Study) -> dict[str, str]:
+    """The fingerprint that the statistics of each scored shard have when they are up to date."""
+    documents = stored.shard_fingerprints(documents_table(study.spec.corpus.name))
+    return {
+        shard: fingerprint("score_statistics", CODE_VERSION, study.spec.findings.depth, scores, documents.get(shard))
+        for shard, scores in score_stamps(stored, study).items()
+    }
 
 
 def _sum_up_shards(step: Step, study: Study) -> None:
-    shards = step.context.partition_keys
-    scores = score_stamps(step, study)
-    documents = step.shard_fingerprints(documents_table(study.spec.corpus.name))
+    shards, stamps = step.context.partition_keys, statistics_stamps(step, study)
     with step.progress(f"{study.name}: statistics of scores", len(shards), "shards") as progress:
 
         def sum_up(shard: str) -> None:
-            stamp = statistics_stamp(study, scores.get(shard), documents.get(shard))
-            _sum_up_shard(step, study, shard, stamp)
+            _sum_up_shard(step, study, shard, stamps.get(shard))
             progress.advance(1)
 
         step.each_shard(sum_up, shards)

@@ -38,6 +38,7 @@ from assets.findings.judging import (
     verdicts_table,
 )
 from assets.findings.merged import merged_ends
+from assets.findings.outdated import refuse_outdated
 from assets.findings.score_statistics import score_statistics_table
 from assets.lake.lake import Lake
 from assets.lake.tables import Table
@@ -80,6 +81,7 @@ def verdicts_asset(study: Study) -> dg.AssetsDefinition:
 
 def _give_verdicts(step: Step, study: Study, table: Table) -> None:
     refuse_incomplete(step, study)
+    refuse_outdated(step, study, [score_statistics_table(study.name)])
     stamp = _stamp(step, study)
     if step.is_current(table, stamp):
         return

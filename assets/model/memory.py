@@ -26,14 +26,18 @@ REMEDIES = {
     "several passes",
     "gradients of some documents": "leave the widest modules out of curvature.modules",
     "decomposition of the largest matrix": "raise curvature.blocks",
-    "curvature": "lower options.memory_mib, so that factors are read module by module, or raise curvature.blocks",
+    "curvature": "raise curvature.blocks, leave trackstar out of options.methods, which needs all factors at once, or "
+    "lower options.memory_mib, so that they are read module by module",
+    "eigenbasis": "raise curvature.blocks",
+    "eigenvalues": "leave modules out of curvature.modules",
+    "vectors of the iteration": "leave modules out of curvature.modules",
     "queries' gradients": "lower options.rank or options.memory_mib, or ask fewer queries",
     "decomposition": "leave the widest modules out of curvature.modules",
     "options.memory_mib": "lower options.memory_mib",
     "full-rank gradients": "leave methods out of options.methods",
     "weights": "give model.device_map: auto, or a narrower model.dtype",
 }
-STAGES = ("covariances", "eigenvalues", "query_gradients", "influence", "rankings")  # whose model is traced
+TRACED = ("covariances", "eigenvalues", "refined_gradients", "query_gradients", "influence", "rankings")
 FITTED = ("covariances", "eigenvalues")  # stages whose batches are of curvature.token_budget
 
 
@@ -52,10 +56,11 @@ def cost_setting(
     """How much there is to do, with the study's settings; `rank` is the mean of ranks that were chosen."""
     from compute.cost import Setting
     from compute.exact_scores import DENSE_BYTES
-    from compute.methods import metrics_of, whitens
+    from compute.methods import known_method, metrics_of, refines, whitens
 
     options, fit = study.spec.options, study.spec.curvature
     chosen = round(rank) if rank else AUTO_RANK
+    plain = [method for method in options.methods if not known_method(method).refined]
     return Setting(
         documents=documents,
         tokens=tokens,
@@ -65,8 +70,10 @@ def cost_setting(
         generated=generated,
         new_tokens=new_tokens,
         methods=len(options.methods),
-        metrics=len(metrics_of(options.methods)),
+        metrics=len(metrics_of(plain)) + len(options.methods) - len(plain),
         whitens=whitens(options.methods),
+        refined_passes=options.refinement.passes if refines(options.methods) else 0,
+        refined_documents=min(options.refinement.documents, fit.sample_documents, documents),
         rank=chosen if options.rank == "auto" else options.kept_rank,
         agreement=options.rank == "auto",
         top_k=options.top_k,
@@ -97,10 +104,13 @@ def refuse_beyond_memory(study: Study, stage: str, model, modules, **sizes) -> N
 def refuse_study_beyond_memory(study: Study, skeleton, modules, **sizes) -> None:
     """The same of all stages, before anything is loaded: of the weights too, unless they are spread over devices."""
     from compute.checkpoint import best_device
+    from compute.methods import refines
 
     if best_device() != "cpu":
         return
-    for stage in STAGES:
+    for stage in TRACED:
+        if stage == "refined_gradients" and not refines(study.spec.options.methods):
+            continue
         parts = _parts(study, stage, skeleton, modules, sizes)
         if study.spec.model.device_map:
             del parts["weights"]

@@ -25,6 +25,7 @@ from assets.specs.study import Study
 from assets.step.declaring import asset_arguments
 from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
+from assets.tracking.progress import note
 from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
 
@@ -160,6 +161,11 @@ def _train(step: Step, study: Study, directory: str) -> dict:
             directory=directory,
             on_log=on_log,
             on_progress=on_progress,
+        )
+    if summary.steps < summary.planned_steps:
+        note(
+            f"{model.name}: training was ended by train.max_minutes ({model.train.max_minutes:g}) at {summary.steps:,} "
+            f"of {summary.planned_steps:,} steps: the model has learned less than it could"
         )
     return {
         "parameters": summary.parameters,

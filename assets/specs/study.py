@@ -19,14 +19,26 @@ from assets.specs.spec import Name, Spec
 OWNER = r"^(team:[A-Za-z0-9_]+|[^@\s]+@[^@\s]+\.[^@\s]+)$"
 
 
+class RefinementSpec(Spec):
+    """How astra refines query gradients: each pass runs these documents through the model for each query."""
+
+    passes: int = Field(8, ge=1, description="Steps of the iteration, each a pass over `documents` per query.")
+    documents: int = Field(
+        64, ge=1, description="Documents of the curvature's sample that the Gauss-Newton matrix is taken of, its first."
+    )
+
+
 class StudyOptions(Spec):
     """How documents are scored and ranked."""
 
-    methods: tuple[Literal["ekfac", "dot", "kfac", "cosine", "trackstar"], ...] = Field(
+    methods: tuple[Literal["ekfac", "dot", "kfac", "cosine", "trackstar", "astra"], ...] = Field(
         ("ekfac", "dot"),
         min_length=1,
         description="Scores to compute in the one pass: EK-FAC influence, gradient dot product, K-FAC influence, "
-        "gradient cosine, TrackStar-style cosine of whitened gradients.",
+        "gradient cosine, TrackStar-style cosine of whitened gradients, ASTRA-style refined influence.",
+    )
+    refinement: RefinementSpec = Field(
+        default_factory=RefinementSpec, description="How astra refines the queries' gradients."
     )
     rank: int | Literal["full", "auto"] = Field(
         32, description="Rank of query gradients per module; auto: chosen per query and module by `agreement`."
@@ -75,6 +87,12 @@ class StudyOptions(Spec):
     def _positive_rank(self) -> StudyOptions:
         if isinstance(self.rank, int) and self.rank < 1:
             raise ValueError("rank must be at least 1, 'full' or 'auto'")
+        return self
+
+    @model_validator(mode="after")
+    def _refined_where_damped(self) -> StudyOptions:
+        if "astra" in self.methods and not self.damping:
+            raise ValueError("astra solves a damped system; give damping above 0, or leave astra out of methods")
         return self
 
     @model_validator(mode="after")

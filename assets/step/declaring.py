@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 import dagster as dg
@@ -9,7 +10,18 @@ import dagster as dg
 from assets.lake.tables import Table
 from assets.step.checks import Check, check_specs
 
-AFTER_A_CRASH = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+
+class AfterACrash(dg.RetryPolicy):
+    """Retries what crashed, and lets go what was stopped: Dagster would begin a step anew after Ctrl-C."""
+
+    def calculate_delay(self, attempt_num: int) -> int | float:
+        """Seconds until the next attempt. Asked for while the error is being handled, so that it can be told."""
+        if isinstance(stopped := sys.exc_info()[1], (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)):
+            raise stopped
+        return super().calculate_delay(attempt_num)
+
+
+AFTER_A_CRASH = AfterACrash(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 """For every step. A user's mistake and a failed check are not retried: they would fail again."""
 
 

@@ -244,7 +244,8 @@ def run_step(
                 work(step)
             if step.kept:
                 several = f" ({step.kept} tables or shards)" if step.kept > 1 else ""
-                note(f"kept, since nothing that it depends on changed{several}")
+                what = "the rest is kept" if step.done else "kept"
+                note(f"{what}, since nothing that it depends on changed{several}")
             run.log_metrics({"peak_memory_mib": _peak_memory_mib()}, 0)
     except (BadInput, CheckFailedError) as error:
         yield from step.report.of_failure(checks) if step else ()

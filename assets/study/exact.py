@@ -13,12 +13,14 @@ from assets.curvature.factors import stored_curvature
 from assets.model.memory import refuse_beyond_memory
 from assets.model.opening import open_traced_model
 from assets.study.completions import completions_table, query_sequences
-from compute.methods import whitens
+from assets.study.refined_gradients import stored_refined
+from compute.methods import known_method, whitens
 
 if TYPE_CHECKING:
     from assets.specs.study import Study
     from assets.step.step import Step
     from compute.exact_scores import ExactScore
+
 
 def add_exact_scores(step: Step, study: Study, ranked: pl.DataFrame) -> tuple[pl.DataFrame, float]:
     """`ranked` with exact, token and module scores, and how well its low-rank scores agree (`agreement_of`)."""
@@ -70,7 +72,7 @@ def _scored_pairs(step: Step, study: Study, ranked: pl.DataFrame, model, modules
     total = sum(part["document_id"].n_unique() for _, part in groups)
     with step.progress(f"{study.name}: exact scores", total, "documents") as progress:
         for group, part in groups:
-            directions = _directions(study, query_model, modules, group, curvature)
+            directions = _directions(step, study, query_model, modules, group, curvature)
             pairs |= _score_group(study, part, model, modules, directions, curvature, progress)
     return pairs
 
@@ -83,16 +85,19 @@ def _of_queries(ranked: pl.DataFrame, queries: list) -> pl.DataFrame:
     return ranked.filter(pl.col("query_id").is_in([query.key for query in queries]))
 
 
-def _directions(study: Study, model, modules, queries: list, curvature) -> dict:
-    """Full-rank directions by (method, query)."""
+def _directions(step: Step, study: Study, model, modules, queries: list, curvature) -> dict:
+    """Full-rank directions by (method, query); refined ones as they are stored."""
     from compute.query_gradients import dense_gradients, directed
 
-    gradients = [dense_gradients(model, modules, query) for query in queries]
-    found = directed(study.spec.options.methods, gradients, curvature)
+    methods = study.spec.options.methods
+    plain = [method for method in methods if not known_method(method).refined]
+    found: list[dict] = [{} for _ in queries]
+    if plain:
+        found = directed(plain, [dense_gradients(model, modules, query) for query in queries], curvature)
     return {
-        (method, query.key): direction
+        (method, query.key): of_query[method] if method in of_query else stored_refined(step, study.name, query.key)
         for query, of_query in zip(queries, found, strict=True)
-        for method, direction in of_query.items()
+        for method in methods
     }
 
 

@@ -84,9 +84,11 @@ def ask(
     """
     from compute.query_gradients import query_gradients
 
-    methods = [methods] if isinstance(methods, str) else list(methods or opened.study.spec.options.methods)
+    of_study = [method for method in opened.study.spec.options.methods if not known_method(method).refined]
+    methods = [methods] if isinstance(methods, str) else list(methods or of_study or ["ekfac"])
     for method in methods:
-        known_method(method)
+        if known_method(method).refined:
+            raise BadInput(f"{method} refines the gradients of a study's own queries; ask by another method")
     if rank is not None and rank < 1:
         raise BadInput(f"rank is {rank}; give at least 1, or leave it out for exact scores")
     row = _completed(opened, prompt, completion)

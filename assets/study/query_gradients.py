@@ -19,8 +19,10 @@ from assets.step.fingerprints import fingerprint
 from assets.step.reading import Reading
 from assets.step.step import Step, run_step
 from assets.study.completions import completions_table, query_sequences, query_side_dtypes, query_side_tables
+from assets.study.refined_gradients import refined_gradients_table, stored_refined
 from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
+from compute.methods import refines
 
 CODE_VERSION = "1"
 STORY = "The gradient of each completion's loss, preconditioned by the curvature and cut to a low rank."
@@ -79,11 +81,13 @@ def _finite_check(study: str) -> Check:
 
 def _upstream(study: Study) -> tuple[Table, ...]:
     fit = study.spec.curvature.name
+    refined = (refined_gradients_table(study.name),) if refines(study.spec.options.methods) else ()
     return (
         completions_table(study.name),
         eigenbasis_table(fit),
         eigenvalues_table(fit),
         *query_side_tables(study),
+        *refined,
     )
 
 
@@ -143,12 +147,13 @@ def stored_gradients(step: Reading, study: str) -> dict[tuple[str, str], dict]:
 def _batches(step: Step, study: Study, table: Table, stamp: str, facts: dict) -> Iterator[pa.RecordBatch]:
     """The rows; `facts` gets the mean rank when all of them are made, before they are written."""
     from compute.factor_memory import gradient_copies, residence
-    from compute.methods import metrics_of
+    from compute.methods import known_method, metrics_of
     from compute.query_gradients import query_gradients
 
     options = study.spec.options
     model, modules = open_traced_model(step, study, query_side=True)
-    copies = gradient_copies(len(metrics_of(options.methods)), options.rank_agreement is not None)
+    metrics = metrics_of(method for method in options.methods if not known_method(method).refined)
+    copies = gradient_copies(max(1, len(metrics)), options.rank_agreement is not None)
     held = residence(modules, study.spec.curvature.blocks, options.memory_bytes, copies)
     if not held.keeps_all:
         step.context.log.info(
@@ -171,12 +176,19 @@ def _batches(step: Step, study: Study, table: Table, stamp: str, facts: dict) ->
             agreement=options.rank_agreement,
             methods=options.methods,
             queries_at_once=held.queries_at_once,
+            refined=lambda query_id: _placed(stored_refined(step, study.name, query_id), model, modules),
             on_query=lambda _: progress.advance(1),
         ):
             for module, gradient in gradients.items():
                 ranks.append(gradient.rank)
                 yield _components(step, study.name, table, (method, query_id, module), gradient, stamp)
     facts["mean rank"] = round(sum(ranks) / max(1, len(ranks)), 1)
+
+
+def _placed(gradients: dict, model, modules) -> dict:
+    from compute.passes import placement
+
+    return {module.name: gradients[module.name].to(*placement(model, module)) for module in modules}
 
 
 def _components(

@@ -61,7 +61,7 @@ class Progress:
         if error_type is None:
             if time.monotonic() - self._reported_at >= SHORTEST_TOLD and self.done > self._reported_done:
                 self._report_rate()
-            self._line(f"{self.done:,} {self.unit} in {self.seconds:.1f} s")
+            self._line(f"{counted(self.done, self.unit)} in {self.seconds:.1f} s")
 
     @property
     def seconds(self) -> float:
@@ -99,6 +99,12 @@ class Progress:
         self._log(f"{self.label}: {text}")
         if self._bar is None:
             note(f"{self.label}: {text}")
+
+
+def counted(count: int, units: str) -> str:
+    """`2 shards`, `1 query`."""
+    one = f"{units[:-3]}y" if units.endswith("ies") else units.removesuffix("s")
+    return f"{count:,} {one if count == 1 else units}"
 
 
 def _number(value: float) -> str:

@@ -32,6 +32,7 @@ METHOD_NAMES = {
     "kfac": "K-FAC influence",
     "cosine": "gradient cosine",
     "trackstar": "TrackStar-style cosine",
+    "astra": "ASTRA-style influence",
     BM25: "BM25",
     "chance": "chance",
 }

@@ -16,7 +16,7 @@ from examples.demo.report import print_report
 from orchestration.home import Home
 from orchestration.preflight import preflight
 from orchestration.resources import resources_of
-from orchestration.run import StepFailed, run_study
+from orchestration.run import INTERRUPTED, STOPPED, StepFailed, run_study
 from orchestration.studies import open_study
 from orchestration.summary import print_summary
 
@@ -33,8 +33,7 @@ def main() -> int:
         console.print(f"[bold]Generating[/] the demo's corpus and queries in {directory}", highlight=False)
         demo = build(DemoSettings())
         write(demo, directory)
-        study = open_study(directory / "demo.yaml", home)
-        preflight(study)
+        study = open_study(directory / "demo.yaml", home, preflight)
         with home.instance() as instance:
             resources = resources_of(home)
             run_study(study, instance, resources)
@@ -43,6 +42,9 @@ def main() -> int:
     except (BadInput, StepFailed) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
+    except INTERRUPTED:
+        print(f"demo: {STOPPED}", file=sys.stderr)
+        return 130
     console.print(f"\nThe demo took {time.monotonic() - started:.0f} seconds.", highlight=False)
     return 0
 

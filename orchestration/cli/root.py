@@ -26,7 +26,7 @@ def print_json(content: object) -> None:
     print(json.dumps(content, indent=2, ensure_ascii=False, default=str))
 
 
-def exit_with(sentence: str) -> NoReturn:
-    """Ends the command: standard error gets the sentence, the shell 1."""
+def exit_with(sentence: str, status: int = 1) -> NoReturn:
+    """Ends the command: standard error gets the sentence, the shell the status."""
     print(f"headwater: {sentence}", file=sys.stderr)
-    raise SystemExit(1)
+    raise SystemExit(status)

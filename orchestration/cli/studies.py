@@ -60,15 +60,14 @@ def run(
     from orchestration.home import Home
     from orchestration.preflight import preflight
     from orchestration.resources import resources_of
-    from orchestration.run import StepFailed, run_study
+    from orchestration.run import INTERRUPTED, STOPPED, StepFailed, run_study
     from orchestration.studies import compared_studies, open_study
     from orchestration.summary import print_summary
 
     try:
         home = Home.from_environment().prepare()
-        study = open_study(study_file, home)
+        study = open_study(study_file, home, preflight)
         others = compared_studies(study, home.studies)
-        preflight(study)
         with home.instance() as instance:
             resources = resources_of(home)
             run_study(study, instance, resources, recompute=recompute, refit=refit, others=others)
@@ -76,7 +75,9 @@ def run(
     except BadInput as error:
         exit_with(str(error))
     except StepFailed as failed:
-        exit_with(failed.sentence if failed.is_users_mistake else f"step {failed.step} failed:\n{failed.sentence}")
+        exit_with(str(failed))
+    except INTERRUPTED:
+        exit_with(STOPPED, 130)
 
 
 @app.command()

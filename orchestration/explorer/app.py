@@ -23,7 +23,7 @@ from orchestration.explorer.query_page import Asked
 from orchestration.explorer.searching import Indexing
 from orchestration.explorer.study_page import Filters
 from orchestration.results import Results
-from orchestration.results.printing import printable
+from orchestration.results.printing import printable, spurious
 
 HERE = Path(__file__).parent
 LONGEST = 8_000
@@ -201,5 +201,5 @@ def _templates():
         lstrip_blocks=True,
     )
     environment.filters |= {"number": numerals.number, "method_name": method_name, "plain": printable}
-    environment.globals |= {"address": address, "plural": numerals.plural}
+    environment.globals |= {"address": address, "plural": numerals.plural, "spurious": spurious}
     return environment

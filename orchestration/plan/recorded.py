@@ -12,6 +12,7 @@ from assets.study.completions import completions_table
 from assets.study.influence import influence_table
 from assets.study.query_gradients import query_gradients_table
 from assets.study.rankings import rankings_table
+from assets.study.refined_gradients import refined_gradients_table
 
 if TYPE_CHECKING:
     from assets.lake.tables import Table
@@ -50,6 +51,7 @@ def _tables(study: Study) -> dict[str, Table]:
         "eigenbasis": eigenbasis_table(fit),
         "eigenvalues": eigenvalues_table(fit),
         "completions": completions_table(name),
+        "refined_gradients": refined_gradients_table(name),
         "query_gradients": query_gradients_table(name),
         "influence": influence_table(name),
         "rankings": rankings_table(name),

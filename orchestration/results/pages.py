@@ -11,7 +11,7 @@ from rich.text import Text
 
 from assets.findings.report.passages import token_levels
 from assets.specs.methods import NORMED_AS_THEY_ARE
-from orchestration.results.printing import console, printable, shown
+from orchestration.results.printing import console, printable, shown, spurious
 
 if TYPE_CHECKING:
     import polars as pl
@@ -82,7 +82,7 @@ def _print_shares(rows: pl.DataFrame, query: Mapping[str, Any]) -> None:
         f"\nexact {row['method']} score {row['exact_score']:.4g} (in the pass {row['score']:.4g}); ranks: {ranks}"
     )
     if row["likely_spurious"]:
-        out.print("one token carries nearly all of it: likely spurious")
+        out.print(f"one token carries nearly all of it: {spurious(len(row['tokens']))}")
     out.print("")
     out.print(_shares("token", row["tokens"], row["token_scores"]))
     out.print("")

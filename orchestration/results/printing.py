@@ -21,6 +21,14 @@ LONGEST = 60
 """Characters of a value on a terminal; whole values are in the other forms."""
 
 
+SHORT = 64  # tokens: Grosse et al. 2023 marked documents of some hundreds
+
+
+def spurious(tokens: int) -> str:
+    """What it means that one token carries nearly all of a document of so many tokens."""
+    return "likely spurious" if tokens >= SHORT else "usual in so short a text"
+
+
 def print_rows(frame: pl.DataFrame) -> None:
     """A grid on standard output: numbers to the right, long values cut."""
     from rich.table import Table as Grid

@@ -84,6 +84,8 @@ def answer(lake: Lake, views: Mapping[str, View], query: str, moment: Moment, li
 def _views_read(engine: duckdb.DuckDBPyConnection, query: str, views: Mapping[str, View]) -> list[View]:
     """The views that a query names, so that no other table is opened; all of them where it names none (SHOW TABLES)."""
     statements = engine.extract_statements(query)
+    if not statements:
+        raise BadInput("the query is empty; write one SELECT")
     if len(statements) != 1:
         raise BadInput(f"the query holds {len(statements)} statements; write one SELECT")
     kind = statements[0].type.name

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
-from assets.model.memory import REMEDIES, STAGES, cost_setting, refuse_parts, refuse_study_beyond_memory
+from assets.model.memory import REMEDIES, TRACED, cost_setting, refuse_parts, refuse_study_beyond_memory
 from compute.architecture import architecture_of
 from compute.cost import CostModel
 from compute.errors import BadInput
@@ -62,10 +62,11 @@ def test_what_fits_is_not_refused(study, monkeypatch):
 
 def test_every_part_has_a_remedy(study, wide):
     skeleton, modules = wide
+    study.spec.options.__dict__["methods"] = ("ekfac", "trackstar", "astra")
     setting = cost_setting(study, documents=100, tokens=256, queries=10, query_tokens=64, logits_at_once=2**20)
     costs = CostModel(architecture_of(skeleton, modules), setting)
     assert {what for cost in costs.stages().values() for what in cost.memory} <= REMEDIES.keys()
-    assert set(STAGES) <= costs.stages().keys()
+    assert set(TRACED) <= costs.stages().keys()
 
 
 SPREAD = {"model": {"device_map": "auto"}}
@@ -75,7 +76,10 @@ BOUNDED = {"curvature": {"blocks": 4, "memory_mib": 512, "token_budget": 1024}, 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, "covariances needs about 9,284 MiB of memory .weights 2,325 MiB, activations 2,595 MiB, covariances 4,353"),
+        (
+            {},
+            "covariances needs about 9,284 MiB of memory .weights 2,325 MiB, activations 2,595 MiB, covariances 4,353",
+        ),
         (SPREAD, "covariances needs about 6,960 MiB of memory .activations 2,595 MiB, covariances 4,353 MiB"),
         (SPREAD | BOUNDED, None),
     ],

@@ -13,7 +13,9 @@ def test_one_device_unless_the_file_says_otherwise():
 
 
 def test_devices_are_numbers_or_the_cpu():
-    spec = ModelSpec(name="m", path="model", device_map="auto", max_memory={"0": "70GiB", "1": "1.5GiB", "cpu": "200GB"})
+    spec = ModelSpec(
+        name="m", path="model", device_map="auto", max_memory={"0": "70GiB", "1": "1.5GiB", "cpu": "200GB"}
+    )
     assert spec.placement() == {"spread": True, "max_memory": {0: "70GiB", 1: "1.5GiB", "cpu": "200GB"}}
     assert ModelSpec(name="m", path="model", device_map="auto").placement() == {"spread": True, "max_memory": None}
 
@@ -22,7 +24,10 @@ def test_devices_are_numbers_or_the_cpu():
     ("fields", "words"),
     [
         ({"max_memory": {"0": "1GiB"}}, "max_memory belongs to device_map: auto; there is none"),
-        ({"device_map": "auto", "max_memory": {"gpu": "1GiB"}}, "max_memory names the device gpu; write the number of a"),
+        (
+            {"device_map": "auto", "max_memory": {"gpu": "1GiB"}},
+            "max_memory names the device gpu; write the number of a",
+        ),
         ({"device_map": "auto", "max_memory": {"0": "lots"}}, "String should match pattern"),
         ({"device_map": "balanced"}, "auto"),
     ],

@@ -87,9 +87,13 @@ def drawings(monkeypatch):
     monkeypatch.setattr(module, "drawn", stand_in)
 
 
+def nothing(_: object) -> None:
+    """Of the findings is outdated."""
+
+
 def made(lake: Lake, tracking: Tracking, of=None, tables=None) -> str:
     of = of or study()
-    asset = report_asset(of, findings(of) if tables is None else tables)
+    asset = report_asset(of, findings(of) if tables is None else tables, nothing)
     assert dg.materialize([asset], resources={"lake": lake, "tracking": tracking}).success
     row = lake.scan(report_table(of.name)).collect().row(0, named=True)
     assert row["title"].startswith(f"Study {of.name}") and len(row["fingerprint"]) == 16
@@ -286,7 +290,7 @@ def test_a_study_of_a_hundred_queries_stays_small(lake, tracking):
 def test_the_page_is_kept_when_nothing_changed_and_made_again_when_a_row_did(lake, tracking):
     of = study()
     fill(lake, of, per_group=2)
-    asset, tags = report_asset(of, findings(of)), {"headwater/reuse": "true"}
+    asset, tags = report_asset(of, findings(of), nothing), {"headwater/reuse": "true"}
 
     def version() -> int:
         assert dg.materialize([asset], resources={"lake": lake, "tracking": tracking}, tags=tags).success
@@ -304,7 +308,7 @@ def test_the_page_is_an_artifact_and_linked_from_the_asset(lake, tmp_path):
     tracking = Tracking(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifacts=(tmp_path / "artifacts").as_uri())
     of = study()
     fill(lake, of, per_group=2)
-    result = dg.materialize([report_asset(of, findings(of))], resources={"lake": lake, "tracking": tracking})
+    result = dg.materialize([report_asset(of, findings(of), nothing)], resources={"lake": lake, "tracking": tracking})
     facts = result.asset_materializations_for_node("study__example__report")[0].metadata
     assert facts["size (kB)"].value < 500 and facts["claims"].value == 11 and facts["claims that hold"].value == 4
     address = facts["page"].value

@@ -15,13 +15,14 @@ import compute.influence
 from assets.specs.study import StudyOptions
 from compute.exact_scores import exact_scores
 from compute.influence import InfluencePass, score_documents
-from compute.methods import METHODS
+from compute.methods import METHODS as ALL_METHODS
 from compute.query_gradients import dense_gradients, directed, query_gradients
 from compute.routes import Choice
 from tests.compute import oracle
 from tests.compute.models import fit, make_case
 
 DAMPING = 0.1
+METHODS = [name for name, each in ALL_METHODS.items() if not each.refined]  # of those: test_refinement.py
 UNIT_NORM = ("cosine", "trackstar")
 
 
@@ -234,6 +235,16 @@ def test_a_float32_model_agrees_with_float64(case, curvature):
         assert oracle.relative_error(found[method], whole[method]) < 1e-3, method
 
 
+@pytest.mark.parametrize("settings", [{"rank": None}, {"rank": 4}, {"agreement": 0.99}])
+def test_gradients_of_a_refined_method_are_those_that_are_given_cut_as_they_are(case, curvature, settings):
+    given = {query.key: dense_gradients(case.model, case.modules, query) for query in case.queries}
+    named, found = engine_gradients(case, curvature, ("astra", "dot"), refined=given.__getitem__, **settings)
+    for name, each, plain in zip(named[::2], found[::2], found[1::2], strict=True):
+        assert name == "astra"
+        for module in case.names:
+            assert oracle.relative_error(each[module].dense(), plain[module].dense()) < case.exact
+
+
 def test_trackstar_without_a_curvature_and_methods_of_another_number_are_refused(neox_case, neox_fitted):
     _, gradients = engine_gradients(neox_case, curvature_of(neox_case, neox_fitted), ("trackstar",))
     arguments = (neox_case.model, neox_case.modules, gradients)
@@ -245,6 +256,6 @@ def test_trackstar_without_a_curvature_and_methods_of_another_number_are_refused
 
 def test_a_study_may_ask_for_every_method_and_for_each_once():
     declared = get_args(get_args(get_type_hints(StudyOptions)["methods"])[0])
-    assert declared == tuple(METHODS)
+    assert declared == tuple(ALL_METHODS)
     with pytest.raises(ValueError, match="methods lists cosine twice"):
         StudyOptions(methods=("cosine", "dot", "cosine"))

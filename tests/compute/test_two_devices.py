@@ -21,7 +21,7 @@ LAYERS = {
 def test_the_play_tells_what_two_devices_would():
     with Places() as places:
         one, other = places.put(torch.ones(2), ZERO), places.put(torch.ones(2), ONE)
-        with pytest.raises(RuntimeError, match="cuda:0.*cuda:1"):
+        with pytest.raises(RuntimeError, match=r"cuda:0.*cuda:1"):
             _ = one + other
         assert (one.to(ONE) + other).device == ONE and one.device == ZERO
         assert torch.zeros(2, device=ONE).device == ONE and torch.zeros(2).device.type == "cpu"
@@ -36,7 +36,9 @@ def test_a_model_on_two_devices_computes_what_it_computes_on_one(family):
     with Places() as places:
         spread_over(case.model, places, LAYERS[family])
         found = everything(case.model, case.modules)
-        first, second = (next(values for name, values in found["A"].items() if f".{layer}." in name) for layer in (0, 1))
+        first, second = (
+            next(values for name, values in found["A"].items() if f".{layer}." in name) for layer in (0, 1)
+        )
         assert (first.device, second.device) == (ZERO, ONE)  # factors stay where their module computes
     assert places.moves > 10 and places.met > 1000
     for what in ("scores", "norms", "exact", "nats"):

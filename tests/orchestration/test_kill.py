@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 
+import dagster as dg
 import polars as pl
 from deltalake import DeltaTable
 
+from orchestration.run import STOPPED
 from tests.orchestration.tiny_study import environment, headwater, write_study
 
 PAUSE_IN_SHARD = """
@@ -69,3 +71,31 @@ def test_a_killed_run_leaves_whole_shards_and_is_completed_by_the_next(finished,
     keys = ["shard", "method", "query_id", "document_id"]
     whole = finished.table("study/tiny/influence").sort(keys)
     assert rows.sort(keys).equals(whole)  # to the last digit, with the same fingerprints
+
+
+def test_a_run_that_is_stopped_ends_at_the_first_asking_and_goes_on_later(tmp_path):
+    """Ctrl-C, once, which reaches all processes of the terminal's group: no retry begins the shard anew, the run is
+    cancelled, and one sentence says what to do."""
+    study, home, reached = write_study(tmp_path), tmp_path / "home", tmp_path / "reached"
+    process = subprocess.Popen(
+        [sys.executable, "-c", PAUSE_IN_SHARD, "run", str(study)],
+        env=environment(home) | {"REACHED": str(reached)},
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # make may have it ignored
+    )
+    try:
+        _until(reached, process)
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert told.rstrip().endswith(f"headwater: {STOPPED}")
+    assert "Traceback" not in told and _shards(home) == {"00000"}
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+        assert instance.get_runs(limit=1)[0].status == dg.DagsterRunStatus.CANCELED
+    assert headwater(home, "run", study).returncode == 0
+    assert _shards(home) == {"00000", "00001", "00002"}

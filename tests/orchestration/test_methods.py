@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
+from compute.errors import BadInput
 from compute.methods import METHODS
 from orchestration.results import Results
 from orchestration.studies import read_study
@@ -19,7 +20,7 @@ from tests.orchestration.tiny_study import QUERIES, headwater, write_study
 pytestmark = pytest.mark.slow
 
 FINDINGS = {"resamples": 100, "depth": 20, "counts": [5], "cutoffs": [5]}
-OPTIONS = {"methods": list(METHODS)}
+OPTIONS = {"methods": list(METHODS), "refinement": {"passes": 3, "documents": 8}}
 UNIT_NORM = ("cosine", "trackstar")
 KEYS = ["method", "query_id", "document_id"]
 
@@ -116,7 +117,8 @@ def test_findings_and_the_report_have_all_of_them(run):
     for table in ("score_statistics", "correlation", "magnitude", "power_law", "answers", "sources", "claims"):
         assert set(run.table(table)["method"]) == set(METHODS), table
     page = run.table("report")["html"][0]
-    for name in ("EK-FAC influence", "Gradient dot product", "K-FAC influence", "Gradient cosine", "TrackStar-style"):
+    gradients = ("EK-FAC influence", "Gradient dot product", "K-FAC influence", "Gradient cosine")
+    for name in (*gradients, "TrackStar-style", "ASTRA-style"):
         assert name in page, name
 
 
@@ -147,6 +149,7 @@ def test_ones_own_texts_have_the_scores_of_the_pass(run, scorer):
 def test_a_query_asked_again_has_its_exact_scores(run, scorer):
     query = run.table("completions").filter(query_id="given").row(0, named=True)
     expected = run.table("rankings").filter(query_id="given").unique(["method", "document_id"])
+    expected = expected.filter(pl.col("method") != "astra")  # refined for the queries of the set alone
     asked = scorer.ask(query["prompt"], query["completion"])
     found = scorer.score_query(asked, documents=expected["document_id"].unique()).collect()
     both = expected.join(found, on=["method", "document_id"], suffix="_asked", validate="1:1")
@@ -165,6 +168,19 @@ def test_the_best_documents_of_a_query_are_those_of_its_methods(run, scorer):
     assert found.group_by("method").len().sort("method").rows() == [("kfac", 2), ("trackstar", 2)]
     first = found.filter(method="trackstar").sort("rank")["score"].to_list()
     assert first == sorted(first, reverse=True) and first[0] <= 1 + 1e-5
+
+
+def test_refined_gradients_are_kept_and_told_of(run):
+    rows = run.table("refined_gradients")
+    assert set(rows["query_id"]) == {query["id"] for query in QUERIES} and rows["residual"].is_finite().all()
+    told = headwater(run.home, "run", run.study)
+    assert told.returncode == 0
+    assert run.table("refined_gradients").equals(rows)
+
+
+def test_a_query_cannot_be_asked_by_a_refined_method(scorer):
+    with pytest.raises(BadInput, match="astra refines the gradients of a study's own queries; ask by another method"):
+        scorer.ask("the cat", " sits", methods=["astra"])
 
 
 def test_a_study_without_kfac_is_asked_by_it(run, finished):

@@ -80,7 +80,7 @@ def test_a_study_is_read_with_the_directory_that_its_paths_start_from(tmp_path):
             "rank: 8",
             "methods: [ekfac, bm25]",
             10,
-            "options.methods.1: should be 'ekfac', 'dot', 'kfac', 'cosine' or 'trackstar', not 'bm25'",
+            "options.methods.1: should be 'ekfac', 'dot', 'kfac', 'cosine', 'trackstar' or 'astra', not 'bm25'",
         ),
         ("path: model", "hub: a/b, revision: 2024-01-01", 6, "model.revision: should be text (in quotes"),
         ("path: model", "hub: a/b", 6, "model: a hub id needs a revision"),

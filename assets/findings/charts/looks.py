@@ -21,9 +21,10 @@ METHOD_NAMES = {
     "kfac": "K-FAC",
     "cosine": "gradient cosine",
     "trackstar": "TrackStar-style",
+    "astra": "ASTRA-style",
     "bm25": "BM25",
 }
-METHOD_DASHES = ((1, 0), (6, 3), (2, 3), (8, 3, 2, 3), (12, 3), (12, 3, 2, 3, 2, 3))
+METHOD_DASHES = ((1, 0), (6, 3), (2, 3), (8, 3, 2, 3), (12, 3), (12, 3, 2, 3, 2, 3), (4, 2, 1, 2))
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ METHOD_NAMES = {
     "kfac": "K-FAC influence",
     "cosine": "Gradient cosine",
     "trackstar": "TrackStar-style cosine",
+    "astra": "ASTRA-style influence",
     "bm25": "BM25",
 }
 CONTROL, PAIR = " control", " × "

@@ -1,6 +1,6 @@
 """study/<study>/report: the findings as one self-contained page that can be sent to a colleague."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import dagster as dg
 import pyarrow as pa
@@ -20,6 +20,7 @@ from assets.study.completions import completions_table
 from assets.study.coverage import coverage_table
 from assets.study.rankings import rankings_table
 from assets.tracking.tracking import Tracking
+from compute.errors import BadInput
 
 CODE_VERSION = "1"
 STORY = "Claims with their evidence, figures, documents, settings, versions and limitations, on one page of HTML."
@@ -38,10 +39,18 @@ def report_table(study: str) -> Table:
     )
 
 
-def report_asset(study: Study, findings: Sequence[Table]) -> dg.AssetsDefinition:
-    """Writes the study's page. `findings`: the tables of its analyses, and of its claims."""
+def report_asset(
+    study: Study, findings: Sequence[Table], outdated: Callable[[Step], str | None]
+) -> dg.AssetsDefinition:
+    """Writes the study's page. `findings`: the tables of its analyses, and of its claims; `outdated` gives a sentence
+    where they are not of the scores as they are now."""
     table = report_table(study.name)
     deps = {each.asset_key: None for each in (*_whole(study), *findings)}
+
+    def write(step: Step) -> None:
+        if problem := outdated(step):
+            raise BadInput(problem)
+        _write_report(step, study, table, findings)
 
     @dg.asset(
         **asset_arguments(
@@ -50,7 +59,7 @@ def report_asset(study: Study, findings: Sequence[Table]) -> dg.AssetsDefinition
         deps=list(deps),
     )
     def report(context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking) -> Iterator[dg.MaterializeResult]:
-        yield from run_step(context, lake, tracking, lambda step: _write_report(step, study, table, findings))
+        yield from run_step(context, lake, tracking, write)
 
     return report
 
