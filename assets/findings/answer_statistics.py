@@ -25,7 +25,7 @@ from assets.step.stored_now import StoredNow
 from assets.study.influence import document_norms_table
 from assets.tracking.tracking import Tracking
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 ANSWERS_STORY = "Which documents hold an answer, or that of a step: how many, and the most influential of them."
 KINDS_STORY = "How many documents are of which kind for a task, by the study's rules."
 NO_RULE = "none"

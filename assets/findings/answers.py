@@ -70,7 +70,8 @@ def find_answers(step: Step, study: Study) -> Found:
             answered = pl.DataFrame(list(_answered(part, top)), schema=["query_id", "value"], orient="row")
             statistic = f"{'exact ' if is_exact else ''}answer in the top {top}"
             chance = _by_chance(part, top, documents)
-            evidence += comparing.shares(method, statistic, answered, chance=chance, tested=not is_exact)
+            tests = {"tested": not is_exact, "against_chance": not is_exact}
+            evidence += comparing.shares(method, statistic, answered, chance=chance, **tests)
     return Found(rows, evidence)
 
 
@@ -128,7 +129,7 @@ def _by_chance(rows: pl.DataFrame, top: int, documents: int) -> dict[str, float]
 
 ANSWERS = Analysis(
     "answers",
-    "2",
+    "3",
     STORY,
     answers_table,
     lambda study: [answer_statistics_table(study.name), score_statistics_table(study.name)],

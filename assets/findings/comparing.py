@@ -1,7 +1,8 @@
 """Per-query values compared between groups of queries: means with intervals, contrasts with tests.
 
 The contrasts are those that the paper draws: factual with reasoning queries, each kind with its controls, and right
-with wrong answers within a kind. A group with fewer than two queries has a mean and no interval.
+with wrong answers within a kind. Kinds and their controls may be tested against chance as well. A group with fewer than
+two queries has a mean and no interval.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy as np
 import polars as pl
 
 from assets.findings.evidence import Evidence
-from assets.findings.uncertainty.bootstrap import Comparison, Interval
+from assets.findings.uncertainty.bootstrap import ANY, Comparison, Interval
+from assets.findings.uncertainty.chance import ChanceTest, mean_against_chance, share_against_chance
 from assets.findings.uncertainty.values import (
     difference_of_means,
     difference_of_shares,
@@ -30,6 +32,7 @@ class Comparing:
     def __init__(self, queries: pl.DataFrame, settings: FindingsSpec) -> None:
         self.settings = settings
         self.members = {name: set(ids) for name, ids in _labels(queries).items()}
+        self.kinds = set(queries["group"])
         self.pairs = _contrasts(queries)
 
     def found(
@@ -40,18 +43,22 @@ class Comparing:
         *,
         chance: float | Mapping[str, float] = math.nan,
         tested: bool = True,
+        against_chance: bool = False,
+        bounds: tuple[float, float] = ANY,
     ) -> list[Evidence]:
         """Of a frame with `query_id` and `value` (NaN or null: left out): the mean of every group, and the contrasts.
 
         `chance` is what would be expected without any influence: one number, or one for each query. What is not
-        `tested` has no contrasts: each is one more test that all others are corrected for.
+        `tested` has no contrasts, and what is not to be tested `against_chance` no p-value of its means: each is one
+        more test that the others are corrected for. `bounds` are those of the values.
         """
-        options = {"resamples": self.settings.resamples, "seed": self.settings.seed}
+        options = {"resamples": self.settings.resamples, "seed": self.settings.seed, "bounds": bounds}
         return self._compared(
             method,
             statistic,
             values,
             chance,
+            mean_against_chance if against_chance else None,
             lambda one: mean_interval(one, **options),
             (lambda one, other: difference_of_means(one, other, **options)) if tested else None,
         )
@@ -64,6 +71,7 @@ class Comparing:
         *,
         chance: float | Mapping[str, float] = math.nan,
         tested: bool = True,
+        against_chance: bool = False,
     ) -> list[Evidence]:
         """The same where the values are 0 and 1, and the mean is a share of queries."""
         options = {"resamples": self.settings.resamples, "seed": self.settings.seed}
@@ -72,6 +80,7 @@ class Comparing:
             statistic,
             values,
             chance,
+            share_against_chance if against_chance else None,
             share_interval,
             (lambda one, other: difference_of_shares(one, other, **options)) if tested else None,
         )
@@ -82,6 +91,7 @@ class Comparing:
         statistic: str,
         values: pl.DataFrame,
         chance: float | Mapping[str, float],
+        against_chance: Callable[[np.ndarray, np.ndarray], ChanceTest] | None,
         interval: Callable[[np.ndarray], Interval],
         compare: Callable[[np.ndarray, np.ndarray], Comparison] | None,
     ) -> list[Evidence]:
@@ -89,8 +99,16 @@ class Comparing:
         ids = {name: sorted(keys & known.keys()) for name, keys in self.members.items()}
         of = {name: np.array([known[key] for key in each], np.float64) for name, each in ids.items() if each}
         named = {"method": method, "statistic": statistic}
+        chances = {group: _chances(chance, ids[group]) for group in of}
+        tests = {
+            group: against_chance(of[group], chances[group])._asdict()
+            for group in self.kinds & of.keys()
+            if against_chance
+        }
         means = [
-            Evidence.of_group(group, interval(each), len(each), _mean_chance(chance, ids[group]), **named)
+            Evidence.of_group(
+                group, interval(each), len(each), float(chances[group].mean()), **named, **tests.get(group, {})
+            )
             for group, each in of.items()
         ]
         return means + [
@@ -100,8 +118,8 @@ class Comparing:
         ]
 
 
-def _mean_chance(chance: float | Mapping[str, float], ids: list[str]) -> float:
-    return float(np.mean([chance[key] for key in ids])) if isinstance(chance, Mapping) else chance
+def _chances(chance: float | Mapping[str, float], ids: list[str]) -> np.ndarray:
+    return np.array([chance[key] if isinstance(chance, Mapping) else chance for key in ids], np.float64)
 
 
 def _labels(queries: pl.DataFrame) -> dict[str, list[str]]:

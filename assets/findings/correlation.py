@@ -84,12 +84,12 @@ def find_correlation(step: Step, study: Study) -> Found:
         "method", "other_method", maintain_order=True
     ):
         evidence += comparing.found(
-            f"{method}, {than}", "correlation of two methods", part.select("query_id", value="r")
+            f"{method}, {than}", "correlation of two methods", part.select("query_id", value="r"), bounds=(-1.0, 1.0)
         )
     for (method, name), part in across_studies.group_by("method", "other_study", maintain_order=True):
         # Without contrasts, so that what a study is compared with does not change how its own tests are corrected.
         values = part.select("query_id", value="r")
-        evidence += comparing.found(method, f"correlation with study {name}", values, tested=False)
+        evidence += comparing.found(method, f"correlation with study {name}", values, tested=False, bounds=(-1.0, 1.0))
     return Found(rows, evidence)
 
 
@@ -171,4 +171,4 @@ def _by_shard(study: Study) -> list[Table]:
     return [score_statistics_table(study.name), *compared]
 
 
-CORRELATION = Analysis("correlation", "3", STORY, correlation_table, _by_shard, find_correlation)
+CORRELATION = Analysis("correlation", "4", STORY, correlation_table, _by_shard, find_correlation)

@@ -1,20 +1,23 @@
 """study/<study>/evidence: what every analysis found, in the same words, with its uncertainty; queries are the unit.
 
-Each analysis replaces its own partition. Intervals are of a bootstrap over queries, p-values of permutations of
-queries, corrected for the tests of the same analysis and method (Holm). A statistic is of a group of queries (a kind, a
-task, or the controls of a kind) and may be contrasted with another group.
+Each analysis replaces its own partition. Intervals are of a bootstrap over queries. P-values of contrasts are of
+permutations of queries, those of means are against chance. Both are corrected (Holm) within a family, by a fixed rule:
+of one analysis and method all contrasts are one, all means of kinds that are tested against chance another, and those
+of the kinds' controls a third. A statistic is of a group of queries (a kind, a task, or the controls of a kind) and may
+be contrasted with another group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
 
+from assets.findings.groups import CONTROL
 from assets.findings.uncertainty.bootstrap import Comparison, Interval
-from assets.findings.uncertainty.corrections import holm
+from assets.findings.uncertainty.corrections import holm, holm_at_best
 from assets.lake.columns import METHOD, STAMP
 from assets.lake.tables import Column, Table
 
@@ -32,8 +35,21 @@ def evidence_table(study: str) -> Table:
             Column("estimate", pa.float64(), "The mean over queries, or the difference of means in a contrast."),
             Column("low", pa.float64(), "Lower end of the 95 % interval, by bootstrap over queries; NaN: unknown."),
             Column("high", pa.float64(), "Upper end of the 95 % interval; NaN: unknown."),
-            Column("p_value", pa.float64(), "Two-sided, by permutation of queries; NaN: not tested."),
-            Column("p_adjusted", pa.float64(), "Corrected for the tests of analysis and method (Holm); NaN: none."),
+            Column(
+                "p_value",
+                pa.float64(),
+                "Two-sided: of a contrast by permutation of queries, of a mean against chance; NaN: not tested.",
+            ),
+            Column(
+                "p_adjusted",
+                pa.float64(),
+                "Corrected (Holm) for the contrasts of analysis and method, or for its means of kinds, or of controls.",
+            ),
+            Column(
+                "smallest_p",
+                pa.float64(),
+                "The smallest corrected p-value that so many queries and resamples could have; from 0.05 on: too few.",
+            ),
             Column("queries", pa.int32(), "Queries of the group."),
             Column("chance", pa.float64(), "What would be expected by chance; NaN: does not apply."),
             STAMP,
@@ -53,6 +69,7 @@ class Evidence:
     low: float = float("nan")
     high: float = float("nan")
     p_value: float = float("nan")
+    smallest_p: float = float("nan")
     queries: int
     contrast: str | None = None
     chance: float = float("nan")
@@ -68,18 +85,27 @@ class Evidence:
         return cls(group=group, contrast=contrast, queries=queries, **comparison._asdict(), **named)
 
     @property
+    def family(self) -> str:
+        """The tests that this one is corrected with."""
+        if self.contrast is not None:
+            return "contrasts"
+        return "controls" if self.group.endswith(CONTROL) else "kinds"
+
+    @property
     def sort_key(self) -> tuple:
         return (self.statistic, self.method, self.contrast or "", self.group)
 
 
-def evidence_rows(analysis: str, found: Iterable[Evidence], stamp: str) -> pa.Table:
-    """The rows of one analysis, with p-values corrected for all of its tests of the same method."""
-    ordered, rows = sorted(found, key=lambda each: each.sort_key), []
-    for method in sorted({each.method for each in ordered}):
-        of_method = [each for each in ordered if each.method == method]
-        adjusted = holm(np.array([each.p_value for each in of_method], np.float64))
-        rows += [
-            asdict(each) | {"analysis": analysis, "p_adjusted": float(p), "fingerprint": stamp}
-            for each, p in zip(of_method, adjusted, strict=True)
-        ]
+def evidence_rows(analysis: str, found: Sequence[Evidence], stamp: str) -> pa.Table:
+    """The rows of one analysis, with p-values corrected for the tests of the same method and family."""
+    ordered, rows = sorted(found, key=lambda each: (each.method, each.sort_key)), [None] * len(found)
+    for named in {(each.method, each.family) for each in ordered}:
+        places = [place for place, each in enumerate(ordered) if (each.method, each.family) == named]
+        p, smallest = (
+            np.array([getattr(ordered[place], name) for place in places], np.float64)
+            for name in ("p_value", "smallest_p")
+        )
+        for place, *numbers in zip(places, holm(p), holm_at_best(p, smallest), strict=True):
+            corrected = dict(zip(("p_adjusted", "smallest_p"), map(float, numbers), strict=True))
+            rows[place] = asdict(ordered[place]) | corrected | {"analysis": analysis, "fingerprint": stamp}
     return pa.Table.from_pylist(rows, schema=evidence_table("any").schema)

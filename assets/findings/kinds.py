@@ -1,6 +1,8 @@
 """study/<study>/kinds: what kinds of document are among the most influential ones, by the study's rules (analysis 5).
 
-A document is procedural for a task where it works an example of the same procedure or holds code that does.
+A document is procedural for a task where it works an example of the same procedure or holds code that does. A query of
+a task that the rules do not name is left out; one whose procedure is nowhere in the corpus counts as none of its top
+documents.
 """
 
 from __future__ import annotations
@@ -60,12 +62,14 @@ def find_kinds(step: Step, study: Study) -> Found:
     rows = _with_shares(top.join(kinds, on=["document_id", "task"]), _corpus_shares(step, study))
     depth = min(study.spec.findings.kinds_depth, int(top["rank"].max() or 0))
     comparing, evidence = Comparing(queries.filter(pl.col("task").is_in(rules.tasks)), study.spec.findings), []
-    procedural = rows.filter(pl.col("kind").is_in(PROCEDURAL))
-    for (method,), part in procedural.group_by("method", maintain_order=True):
+    # A query whose procedure is nowhere in the corpus counts, too: none of its top documents is procedural.
+    procedural = pl.when(pl.col("kind").is_in(PROCEDURAL)).then(pl.col("share", "corpus_share")).otherwise(0.0)
+    for (method,), part in rows.with_columns(procedural).group_by("method", maintain_order=True):
         sums = part.group_by("query_id", maintain_order=True).agg(pl.col("share", "corpus_share").sum())
         chance = dict(sums.select("query_id", "corpus_share").iter_rows())
         values = sums.select("query_id", value="share")
-        evidence += comparing.found(method, f"share of procedural documents, top {depth}", values, chance=chance)
+        tests = {"chance": chance, "against_chance": True, "bounds": (0.0, 1.0)}
+        evidence += comparing.found(method, f"share of procedural documents, top {depth}", values, **tests)
     return Found(rows, evidence)
 
 
@@ -97,7 +101,7 @@ def _with_shares(top: pl.DataFrame, corpus: pl.DataFrame) -> pl.DataFrame:
 
 KINDS = Analysis(
     "kinds",
-    "1",
+    "2",
     STORY,
     kinds_table,
     lambda study: [kind_statistics_table(study.name), score_statistics_table(study.name)],

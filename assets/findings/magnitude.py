@@ -2,11 +2,14 @@
 
 Positive influence is summed over the most positive documents, negative over the most negative; a cut takes a share of
 all documents or a number of them. Volatility, how far queries of one group lie apart, is drawn as a band and reported
-as how far each query lies from its group's mean, relative to it.
+as how far each query lies from its group's mean, relative to it; the groups are the kinds and their controls, also
+where right and wrong answers or single tasks are told apart. Two queries lie equally far from their mean, so their
+volatility has no interval.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +18,7 @@ import pyarrow as pa
 
 from assets.findings.analysis import Analysis, Found, queries_of
 from assets.findings.comparing import Comparing
+from assets.findings.cuts import cut_name, tested_percentage
 from assets.findings.merged import merged_histograms
 from assets.findings.score_histogram import ScoreHistogram
 from assets.findings.score_statistics import score_statistics_table
@@ -24,8 +28,6 @@ from assets.specs.study import Study
 from assets.step.step import Step
 
 STORY = "Influence of the best documents, by share and by count: summed, per nat of the completion, and as a share."
-TESTED = "top 1 %"
-"""The cut at which groups are compared; at the others their means are told."""
 GROUP = Column("group", pa.string(), "Kind of the query, or the kind that it is a control of.")
 TASK = Column("task", pa.string(), "Task of the query.")
 
@@ -63,13 +65,16 @@ def find_magnitude(step: Step, study: Study) -> Found:
         influence_per_nat=pl.col("influence") / pl.col("nats")
     )
     comparing = Comparing(queries, study.spec.findings)
+    # The cut at which groups are compared; at the others their means are told.
+    compared = cut_name(tested_percentage(100 * share for share in study.spec.findings.shares))
     evidence = []
     for (method, sign, cut), part in rows.group_by("method", "sign", "cut", maintain_order=True):
-        for column, name in (("influence_per_nat", "influence per nat"), ("coverage", "coverage")):
-            values = part.select("query_id", value=column)
-            evidence += comparing.found(method, f"{sign} {name}, {cut}", values, tested=cut == TESTED)
+        tests = {"tested": cut == compared}
+        for column, name, most in (("influence_per_nat", "influence per nat", math.inf), ("coverage", "coverage", 1.0)):
+            values, bounds = part.select("query_id", value=column), (0.0, most)
+            evidence += comparing.found(method, f"{sign} {name}, {cut}", values, bounds=bounds, **tests)
         statistic = f"volatility of {sign} influence per nat, {cut}"
-        evidence += comparing.found(method, statistic, _distance(part), tested=cut == TESTED)
+        evidence += comparing.found(method, statistic, _distance(part), bounds=(0.0, math.inf), **tests)
     return Found(rows.drop("nats"), evidence)
 
 
@@ -83,7 +88,7 @@ def _distance(part: pl.DataFrame) -> pl.DataFrame:
 def cuts(study: Study, documents: int) -> Iterator[tuple[str, float]]:
     """The cuts that a corpus of this size has: names, and documents."""
     for share in study.spec.findings.shares:
-        yield f"top {100 * share:g} %", share * documents
+        yield cut_name(100 * share), share * documents
     for count in study.spec.findings.counts:
         if count <= documents:
             yield f"top {count}", float(count)
@@ -106,5 +111,5 @@ def _of_query(study: Study, key: tuple[str, str], histogram: ScoreHistogram) -> 
 
 
 MAGNITUDE = Analysis(
-    "magnitude", "1", STORY, magnitude_table, lambda study: [score_statistics_table(study.name)], find_magnitude
+    "magnitude", "2", STORY, magnitude_table, lambda study: [score_statistics_table(study.name)], find_magnitude
 )

@@ -93,5 +93,5 @@ def _fitted(study: Study, method: str, query: str, scores: np.ndarray, documents
 
 
 POWER_LAW = Analysis(
-    "power_law", "1", STORY, power_law_table, lambda study: [score_statistics_table(study.name)], find_power_law
+    "power_law", "2", STORY, power_law_table, lambda study: [score_statistics_table(study.name)], find_power_law
 )

@@ -60,8 +60,9 @@ def find_sources(step: Step, study: Study) -> Found:
             part.select("query_id", value="representation"),
             f"representation of {source}, {end} {cut_off}",
         )
-        tested = end == "top" and cut_off == study.spec.findings.cutoffs[0]
-        evidence += comparing.found(method, statistic, values, chance=1.0, tested=tested)
+        is_top, bounds = end == "top", (0.0, 1 / part["corpus_share"][0])
+        tests = {"tested": is_top and cut_off == study.spec.findings.cutoffs[0], "against_chance": is_top}
+        evidence += comparing.found(method, statistic, values, chance=1.0, bounds=bounds, **tests)
     return Found(rows, evidence)
 
 
@@ -95,7 +96,7 @@ def _rows(
 
 SOURCES = Analysis(
     "sources",
-    "1",
+    "2",
     STORY,
     sources_table,
     lambda study: [score_statistics_table(study.name), source_statistics_table(study.name)],

@@ -52,7 +52,7 @@ from assets.study.completions import completions_table
 from assets.study.coverage import coverage_table, refuse_incomplete
 from assets.tracking.tracking import Tracking
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 STORY = "What a judge says of each query's most influential documents: is the answer there, and of what kind are they."
 ANALYSIS = "verdicts"
 SAVED_EVERY, SAVED_SECONDS = 200, 60.0
@@ -201,7 +201,9 @@ def verdict_evidence(rows: pl.DataFrame, comparing: Comparing, method: str, judg
     procedural = kinds.group_by("query_id").agg(value=pl.col("verdict").is_in(PROCEDURAL).mean())
     return [
         *comparing.shares(method, f"answer in the top {depth}, by {judge}", answered),
-        *comparing.found(method, f"share of procedural documents, top {depth}, by {judge}", procedural),
+        *comparing.found(
+            method, f"share of procedural documents, top {depth}, by {judge}", procedural, bounds=(0.0, 1.0)
+        ),
     ]
 
 

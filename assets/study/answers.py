@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+MINUS = "\N{MINUS SIGN}"
+IN_BRACKETS = re.compile(r"[(\[]-?\d+(?:\.\d+)?(?:,-?\d+(?:\.\d+)?)+[)\]]")
+THOUSANDS = re.compile(r".-?\d{1,3}(?:,\d{3})+(?:\.\d+)?.")
 WORD = re.compile(r"[^\W\d]+|(?<![\w.])-?\d+(?:[.,]\d+)*|\d+(?:[.,]\d+)*")
 
 
@@ -24,5 +27,13 @@ def is_right(completion: str, answer: str | None, *, kind: str | None, match: st
 
 
 def words(text: str) -> list[str]:
-    """Words and numbers, with a number's sign and decimals; case does not count."""
-    return WORD.findall(text.casefold())
+    """Words and numbers, with a number's sign, be it a hyphen or a minus, and decimals; case does not count.
+
+    A comma between digits is part of a number, as in 1,000 and 3,5. Not so within brackets, as in the point (4,2),
+    unless it sets thousands apart there, as in (1,000).
+    """
+    return WORD.findall(IN_BRACKETS.sub(_apart, text.casefold().replace(MINUS, "-")))
+
+
+def _apart(numbers: re.Match[str]) -> str:
+    return numbers[0] if THOUSANDS.fullmatch(numbers[0]) else numbers[0].replace(",", ", ")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -44,6 +47,25 @@ class LiveRuns:
         whole = self.lake.dataset(self.table, version=self.version)
         live = list(whole.get_fragments(filter=ds.field("run").isin(pa.array(self.runs, pa.string()))))
         return ds.FileSystemDataset(live, whole.schema, whole.format, whole.filesystem)
+
+    def end_groups(self, wanted: Mapping[str, str], count: int, *, bottom: bool = False) -> ds.Dataset:
+        """The row groups that can hold the `count` highest (lowest) scores of rows with these values, ties included.
+
+        Told by statistics alone: groups that hold nothing but wanted rows, with `count` rows together, bound the last
+        of them; what is wholly beyond that is left out.
+        """
+        import pyarrow.dataset as ds
+
+        whole = self.dataset()
+        groups = list(_wanted_groups(whole, wanted, bottom))
+        rows, bound = 0, None
+        for group in sorted((each for each in groups if each.is_whole), key=lambda each: each.worst):
+            rows += group.rows
+            if rows >= count:
+                bound = group.worst
+                break
+        kept = [each.fragment for each in groups if bound is None or each.best <= bound]
+        return ds.FileSystemDataset(kept, whole.schema, whole.format, whole.filesystem)
 
     def end_of_query(self, method: str, query_id: str, count: int, *, bottom: bool = False) -> pl.DataFrame:
         """document_id, shard and score of the `count` highest (lowest) scores, best first, ties by document id.
@@ -90,6 +112,31 @@ def standing_in(lake: Lake, study: str) -> LiveRuns | None:
     if not holds(runs, lake.fingerprints(influence_table(study))):
         return None
     return LiveRuns(lake, table, version, tuple(runs))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """A row group that holds wanted rows, and nothing else if it `is_whole`; scores from the best on, so that less is
+    better."""
+
+    fragment: ds.ParquetFileFragment
+    rows: int
+    is_whole: bool
+    best: float
+    worst: float
+
+
+def _wanted_groups(dataset: ds.Dataset, wanted: Mapping[str, str], bottom: bool) -> Iterator[_Group]:
+    import pyarrow.dataset as ds
+
+    condition = reduce(and_, (ds.field(name) == value for name, value in wanted.items()))
+    for fragment in dataset.get_fragments(filter=condition):
+        for group in fragment.subset(filter=condition).row_groups:
+            told = group.statistics
+            is_whole = all(told[name]["min"] == value == told[name]["max"] for name, value in wanted.items())
+            low, high = told["score"]["min"], told["score"]["max"]
+            best, worst = (low, high) if bottom else (-high, -low)
+            yield _Group(fragment.subset(row_group_ids=[group.id]), group.num_rows, is_whole, best, worst)
 
 
 def _row_groups(dataset: ds.Dataset, wanted: ds.Expression, bottom: bool) -> list[tuple[float, ds.ParquetFileFragment]]:

@@ -16,6 +16,7 @@ from assets.lake.tables import Table
 from assets.study.clustered_reading import LiveRuns, live_version, standing_in
 from assets.study.clustered_runs import influence_by_query_table
 from assets.study.influence import influence_table
+from orchestration.results.top_scores import TopScores
 from orchestration.results.views import Moment, View
 
 if TYPE_CHECKING:
@@ -50,8 +51,11 @@ class Source:
             return self.runs.frame().select(self.columns)
         return self.lake.scan(self.table, version=self.version, allow_empty=True)
 
-    def dataset(self) -> ds.Dataset:
-        """With at least the table's columns."""
+    def dataset(self, top: TopScores | None = None) -> ds.Dataset:
+        """With at least the table's columns; where only some scores are asked for, at least those."""
+        if self.runs and top and top.wanted.get("study", self.owner) == self.owner:
+            wanted = {name: value for name, value in top.wanted.items() if name != "study"}
+            return self.runs.end_groups(wanted, top.count, bottom=top.bottom)
         return self.runs.dataset() if self.runs else self.lake.dataset(self.table, version=self.version)
 
 

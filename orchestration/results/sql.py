@@ -21,6 +21,7 @@ from assets.lake.tables import Table
 from assets.specs.mistakes import near_matches
 from compute.errors import BadInput
 from orchestration.results.sources import sources_of
+from orchestration.results.top_scores import VIEW, TopScores, top_scores
 from orchestration.results.views import Moment, View, refuse_unknown_versions
 
 if TYPE_CHECKING:
@@ -72,8 +73,9 @@ def answer(lake: Lake, views: Mapping[str, View], query: str, moment: Moment, li
     with duckdb.connect(":memory:") as engine, _told(lake, tables, views, limits):
         for setting in (*_BEFORE, f"SET memory_limit = '{limits.memory_bytes}B'", f"SET threads = {limits.threads}"):
             engine.execute(setting)
+        top = top_scores(engine, query)
         for view in _views_read(engine, query, views):
-            tables += _add(engine, lake, view, moment)
+            tables += _add(engine, lake, view, moment, top if view.name == VIEW else None)
         for setting in _LOCK:
             engine.execute(setting)
         with _interrupted_after(engine, limits.seconds):
@@ -97,7 +99,9 @@ def _views_read(engine: duckdb.DuckDBPyConnection, query: str, views: Mapping[st
     return [view for view in views.values() if not named or named & {view.name, *view.paths.values()}]
 
 
-def _add(engine: duckdb.DuckDBPyConnection, lake: Lake, view: View, moment: Moment) -> list[Table]:
+def _add(
+    engine: duckdb.DuckDBPyConnection, lake: Lake, view: View, moment: Moment, top: TopScores | None
+) -> list[Table]:
     """Makes a view of its tables; a column that only some of them have is null in the others.
 
     Each table alone can be read under its path too.
@@ -105,7 +109,7 @@ def _add(engine: duckdb.DuckDBPyConnection, lake: Lake, view: View, moment: Mome
     tables, parts = [], []
     for source in sources_of(lake, view, moment):
         path, files = source.table.path, f"files of {source.table.path}"
-        engine.register(files, source.dataset())
+        engine.register(files, source.dataset(top))
         engine.execute(
             f"CREATE VIEW {_name(path)} AS SELECT {', '.join(map(_name, source.columns))} FROM {_name(files)}"
         )

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from assets.corpus.tokenizer import tokenizer_table
+from assets.findings.claim_rules import is_specific, verdict_of
 from assets.findings.claims import claims_table
 from assets.findings.evidence import evidence_table
 from assets.lake.columns import METHOD, QUERY_ID, STAMP
@@ -140,6 +141,7 @@ def evidence(analysis: str, hostile: str = "") -> Iterator[dict[str, Any]]:
                 if group == "reasoning control":
                     low = high = nan
                 numbers = {"estimate": estimate, "low": low, "high": high, "p_value": nan, "p_adjusted": nan}
+                numbers |= {"smallest_p": nan}
                 chance = 0.1 if analysis == "answers" else nan
                 yield row | numbers | {"group": group, "queries": 20, "chance": chance}
             for one, other in (
@@ -148,7 +150,7 @@ def evidence(analysis: str, hostile: str = "") -> Iterator[dict[str, Any]]:
                 ("reasoning", "reasoning control"),
             ):
                 numbers = {"estimate": 0.4 * value, "low": 0.2 * value, "high": 0.7 * value, "p_value": 1e-4}
-                other = {"group": one, "contrast": other, "p_adjusted": 4e-4 if at else 0.034}
+                other = {"group": one, "contrast": other, "p_adjusted": 4e-4 if at else 0.034, "smallest_p": 1e-4}
                 yield row | numbers | other | {"queries": 40, "chance": nan}
 
 
@@ -168,19 +170,26 @@ def _claims(hostile: str) -> Iterator[dict[str, Any]]:
     for at, method in enumerate(METHODS):
         for analysis, statistic, contrast, sentence, holds, in_controls in decided:
             numbers = {"estimate": 0.48, "low": 0.31, "high": 0.63, "control_estimate": 0.08}
+            holds = holds and (at > 0 or analysis == "answers")
+            has_controls, more = analysis != "sources", not in_controls if analysis != "kinds" else None
+            verdict = verdict_of(holds, has_controls, in_controls, more)
             yield numbers | {
                 "claim": f"{hostile}{analysis}: {statistic}",
                 "method": method,
                 "sentence": hostile + sentence,
-                "holds": holds and (at > 0 or analysis == "answers"),
+                "holds": holds,
                 "in_controls": in_controls,
-                "task_specific": None if in_controls is None else holds and not in_controls,
+                "more_than_controls": more if has_controls else None,
+                "task_specific": is_specific(verdict),
+                "verdict": verdict,
                 "analysis": analysis,
                 "statistic": statistic,
                 "group": "reasoning",
                 "contrast": contrast,
                 "chance": math.nan if contrast else 0.1,
-                "p_adjusted": 0.0004 if contrast else math.nan,
+                "p_adjusted": 0.0004 if holds else 0.3,
+                "control_p_adjusted": 0.2,
+                "control_queries": 10 * has_controls,
                 "queries": 40,
                 "control_low": math.nan if analysis == "kinds" else 0.02,
                 "control_high": 0.2,

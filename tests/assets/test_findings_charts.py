@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from assets.figures.drawing import Figure
-from assets.findings import charts
+from assets.figures.drawing import BLUE, GREEN, GREY, ORANGE, Figure
+from assets.findings import charts, claim_rules
 from assets.findings.charts import looks, matrices, reading
 from assets.findings.charts.panels import Scale
 from assets.findings.claims import decided
@@ -170,7 +170,7 @@ def answers(of: pl.DataFrame, methods: tuple[str, ...] = METHODS) -> tuple[pl.Da
         worst = part.group_by("query_id").agg(worst=pl.col("worst_rank").fill_null(DOCUMENTS).max())
         for top in (1, 5, 10, 50, 100, 500):
             hits = worst.select("query_id", value=(pl.col("worst") <= top).cast(pl.Float64))
-            found += comparing.shares(method, f"answer in the top {top}", hits, chance=top / 5000)
+            found += comparing.shares(method, f"answer in the top {top}", hits, chance=top / 5000, against_chance=True)
     return frame, told("answers", found)
 
 
@@ -188,7 +188,9 @@ def kinds(of: pl.DataFrame, methods: tuple[str, ...] = METHODS) -> tuple[pl.Data
     procedural = frame.filter(pl.col("kind").is_in(["worked_example", "code"]))
     for (method,), part in procedural.group_by("method", maintain_order=True):
         values = part.group_by("query_id").agg(value=pl.col("share").sum())
-        found += comparing.found(method, "share of procedural documents, top 100", values, chance=0.06)
+        found += comparing.found(
+            method, "share of procedural documents, top 100", values, chance=0.06, against_chance=True
+        )
     return frame, told("kinds", found)
 
 
@@ -210,7 +212,8 @@ def sources(
     frame, comparing = pl.DataFrame(rows), Comparing(of, SETTINGS)
     for (method, end, cut, source), part in frame.group_by("method", "end", "cut_off", "source", maintain_order=True):
         values = part.select("query_id", value="representation")
-        found += comparing.found(method, f"representation of {source}, {end} {cut}", values, chance=1.0)
+        tests = {"chance": 1.0, "against_chance": end == "top"}
+        found += comparing.found(method, f"representation of {source}, {end} {cut}", values, **tests)
     return frame, told("sources", found)
 
 
@@ -271,7 +274,7 @@ def test_one_method_alone_names_no_other(study, name):
 def test_without_controls_none_are_shown(name):
     kept = queries().filter(~pl.col("is_control"))
     shown = words(drawn(name, *MAKE[name](kept)))
-    assert "control" not in shown.replace("(no controls)", "").replace("hollow below it: the controls", "")
+    assert "control" not in shown.replace(", no controls", "").replace("hollow below it: the controls", "")
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("correlation", "claims")])
@@ -428,10 +431,27 @@ def test_claims_tell_numbers_verdicts_and_depths(study):
     row = rows.filter(method="ekfac", claim="maths, top 50, reasoning").row(0, named=True)
     assert reading.with_interval(row) in shown and "maths, top 500, reasoning" not in shown
     assert "answers of factual queries, top 500" in shown and "of 6 depths" in shown
-    verdicts = rows.with_columns(holds=True, in_controls=False)
-    assert "holds, not in controls" in words(drawn("claims", verdicts, evidence))
-    assert "holds (no controls)" in words(drawn("claims", verdicts.with_columns(in_controls=None), evidence))
-    assert "does not hold" in words(drawn("claims", verdicts.with_columns(holds=False), evidence))
+    assert set(rows["verdict"]) >= {claim_rules.NOT_FOUND, claim_rules.SPECIFIC, claim_rules.FEW_QUERIES}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "color"),
+    [
+        (claim_rules.SPECIFIC, GREEN),
+        (claim_rules.IN_CONTROLS, ORANGE),
+        (claim_rules.CONTROLS_MAY, BLUE),
+        (claim_rules.FEW_CONTROLS, BLUE),
+        (claim_rules.NO_CONTROLS, BLUE),
+        (claim_rules.FEW_QUERIES, GREY),
+        (claim_rules.NOT_FOUND, GREY),
+    ],
+)
+def test_only_what_is_shown_to_be_of_the_task_is_green(study, verdict, color):
+    rows, evidence = study["claims"]
+    one = rows.filter(method="ekfac", claim="magnitude").with_columns(verdict=pl.lit(verdict))
+    figure = drawn("claims", one, evidence)
+    assert verdict in words(figure)
+    assert (GREEN in figure.svg) == (color == GREEN) and color in figure.svg
 
 
 def test_numbers_have_the_places_that_their_interval_asks_for():

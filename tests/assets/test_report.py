@@ -117,13 +117,18 @@ def test_everything_is_on_the_page_in_order(lake, tracking):
         "Model small-llama on corpus invented-world",
         "12,000",
         "24 (6 factual, 6 reasoning, 6 factual control, 6 reasoning control)",
-        "Holds Documents with the answer of factual queries are in the top 500 more often than by chance.",
-        "Estimate 48 % (95 % interval 31 to 63 %), chance 10 %, n = 40 queries; controls 8.0 % (2.0 to 20 %): the "
-        "controls do not show it; holds at 1 of 2 depths (500).",
+        "Holds, not in controls Documents with the answer of factual queries are in the top 500 more often than by "
+        "chance.",
+        "Estimate 48 % (95 % interval 31 to 63 %), chance 10 %, adjusted p < 0.001, n = 40 queries; controls 8.0 % "
+        "(2.0 to 20 %): the controls do not show it, and their effect is smaller; holds at 1 of 2 depths (500).",
         "Not found Influence falls off more steeply for factual queries. Difference 0.480 (95 % interval 0.310 to "
-        "0.630), adjusted p < 0.001, n = 40 queries; controls",
-        "Holds in controls too Queries of one task",
-        "Holds; no controls Source 5 is over-represented.",
+        "0.630), adjusted p = 0.30, n = 40 queries; controls",
+        "Holds, in controls too Queries of one task",
+        "Holds, controls may too Procedural documents are over-represented.",
+        "the controls do not show it, but neither is their effect shown to be smaller",
+        "Holds, no controls Source 5 is over-represented.",
+        "tasks are taken as fixed",
+        "too few to tell",
         "EK-FAC influence, Gradient dot product, BM25",
         "factual less reasoning",
         "study/example/rankings",

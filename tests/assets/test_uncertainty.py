@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from assets.findings.uncertainty.bootstrap import Comparison, Interval
-from assets.findings.uncertainty.corrections import holm
+from assets.findings.uncertainty.chance import mean_against_chance, share_against_chance
+from assets.findings.uncertainty.corrections import holm, holm_at_best
 from assets.findings.uncertainty.pairs import (
     between_groups,
     within_against_between,
@@ -98,6 +99,9 @@ def test_too_few_queries_have_no_interval():
     np.testing.assert_equal(mean_interval(np.array([2.0, NAN])), Interval(2, NAN, NAN))
     np.testing.assert_equal(mean_interval(np.array([2.0, math.inf])), Interval(math.inf, NAN, NAN))
     assert mean_interval(np.array([0.1] * 7))[1:] == (pytest.approx(0.1), pytest.approx(0.1))
+    for few in (2, 3):  # equal by chance, as the distances of two queries from their mean always are
+        np.testing.assert_equal(mean_interval(np.ones(few)), Interval(1, NAN, NAN))
+        np.testing.assert_equal(mean_interval(0.1 * np.arange(3)[:few] * 0 + 0.3), Interval(0.3, NAN, NAN))
     assert mean_interval(np.array([1.0, NAN, 2.0, 3.0])) == mean_interval(np.array([1.0, 2.0, 3.0]))
 
 
@@ -146,8 +150,8 @@ def test_sampled_p_values_are_never_zero(draw):
 
 
 def test_groups_without_spread():
-    same = difference_of_means(np.ones(3), np.ones(4))
-    assert same == Comparison(0, 0, 0, 1)
+    same = difference_of_means(np.ones(4), np.ones(5))
+    assert same == Comparison(0, 0, 0, 1, 1 / 126)
     apart = difference_of_means(np.ones(3), np.zeros(3))
     assert apart.estimate == 1 and apart.p_value == 2 / 20
 
@@ -156,6 +160,86 @@ def test_groups_of_one_or_none_are_not_tested():
     two = np.array([1.0, 2.0])
     np.testing.assert_equal(difference_of_means(np.array([3.0]), two), Comparison(1.5, NAN, NAN, NAN))
     np.testing.assert_equal(difference_of_means(two, np.array([])), Comparison(NAN, NAN, NAN, NAN))
+
+
+def test_a_group_of_few_equal_values_has_no_interval_of_its_difference(draw):
+    for few in (np.ones(2), np.ones(3)):
+        found = difference_of_means(draw.normal(3, 1, 9), few)
+        assert math.isnan(found.low) and math.isnan(found.high) and not math.isnan(found.p_value)
+    assert not math.isnan(difference_of_means(draw.normal(3, 1, 9), np.ones(4)).low)
+
+
+def test_intervals_end_where_values_do(draw):
+    shares = np.array([1.0] * 5 + [0.25])
+    assert mean_interval(shares).high > 1
+    assert mean_interval(shares, bounds=(0, 1))[:2] == mean_interval(shares)[:2]
+    assert mean_interval(shares, bounds=(0, 1)).high == 1
+    rare = np.array([0.0, 0.0, 0.1, 9.0])
+    assert mean_interval(rare).low < 0 == mean_interval(rare, bounds=(0, math.inf)).low
+    found = difference_of_means(np.array([1.0, 1.0, 1.0, 1.0, 0.8]), np.array([0.0, 0.9, 0.0, 0.0]), bounds=(0, 1))
+    assert (
+        found.high == 1 < difference_of_means(np.array([1.0, 1.0, 1.0, 1.0, 0.8]), np.array([0.0, 0.9, 0.0, 0.0])).high
+    )
+    r = np.full((6, 6), 0.95)
+    r[0] = r[:, 0] = 0.2
+    assert within_groups(r, ["a"] * 6).high == 1
+
+
+def test_the_smallest_p_value_is_one_that_can_be_had():
+    """Of every way to split these values, the most extreme one has it: no smaller one is there to be had."""
+    for sizes in ((3, 3), (3, 4), (2, 5), (4, 4)):
+        values = np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])[: sum(sizes)]
+        found = [
+            difference_of_means(values[list(chosen)], np.delete(values, chosen))
+            for chosen in itertools.combinations(range(len(values)), sizes[0])
+        ]
+        assert {each.smallest_p for each in found} == {min(each.p_value for each in found)}
+    assert found[0].smallest_p == 2 / 70
+    assert difference_of_means(np.arange(30.0), np.arange(30.0), resamples=99).smallest_p == 0.01
+    r = np.eye(6) + np.kron(np.eye(3), np.ones((2, 2)))  # three tasks of two queries: 90 ways, six of them the same
+    found = within_against_between(r, list("aabbcc"))
+    assert found.p_value == found.smallest_p == 6 / 90
+
+
+# Against chance
+
+
+def test_means_against_chance_are_tested_by_student(draw):
+    from scipy import stats
+
+    values, chances = draw.normal(1.2, 1, 9), draw.uniform(0, 2, 9)
+    assert mean_against_chance(values, chances) == (pytest.approx(stats.ttest_rel(values, chances).pvalue), 0)
+    assert mean_against_chance(np.full(6, 3.0), np.float64(1)) == (2**-5, 2**-5)  # no spread: the sign test
+    assert mean_against_chance(np.full(6, 3.0), np.float64(3)) == (1, 2**-5)
+    np.testing.assert_equal(mean_against_chance(np.array([3.0, 4.0]), np.float64(1)), (NAN, NAN))
+    np.testing.assert_equal(mean_against_chance(values, np.float64(NAN)), (NAN, NAN))
+
+
+def test_shares_against_chance_are_tested_exactly():
+    from scipy import stats
+
+    for hits in range(8):
+        values, upper = np.arange(7) < hits, stats.binom.sf(hits - 1, 7, 0.2)
+        expected = min(1, 2 * min(upper, stats.binom.cdf(hits, 7, 0.2)))
+        assert share_against_chance(values, np.float64(0.2)) == (pytest.approx(expected), pytest.approx(2 * 0.2**7))
+    chances = np.array([0.1, 0.5, 0.9])
+    both = 0.1 * 0.5 * 0.9 + 0.1 * 0.5 * 0.1 + 0.1 * 0.5 * 0.9 + 0.9 * 0.5 * 0.9  # two or three hits
+    assert share_against_chance(np.array([1.0, 1.0, 0.0]), chances).p_value == pytest.approx(min(1, 2 * both))
+    assert share_against_chance(np.ones(3), np.array([0.9, 0.9, 0.9])).smallest_p == 1  # chance alone does as much
+
+
+def test_sources_at_chance_are_rarely_found_among_many(draw):
+    """Of 10 sources × 2 kinds × 2 cut-offs; in 400 studies 1 to 3 %, for 5 to 40 queries, rare sources or none."""
+    documents, false = np.array([60, 20, 10, 5, 2, 1, 1, 0.5, 0.3, 0.2]) * 1000, {5: 0, 20: 0}
+    for queries in false:
+        for _ in range(100):
+            tops = [
+                draw.multivariate_hypergeometric(documents.astype(int), cut, queries) / cut for cut in (50, 500) * 2
+            ]
+            values = np.hstack(tops) / np.tile(documents / documents.sum(), 4)
+            p = holm(np.array([mean_against_chance(each, np.float64(1)).p_value for each in values.T]))
+            false[queries] += bool(((p < 0.05) & (values.mean(axis=0) > 1)).any())
+    assert max(false.values()) <= 7, false
 
 
 # Shares
@@ -227,8 +311,9 @@ def test_intervals_of_pairs_cover(draw, sizes):
         found["between"].append(between_groups(r, groups, "g0", "g1", **settings))
     truth = {"within": 0.36, "one": 0.36, "difference": 0.32, "two": 0.0, "between": 0.04}
     covered = {name: coverage(each, truth[name]) for name, each in found.items()}
-    assert min(covered.values()) > 0.86, covered
-    assert np.mean([each.p_value <= 0.05 for each in found["two"]]) < 0.12  # permuted labels would say so in 30 %
+    # Of 600 samples 94 to 97 %, and 4 to 6 % of the p-values; the bounds allow for 150.
+    assert min(covered.values()) > 0.90, covered
+    assert np.mean([each.p_value <= 0.05 for each in found["two"]]) < 0.1  # permuted labels would say so in 30 %
 
 
 def test_labels_that_do_not_matter_have_a_uniform_p(draw):
@@ -244,7 +329,7 @@ def test_labels_that_do_not_matter_have_a_uniform_p(draw):
 
 def test_correlations_that_are_all_equal():
     found = within_against_between(np.full((6, 6), 0.3), list("aaabbb"))
-    assert found == Comparison(0, 0, 0, 1)
+    assert found == Comparison(0, 0, 0, 1, 2 / 20)
     assert within_groups(np.ones((5, 5)), list("aaabb")) == (1, 1, 1)
 
 
@@ -300,6 +385,11 @@ def test_corrections_leave_out_what_is_not_known():
     np.testing.assert_equal(holm(np.array([])), np.array([]))
     np.testing.assert_equal(holm(np.array([NAN])), np.array([NAN]))
     assert holm(np.array([0.6, 0.7])).max() == 1
+
+
+def test_the_smallest_corrected_p_value_leaves_the_other_tests_as_they_are():
+    p_values, smallest = np.array([0.2, NAN, 0.01, 0.5]), np.array([0.1, NAN, 0.001, 0.002])
+    np.testing.assert_allclose(holm_at_best(p_values, smallest), [0.2, NAN, 0.003, 0.006])
 
 
 def test_holm_keeps_false_findings_rare(draw):

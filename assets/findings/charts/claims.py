@@ -12,6 +12,7 @@ from assets.figures.drawing import BLUE, GREEN, GREY, INK, ORANGE, QUIET, Figure
 from assets.findings.charts.looks import ANALYSES, method_name, ordered_methods
 from assets.findings.charts.panels import Interval, Scale, Stroke, Word, grid, intervals, layered, panel_title
 from assets.findings.charts.reading import chance_of, finite, number, with_interval
+from assets.findings.claim_rules import FEW_QUERIES, IN_CONTROLS, NOT_FOUND, SPECIFIC
 
 if TYPE_CHECKING:
     import altair as alt
@@ -26,6 +27,8 @@ SMALLEST = "sources"
 """The analysis of whose claims the smallest depth is shown; of the others it is the largest, as in the paper."""
 
 
+COLORS = {NOT_FOUND: GREY, FEW_QUERIES: GREY, IN_CONTROLS: ORANGE, SPECIFIC: GREEN}
+"""Of what is said of a claim; blue where it holds and the controls leave open what it is specific to."""
 SUBTITLE = [
     "effect less what chance gives, with its 95 % interval over queries; hollow below it: the controls",
     "each claim and method on its own scale; of claims at several depths one is shown",
@@ -110,25 +113,16 @@ def _name(line: Line, at: float) -> Word:
 
 def _words(row: dict, line: Line, at: float) -> list[Word]:
     """Numbers and what is said of the claim, at the right."""
-    verdict, color = _verdict(row)
+    verdict, color = row["verdict"], COLORS.get(row["verdict"], BLUE)
     numbers = with_interval({name: _known(row[name]) for name in ENDS})
     chance = "" if _known(row["chance"]) is None else f"by chance {number(row['chance'])}"
-    below = chance_of(row["p_adjusted"]).removeprefix(", ") or chance
+    below = ", ".join(filter(None, (chance, chance_of(row["p_adjusted"]).removeprefix(", "))))
     return [
         Word(numbers, NUMBERS_AT, at - 6 if below else at, INK),
         Word(below, NUMBERS_AT, at + 6, size=9),
         Word(verdict, VERDICT_AT, at - 6 if line.also else at, color, weight=600),
         Word(line.also, VERDICT_AT, at + 6, size=9),
     ]
-
-
-def _verdict(row: dict) -> tuple[str, str]:
-    """What is said of a claim, and its color."""
-    if not row["holds"]:
-        return "does not hold", GREY
-    if row["in_controls"] is None:
-        return "holds (no controls)", BLUE
-    return ("holds, in controls too", ORANGE) if row["in_controls"] else ("holds, not in controls", GREEN)
 
 
 def _known(value: float | None) -> float | None:
@@ -143,6 +137,6 @@ def _effect(row: dict, at: float, *, is_main: bool) -> list[Interval]:
     unit = max(abs(value) for value in less.values() if value is not None) or 1.0
     shares = {name: None if value is None else value / unit for name, value in less.items()}
     own, controls = ([shares[f"{of}{end}"] for end in ENDS] for of in ("", "control_"))
-    color, size = _verdict(row)[1], 44 if is_main else 28
+    color, size = COLORS.get(row["verdict"], BLUE), 44 if is_main else 28
     found = [Interval(*own, y=at - 3, color=color, fill=color, size=size, width=1.8)]
     return [*found, Interval(*controls, y=at + BESIDE, color=GREY, fill="white", size=18, width=1.1)]

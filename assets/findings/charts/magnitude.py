@@ -13,6 +13,7 @@ from assets.findings.charts.lines import Panel
 from assets.findings.charts.looks import looks_of, method_name, ordered_methods
 from assets.findings.charts.panels import Scale, grid
 from assets.findings.charts.reading import contrast, finite, number
+from assets.findings.cuts import cut_name, tested_percentage
 
 if TYPE_CHECKING:
     import altair as alt
@@ -22,7 +23,6 @@ CUT_SHARE = r"^top ([0-9.e+-]+) %$"
 SIGNS = {"positive": "most positive documents", "negative": "most negative documents, without sign"}
 BAND = (0.1, 0.9)
 WIDE, HIGH, SMALL = 265, 210, 76
-TESTED_SHARE = "top 1 %"
 
 
 def magnitude_figure(rows: pl.DataFrame, evidence: pl.DataFrame) -> Figure:
@@ -96,6 +96,7 @@ def _subtitle(rows: pl.DataFrame, evidence: pl.DataFrame, method: str) -> list[s
         f"{method_name(method)}, summed from the best document on: mean over queries, band from the 10th to the 90th "
         f"percentile; {queries} {'query' if queries == 1 else 'queries'}"
     ]
-    statistic = f"positive influence per nat, {TESTED_SHARE}"
-    tested = contrast(evidence, method, statistic, "factual", "reasoning")
-    return [*lines, f"{TESTED_SHARE.replace('top', 'Top')}, {tested}"] if tested else lines
+    shares = rows["cut"].str.extract(CUT_SHARE).drop_nulls().cast(pl.Float64).unique().to_list()
+    cut = cut_name(tested_percentage(shares)) if shares else ""
+    tested = contrast(evidence, method, f"positive influence per nat, {cut}", "factual", "reasoning")
+    return [*lines, f"{cut.capitalize()}, {tested}"] if tested else lines

@@ -140,7 +140,7 @@ def _group_rows(subject: Subject, rows: pl.DataFrame, leading: list[str]) -> tup
             if group in controls:
                 continue
             control = named.get(control_of(group))
-            p = _known(p_values.get((group, control_of(group)), row["p_adjusted"]))
+            p = _known(p_values.get((group, control_of(group))))
             unit = subject.unit_of(statistic)
             shown = GroupRow(statistic, unit, group, _estimate(row), control and _estimate(control), p)
             (groups if _is_shown(subject, group) else parts).append(shown)

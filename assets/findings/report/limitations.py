@@ -45,8 +45,9 @@ def _samples(groups: Mapping[str, int], documents: int) -> str:
     text = (
         f"The findings are about the queries of this study ({listed or 'none'}) and the "
         f"{plural(documents, 'document')} that were scored. Intervals tell how far another draw of such queries could "
-        "lie; they do not "
-        "tell how another model, another sample of the corpus or another seed of training would do."
+        "lie, of the same tasks: tasks are taken as fixed, and queries of one task as independent, so an effect may "
+        "be that of these tasks and not of their kind. They do not tell how another model, another sample of the "
+        "corpus or another seed of training would do."
     )
     if small:
         text += (
@@ -60,10 +61,19 @@ def _p_values(resamples: int) -> str:
     return (
         "Queries are the unit of every interval and test, never documents: over millions of documents any difference "
         "would be significant. Intervals are bootstraps over queries, p-values permutations of queries "
-        f"({resamples:,} resamples), two-sided, and corrected for all tests of one analysis (Holm), not for all of "
-        "the page and not for other studies that were tried. A small p-value says that chance is an unlikely "
-        "explanation; it does not say that the effect is large, nor that its cause is the one that a claim names. "
-        "One that is not small is no proof that there is no effect."
+        f"({resamples:,} resamples). A mean is tested against chance: a share of queries by the exact distribution of "
+        "hits in a random order of the documents, any other mean by Student’s t over queries. All p-values are "
+        "two-sided and corrected (Holm) for the tests of their family, which is fixed beforehand: of one analysis and "
+        "method all contrasts, or all means of kinds that are tested against chance at every depth and for every "
+        "source, or the same means of the controls. They are not corrected for all of the page, nor for other studies "
+        "that were tried. The claims that are stated first are those that hold, which the correction allows for. "
+        "A small p-value says that chance is an unlikely explanation; it does not say that the effect is large, nor "
+        "that its cause is the one that a claim names. One that is not small is no proof that there is no effect, so "
+        "an effect counts as specific to the task only where the controls could have shown it and do not, and have a "
+        "smaller one: the interval of the difference, which is not corrected for many comparisons, excludes none, and "
+        "where the evidence has that contrast, and so many queries and resamples could have shown it, its corrected "
+        "p-value is below 0.05. Where controls are so few that no corrected p-value of theirs could be below 0.05, "
+        "the page says that they are too few to tell."
     )
 
 

@@ -6,12 +6,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from assets.findings.cuts import tested_percentage
 from assets.findings.report.numerals import PERCENT, POINTS
+
+SHARE = r"top ([0-9.e+-]+) %$"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One analysis as a section. `leads` are patterns of statistics; of those that capture a number, the smallest."""
+    """One analysis as a section. `leads` are patterns of statistics; of those that capture a number, the smallest, or,
+    of a subject `by_share`, that at which groups are compared."""
 
     analysis: str
     title: str
@@ -22,6 +26,7 @@ class Subject:
     groups: str = "$^"  # pattern of groups that are shown next to the kinds
     note: str = ""
     most: int = 12  # statistics shown; of more, some that are spread over all of them
+    by_share: bool = False
     is_optional: bool = False  # no word of it where the study does not have it
 
     def leading(self, statistics: Sequence[str]) -> list[str]:
@@ -30,8 +35,9 @@ class Subject:
         for pattern in self.leads:
             matches = {each: re.search(pattern, each) for each in statistics if re.search(pattern, each)}
             cuts = [float(match[1]) for match in matches.values() if match.groups()]
+            cut = (tested_percentage if self.by_share else min)(cuts) if cuts else None
             found += sorted(
-                (each for each, match in matches.items() if not cuts or float(match[1]) == min(cuts)), key=in_order
+                (each for each, match in matches.items() if not cuts or float(match[1]) == cut), key=in_order
             )
         found = list(dict.fromkeys(found)) or sorted(statistics, key=in_order)
         if len(found) <= self.most:
@@ -70,8 +76,8 @@ SUBJECTS = (
         "Are the most influential documents those that show how it is done: worked examples of the same procedure on "
         "other numbers, or code that carries it out?",
         "The study’s rules sort documents by kind for the task of each query. A query’s value is the share of "
-        "procedural documents among its top documents; the table gives the mean over queries. Chance is their share "
-        "of the corpus.",
+        "procedural documents among its top documents, none where its procedure is nowhere in the corpus; the table "
+        "gives the mean over queries. Chance is their share of the corpus.",
         (r"^share of procedural",),
         "%",
     ),
@@ -114,13 +120,15 @@ SUBJECTS = (
         "How much does a completion rest on single documents, and how far do queries of a kind lie apart?",
         "The scores of the most positive documents are summed and divided by the completion’s information in nats, so "
         "that long and short completions can be compared. Coverage is the same sum as a share of all positive "
-        "influence; volatility is how far a query lies from its group’s mean, relative to it.",
+        "influence; volatility is how far a query lies from the mean of its kind (a control from that of the "
+        "kind’s controls), relative to it.",
         (
-            r"^positive influence per nat, top 1 %$",
-            r"^negative influence per nat, top 1 %$",
-            r"^positive coverage, top 1 %$",
-            r"^volatility of positive influence per nat, top 1 %$",
+            rf"^positive influence per nat, {SHARE}",
+            rf"^negative influence per nat, {SHARE}",
+            rf"^positive coverage, {SHARE}",
+            rf"^volatility of positive influence per nat, {SHARE}",
         ),
+        by_share=True,
         note="Methods score on scales of their own: compare groups under one method, not methods with each other.",
     ),
     Subject(

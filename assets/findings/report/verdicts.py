@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import polars as pl
 
+from assets.findings.claim_rules import SPECIFIC
 from assets.findings.report.evidence_tables import Estimate
 from assets.findings.report.subjects import SUBJECTS, in_order
 from assets.specs.methods import in_importance
@@ -21,7 +22,8 @@ MOST_OF_ONE_ANALYSIS = 4
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim under one method. `in_controls` is None where there are no controls."""
+    """One claim under one method. `in_controls` and `more` (than in the controls) are None where nobody knows;
+    `verdict` has the words of the table."""
 
     name: str
     method: str
@@ -31,27 +33,28 @@ class Claim:
     is_difference: bool
     holds: bool
     in_controls: bool | None
+    more: bool | None
+    verdict: str
     estimate: Estimate
     control: Estimate | None
     depths: str = ""
 
     @property
-    def verdict(self) -> str:
-        if not self.holds:
-            return "Not found"
-        if self.in_controls is None:
-            return "Holds; no controls"
-        return "Holds in controls too" if self.in_controls else "Holds"
-
-    @property
     def look(self) -> str:
-        return "no" if not self.holds else "part" if self.in_controls or self.in_controls is None else "yes"
+        return "no" if not self.holds else "yes" if self.verdict == SPECIFIC else "part"
 
     @property
     def controls(self) -> str:
-        if self.in_controls is None:
+        if self.control is None:
             return "there are no controls to compare with"
-        return "the controls show it too" if self.in_controls else "the controls do not show it"
+        if self.in_controls is None:
+            return "the controls are too few to tell"
+        if self.in_controls:
+            return "the controls show it too"
+        if not self.holds:
+            return "the controls do not show it"
+        apart = "and their effect is smaller" if self.more else "but neither is their effect shown to be smaller"
+        return f"the controls do not show it, {apart}"
 
 
 def all_claims(rows: pl.DataFrame) -> list[Claim]:
@@ -112,18 +115,20 @@ def _claim(row: dict) -> Claim:
     control = Estimate(
         *(_number(row[f"control_{name}"]) for name in ("estimate", "low", "high")),
         chance=math.nan,
-        p=math.nan,
-        queries=0,
+        p=_number(row["control_p_adjusted"]),
+        queries=row["control_queries"],
     )
     return Claim(
         name=row["claim"],
         **{name: row[name] for name in ("method", "sentence", "analysis", "holds", "in_controls")},
         unit=subject.unit_of(row["statistic"], is_difference=row["contrast"] is not None) if subject else "",
         is_difference=row["contrast"] is not None,
+        more=row["more_than_controls"],
+        verdict=row["verdict"],
         estimate=Estimate(
             *(_number(row[name]) for name in ("estimate", "low", "high", "chance", "p_adjusted")), row["queries"]
         ),
-        control=None if row["in_controls"] is None else control,
+        control=control if control.queries else None,
     )
 
 

@@ -7,7 +7,7 @@ covered best of percentile, BCa, both with widened levels, and Student's t. Over
 values 94, 96 and 96 % (plain BCa 84, 90 and 94 %, percentile alike), of exponential ones 89, 90 and 94 % (plain BCa 80,
 85 and 92 %, Student's t 88, 88 and 92 %). Intervals of five very skewed values stay too short (log-normal: 84 %).
 
-A lengthened side can end beyond what a value can be: cut at 0 or 1 what cannot be outside.
+A lengthened side can end beyond what a value can be: `cut` ends it there, with the bounds that the caller knows.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import numpy as np
 
 LEVEL = 0.95
 RESAMPLES = 10_000
+ANY = (-math.inf, math.inf)
 Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 
 
@@ -33,12 +34,20 @@ class Interval(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """A difference, the ends of its 95 % interval and the p-value of no difference; nan: cannot be known."""
+    """A difference, the ends of its 95 % interval and the p-value of no difference; nan: cannot be known. `smallest_p`
+    is the smallest p-value that groups of these sizes could have had."""
 
     estimate: float
     low: float
     high: float
     p_value: float
+    smallest_p: float = math.nan
+
+
+def cut(interval: Interval, bounds: tuple[float, float]) -> Interval:
+    """The interval without what lies beyond the values that the estimate can have."""
+    low, high = (float(np.clip(end, *bounds)) for end in interval[1:])
+    return Interval(interval.estimate, low, high)
 
 
 def generators(seed: int) -> tuple[np.random.Generator, np.random.Generator]:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from assets.findings.uncertainty.bootstrap import RESAMPLES, Comparison, Interval, bca, generators
-from assets.findings.uncertainty.permutation import Alternative, arrangements, p_value, welch_p
+from assets.findings.uncertainty.bootstrap import RESAMPLES, Comparison, Interval, bca, cut, generators
+from assets.findings.uncertainty.permutation import Alternative, arrangements, p_value, smallest_p, welch_p
 
 CELLS = 4_000_000
 """Numbers held at once while labels are permuted."""
@@ -29,7 +29,7 @@ def within_groups(
     draws queries within each group and leaves out pairs of a query with itself, as long as the jackknife over queries
     says (Arvesen 1969 for such means of pairs); errors of each pair for itself make it longer than needed. A group of
     one query adds nothing; one of two adds its pair and, as it shows no spread, no width. The interval is nan where no
-    group has three. Groups count by their pairs, n(n − 1).
+    group has three, and ends at −1 and 1. Groups count by their pairs, n(n − 1).
     """
     pairs = _Pairs.of(r_QQ, groups, group)
     return pairs.interval(pairs.chosen(group), None, resamples, seed)
@@ -92,7 +92,8 @@ def within_against_within(
     values = [pairs.pseudo_values(code) for code in (0, 1)]
     if math.isnan(interval.low) or min(map(len, values)) < 3:
         return Comparison(*interval, math.nan)
-    return Comparison(*interval, welch_p(*values, resamples, generators(seed)[1]))
+    p = welch_p(*values, resamples, generators(seed)[1])
+    return Comparison(*interval, p, smallest_p([len(each) for each in values], resamples))
 
 
 class _Pairs:
@@ -150,7 +151,8 @@ class _Pairs:
         drawn = np.zeros((resamples, count))
         for each in used:
             drawn[:, each] = generator.multinomial(len(each), np.full(len(each), 1 / len(each)), resamples)
-        return bca(estimate, self._difference(drawn, chosen, against), influences, by_jackknife=True)
+        found = bca(estimate, self._difference(drawn, chosen, against), influences, by_jackknife=True)
+        return cut(found, (-1, 1) if against is None else (-2, 2))
 
     def comparison(
         self, chosen: np.ndarray, against: np.ndarray, alternative: Alternative, resamples: int, seed: int
@@ -162,7 +164,10 @@ class _Pairs:
         ways, exact = arrangements(self.codes, resamples, generators(seed)[1])
         statistics = self._weighted(ways, weights)
         observed = self._weighted(self.codes[None], weights)[0]
-        return Comparison(*interval, p_value(observed, statistics, alternative, exact, float(np.abs(self.r).max())))
+        p = p_value(observed, statistics, alternative, exact, float(np.abs(self.r).max()))
+        # The names of groups of one size matter where one of them is compared with the rest.
+        alike = bool((chosen == self.same).all())
+        return Comparison(*interval, p, smallest_p(np.bincount(self.codes).tolist(), resamples, alike=alike))
 
     def pseudo_values(self, code: int) -> np.ndarray:
         """n · mean − (n − 1) · (mean without the query) for each query of a group, its pairs' mean r meant; rising."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
@@ -52,13 +53,27 @@ def p_value(
     return reached / len(statistics) if exact else (reached + 1) / (len(statistics) + 1)
 
 
+def smallest_p(sizes: Sequence[int], resamples: int, *, alike: bool = True) -> float:
+    """The smallest p-value that permuting queries among groups of these sizes can give: three against three have 20
+    ways, and, two-sided, another of them is always as extreme. `alike`: groups of one size can swap their names without
+    a change of what is compared."""
+    ways = _ways(sizes)
+    if ways > resamples:
+        return 1 / (resamples + 1)
+    swaps = math.prod(math.factorial(count) for count in Counter(sizes).values()) if alike else 1
+    return min(1.0, swaps / ways)
+
+
 def arrangements(codes: np.ndarray, resamples: int, generator: np.random.Generator) -> tuple[np.ndarray, bool]:
     """All ways to give the queries these labels, and True; or as many random ones as asked, and False."""
-    sizes = np.bincount(codes)
-    ways = math.factorial(len(codes)) // math.prod(math.factorial(int(size)) for size in sizes)
-    if ways <= resamples:
-        return np.array(list(_labelled(len(codes), [int(size) for size in sizes]))), True
+    sizes = np.bincount(codes).tolist()
+    if _ways(sizes) <= resamples:
+        return np.array(list(_labelled(len(codes), sizes))), True
     return generator.permuted(np.tile(codes, (resamples, 1)), axis=1), False
+
+
+def _ways(sizes: Sequence[int]) -> int:
+    return math.factorial(sum(sizes)) // math.prod(math.factorial(size) for size in sizes)
 
 
 def _labelled(count: int, sizes: list[int]) -> Iterator[np.ndarray]:
