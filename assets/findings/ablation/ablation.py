@@ -222,7 +222,7 @@ def _possible(interval: Interval) -> Interval:
 
 def _previews(step: Step, rows: pl.DataFrame, evidence: pl.DataFrame) -> dict:
     figure = kept_figure(step.tracking, ANALYSIS, lambda: drawn(ANALYSIS, rows, evidence))
-    tables = {"settings": table_of(summary(rows), limit=24), "evidence": table_of(evidence, limit=12, columns=SHOWN)}
+    tables = {"agreement": table_of(summary(rows), limit=24), "evidence": table_of(evidence, limit=12, columns=SHOWN)}
     return bounded(figure | tables)
 
 
