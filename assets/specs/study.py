@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import dagster as dg
 from pydantic import Field, model_validator
 
+from assets.specs.ablation import AblationSpec
 from assets.specs.corpus import CorpusSpec
 from assets.specs.curvature import CurvatureSpec
 from assets.specs.findings import FindingsSpec
@@ -77,6 +78,10 @@ class StudyOptions(Spec):
         description="Keep the scores a second time, clustered by query: a query's top is read at once however many "
         "shards there are, for twice the bytes of scores.",
     )
+    ablation: AblationSpec | None = Field(
+        None,
+        description="Compare scores of cheaper settings with full-rank ones on a sample of documents; left out: no.",
+    )
 
     @model_validator(mode="after")
     def _positive_rank(self) -> StudyOptions:
@@ -94,6 +99,12 @@ class StudyOptions(Spec):
     def _each_method_once(self) -> StudyOptions:
         if twice := [method for method in set(self.methods) if self.methods.count(method) > 1]:
             raise ValueError(f"methods lists {twice[0]} twice")
+        return self
+
+    @model_validator(mode="after")
+    def _ablation_is_of_ekfac(self) -> StudyOptions:
+        if self.ablation and "ekfac" not in self.methods:
+            raise ValueError("ablation compares scores by ekfac, which methods does not list; add it, or leave it out")
         return self
 
     @property
@@ -155,6 +166,15 @@ class StudySpec(Spec):
     automation: AutomationSpec = Field(default_factory=AutomationSpec, description="What runs by itself.")
     options: StudyOptions = Field(default_factory=StudyOptions, description="How documents are scored and ranked.")
     findings: FindingsSpec = Field(default_factory=FindingsSpec, description="How the findings are made.")
+
+    @model_validator(mode="after")
+    def _ablation_cuts_whole_covariances(self) -> StudySpec:
+        if self.options.ablation and self.options.ablation.blocks and self.curvature.blocks > 1:
+            raise ValueError(
+                "options.ablation.blocks cuts whole covariances, and curvature.blocks is "
+                f"{self.curvature.blocks}; write blocks: [] there"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tokenizer_has_an_origin(self) -> StudySpec:
