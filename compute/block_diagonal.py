@@ -7,6 +7,7 @@ parameters and 4 at 35 B. With B blocks a covariance takes 1/B of the memory and
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
@@ -53,6 +54,13 @@ def of_blocks(blocks: SequenceOf[Tensor]) -> Matrix:
     return blocks[0] if len(blocks) == 1 else BlockDiagonal(tuple(blocks))
 
 
+def cut(matrix_NN: Tensor, blocks: int) -> Matrix:
+    """The diagonal blocks of a whole matrix, without what lies outside of them."""
+    side = len(matrix_NN) // blocks  # of a bias column, one row more than can be divided: the last block has it
+    ends = [*(side * number for number in range(blocks)), len(matrix_NN)]
+    return of_blocks([matrix_NN[start:end, start:end] for start, end in itertools.pairwise(ends)])
+
+
 def without_last_row(matrix: Matrix) -> tuple[Matrix, Tensor]:
     """The matrix without its last row, and that row, whole."""
     *others, last = blocks_of(matrix)
@@ -60,13 +68,14 @@ def without_last_row(matrix: Matrix) -> tuple[Matrix, Tensor]:
     return of_blocks([*others, last[:-1]]), row_N
 
 
-def check_blocks(modules: SequenceOf[TrackedModule], blocks: int) -> None:
-    """Raises BadInput for a module whose inputs or outputs cannot be cut into so many blocks of one size."""
+def check_blocks(modules: SequenceOf[TrackedModule], blocks: int, field: str = "curvature.blocks") -> None:
+    """Raises BadInput, which names the field, for a module whose inputs or outputs cannot be cut into so many blocks of
+    one size."""
     for module in modules:
         for what, features in (("inputs", module.in_features), ("outputs", module.out_features)):
             if features % blocks:
                 how = "fewer than that" if features < blocks else "which that does not divide"
                 raise BadInput(
-                    f"curvature.blocks: {blocks}, and {module.name} has {features} {what}, {how}; give a number that "
+                    f"{field}: {blocks}, and {module.name} has {features} {what}, {how}; give a number that "
                     "divides inputs and outputs of every tracked module, or leave the module out of curvature.modules"
                 )

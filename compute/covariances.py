@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from compute.batches import Batch, Sequence
-from compute.block_diagonal import Matrix, blocks_of, check_blocks, of_blocks
+from compute.block_diagonal import Matrix, blocks_of, check_blocks, cut, of_blocks
 from compute.devices import module_device
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
 from compute.token_loss import Labels
@@ -30,6 +30,11 @@ class ModuleCovariances:
     activation_II: Matrix
     gradient_OO: Matrix
     tokens: int
+
+
+def cut_covariances(whole: ModuleCovariances, blocks: int) -> ModuleCovariances:
+    """A and S without what lies outside of their diagonal blocks."""
+    return ModuleCovariances(cut(whole.activation_II, blocks), cut(whole.gradient_OO, blocks), whole.tokens)
 
 
 class _Sums:

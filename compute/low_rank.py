@@ -32,6 +32,10 @@ class LowRankGradient:
     def rank(self) -> int:
         return self.left_OR.shape[1]
 
+    @property
+    def bytes(self) -> int:
+        return self.left_OR.nbytes + self.right_IR.nbytes
+
     def dense(self) -> Tensor:
         return self.left_OR @ self.right_IR.T
 

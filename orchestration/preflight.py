@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from assets.corpus.preflight import preflight_corpus
 from assets.findings.answer_statistics import study_rules
 from assets.findings.judge import check_judge
@@ -11,6 +13,9 @@ from assets.queries.reading import Query, read_queries
 from assets.specs.model import ModelSpec
 from assets.specs.study import Study
 from compute.errors import BadInput
+
+if TYPE_CHECKING:
+    from compute.tracked_modules import TrackedModule
 
 
 def preflight(study: Study) -> None:
@@ -57,16 +62,26 @@ def _check_modules(study: Study, skeleton, queries: list[Query]) -> None:
 
     tracked = select_modules(skeleton, study.spec.curvature.modules)
     check_blocks(tracked, study.spec.curvature.blocks)
-    rank = study.spec.options.rank
-    smallest = min(tracked, key=lambda module: min(module.out_features, module.in_dim))
-    if isinstance(rank, int) and rank > (limit := min(smallest.out_features, smallest.in_dim)):
-        raise BadInput(
-            f"options.rank: {rank} is above {limit}, the smaller dimension of {smallest.name}; "
-            "lower it, or write 'full'"
-        )
+    for blocks in study.spec.options.ablation.blocks if study.spec.options.ablation else ():
+        check_blocks(tracked, blocks, "options.ablation.blocks")
+    _check_ranks(study, min(tracked, key=_smaller_dimension))
     fit, corpus = study.spec.curvature, study.spec.corpus
     sizes = {"documents": fit.sample_documents, "tokens": corpus.max_tokens, "queries": len(queries)}
     refuse_study_beyond_memory(study, skeleton, tracked, **sizes)
+
+
+def _check_ranks(study: Study, smallest: TrackedModule) -> None:
+    options, limit = study.spec.options, _smaller_dimension(smallest)
+    of_ablation = options.ablation.ranks if options.ablation else ()
+    asked = [("options.rank", options.rank, "lower it, or write 'full'")]
+    asked += [("options.ablation.ranks", rank, "leave it out: full rank is compared with") for rank in of_ablation]
+    for field, rank, advice in asked:
+        if isinstance(rank, int) and rank > limit:
+            raise BadInput(f"{field}: {rank} is above {limit}, the smaller dimension of {smallest.name}; {advice}")
+
+
+def _smaller_dimension(module: TrackedModule) -> int:
+    return min(module.out_features, module.in_dim)
 
 
 def _check_same_tokenizer(study: Study) -> None:

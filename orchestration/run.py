@@ -53,8 +53,8 @@ def run_study(
     """Registers the corpus's shards, then materializes everything else; the ids of both Dagster runs.
 
     What is already there for the same inputs is kept, unless `recompute`. Pinned samples (tokenizer, training,
-    curvature) are drawn again with `refit`. `others` are the studies that it may be compared with. Raises StepFailed
-    for the first step that failed; what was finished before it stays.
+    curvature, ablation) are drawn again with `refit`. `others` are the studies that it may be compared with. Raises
+    StepFailed for the first step that failed; what was finished before it stays.
     """
     _hush_libraries()
     clear_after_killed_runs(instance, resources["tracking"])

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import dagster as dg
 
+from assets.findings.ablation.ablation import ablation_asset, ablation_table
+from assets.findings.ablation.sample import ablation_sample_asset, ablation_sample_table
 from assets.findings.analysis import Analysis, analysis_asset, outdated_analysis
 from assets.findings.answer_statistics import (
     answer_statistics_asset,
@@ -48,7 +50,12 @@ def findings_assets(study: Study, others: Iterable[Study] = ()) -> list[dg.Asset
         *(analysis_asset(study, analysis) for analysis in analyses(study)),
         *([verdicts_asset(study)] if study.spec.findings.judge else []),
         claims_asset(study, decisive, analyses(study)),
-        report_asset(study, [*decisive, claims_table(study.name)], lambda step: _outdated(StoredNow(step.lake), study)),
+        *([ablation_sample_asset(study), ablation_asset(study)] if study.spec.options.ablation else []),
+        report_asset(
+            study,
+            [*decisive, *ablation_tables(study)[1:], claims_table(study.name)],
+            lambda step: _outdated(StoredNow(step.lake), study),
+        ),
     ]
 
 
@@ -99,6 +106,12 @@ def decisive_tables(study: Study) -> list[Table]:
     return [*(analysis.table(study.name) for analysis in analyses(study)), *verdicts]
 
 
+def ablation_tables(study: Study) -> list[Table]:
+    """The pinned sample and what was found on it, which new shards do not make stale."""
+    return [ablation_sample_table(study.name), ablation_table(study.name)] if study.spec.options.ablation else []
+
+
 def findings_tables(study: Study) -> list[Table]:
     """All tables of the findings."""
-    return [*own_score_tables(study), *shard_tables(study), *whole_tables(study), report_table(study.name)]
+    of_documents = (*own_score_tables(study), *shard_tables(study), *whole_tables(study))
+    return [*of_documents, *ablation_tables(study), report_table(study.name)]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import dagster as dg
 from pydantic import Field, model_validator
 
+from assets.specs.ablation import AblationSpec
 from assets.specs.corpus import CorpusSpec
 from assets.specs.curvature import CurvatureSpec
 from assets.specs.findings import FindingsSpec
@@ -108,6 +109,10 @@ class StudyOptions(Spec):
         description="Index the documents' gradients for headwater ask: one more pass over the corpus, and some KiB a "
         "document; {} takes the defaults.",
     )
+    ablation: AblationSpec | None = Field(
+        None,
+        description="Compare scores of cheaper settings with full-rank ones on a sample of documents; left out: no.",
+    )
 
     @model_validator(mode="after")
     def _positive_rank(self) -> StudyOptions:
@@ -131,6 +136,12 @@ class StudyOptions(Spec):
     def _index_is_of_ekfac(self) -> StudyOptions:
         if self.index and "ekfac" not in self.methods:
             raise ValueError("index estimates scores of ekfac, which methods does not list; add it, or leave index out")
+        return self
+
+    @model_validator(mode="after")
+    def _ablation_is_of_ekfac(self) -> StudyOptions:
+        if self.ablation and "ekfac" not in self.methods:
+            raise ValueError("ablation compares scores by ekfac, which methods does not list; add it, or leave it out")
         return self
 
     @property
@@ -192,6 +203,15 @@ class StudySpec(Spec):
     automation: AutomationSpec = Field(default_factory=AutomationSpec, description="What runs by itself.")
     options: StudyOptions = Field(default_factory=StudyOptions, description="How documents are scored and ranked.")
     findings: FindingsSpec = Field(default_factory=FindingsSpec, description="How the findings are made.")
+
+    @model_validator(mode="after")
+    def _ablation_cuts_whole_covariances(self) -> StudySpec:
+        if self.options.ablation and self.options.ablation.blocks and self.curvature.blocks > 1:
+            raise ValueError(
+                "options.ablation.blocks cuts whole covariances, and curvature.blocks is "
+                f"{self.curvature.blocks}; write blocks: [] there"
+            )
+        return self
 
     @model_validator(mode="after")
     def _tokenizer_has_an_origin(self) -> StudySpec:

@@ -1,14 +1,12 @@
-"""How far two tables of scores agree, query by query. Q queries, D documents."""
+"""How far two tables of scores agree over all queries: means and worst queries. Q queries, D documents."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy.stats import rankdata
 
-LISTED = 50
-"""Documents of a top list; of a corpus of few documents, a sixth of them."""
+from compute.agreement import query_agreement
 
 LEAST_PEARSON, LEAST_SHARE = 0.99, 45 / 50
 
@@ -35,24 +33,13 @@ class Agreement:
 
 
 def agreement(found_QD: np.ndarray, expected_QD: np.ndarray) -> Agreement:
-    found_QD, expected_QD = found_QD.astype(np.float64), expected_QD.astype(np.float64)
-    pearson_Q = _correlation(found_QD, expected_QD)
-    spearman_Q = _correlation(rankdata(found_QD, axis=1), rankdata(expected_QD, axis=1))
-    listed = min(LISTED, found_QD.shape[1] // 6)
-    tops = [np.argsort(-scores_QD, axis=1)[:, :listed] for scores_QD in (found_QD, expected_QD)]
-    overlap_Q = [len(set(found) & set(expected)) for found, expected in zip(*tops, strict=True)]
+    of_queries = query_agreement(found_QD, expected_QD)
     return Agreement(
-        pearson_mean=float(pearson_Q.mean()),
-        pearson_worst=float(pearson_Q.min()),
-        spearman_mean=float(spearman_Q.mean()),
-        spearman_worst=float(spearman_Q.min()),
-        overlap_mean=float(np.mean(overlap_Q)),
-        overlap_worst=min(overlap_Q),
-        listed=listed,
+        pearson_mean=float(of_queries.pearson_Q.mean()),
+        pearson_worst=float(of_queries.pearson_Q.min()),
+        spearman_mean=float(of_queries.spearman_Q.mean()),
+        spearman_worst=float(of_queries.spearman_Q.min()),
+        overlap_mean=float(of_queries.overlap_Q.mean()),
+        overlap_worst=int(of_queries.overlap_Q.min()),
+        listed=of_queries.listed,
     )
-
-
-def _correlation(found_QD: np.ndarray, expected_QD: np.ndarray) -> np.ndarray:
-    found_QD, expected_QD = (scores - scores.mean(1, keepdims=True) for scores in (found_QD, expected_QD))
-    norms_Q = np.linalg.norm(found_QD, axis=1) * np.linalg.norm(expected_QD, axis=1)
-    return (found_QD * expected_QD).sum(1) / norms_Q

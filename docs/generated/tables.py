@@ -38,7 +38,7 @@ FULL: dict[str, Any] = {
     "model": {"name": "m0del", "train": {}},
     "curvature": {"name": "f1t"},
     "queries": {"name": "s3t", "path": "queries.jsonl"},
-    "options": {"methods": ["ekfac", "dot", "astra"], "index": {}},
+    "options": {"methods": ["ekfac", "dot", "astra"], "ablation": {}, "index": {}},
     "findings": {
         "bm25": True,
         "compare": ["other"],

@@ -50,7 +50,7 @@ def run(
     study_file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's declaration.")],
     recompute: Annotated[bool, typer.Option(help="Compute again what is already there for the same inputs.")] = False,
     refit: Annotated[
-        bool, typer.Option(help="Draw the pinned samples of tokenizer, training and curvature again.")
+        bool, typer.Option(help="Draw the pinned samples of tokenizer, training, curvature and ablation again.")
     ] = False,
 ) -> None:
     """Materialize everything that a study needs, from corpus files to rankings.

@@ -9,7 +9,7 @@ from orchestration.explorer.known import refuse_unknown, refuse_unknown_study
 from orchestration.results import Results, ranked
 from orchestration.results.reading import table_of
 
-FIGURES = ("correlation", "magnitude", "power_law", "answers", "kinds", "sources", "verdicts", "claims")
+FIGURES = ("correlation", "magnitude", "power_law", "answers", "kinds", "sources", "verdicts", "ablation", "claims")
 
 
 class Drawings:

@@ -23,6 +23,7 @@ READ = (
     "kinds",
     "sources",
     "verdicts",
+    "ablation",
     "evidence",
     "claims",
 )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from compute.block_diagonal import BlockDiagonal, blocks_of, check_blocks, without_last_row
-from compute.covariances import covariance_defect, fit_covariances
+from compute.covariances import covariance_defect, cut_covariances, fit_covariances
 from compute.curvature import Curvature
 from compute.eigenbasis import basis_defect, decompose
 from compute.eigenvalues import fit_eigenvalues
@@ -92,6 +92,19 @@ def test_covariances_are_the_dense_ones_in_their_blocks(case, covariances, dense
         assert oracle.relative_error(whole(found.activation_II), A_II) < case.exact
         assert oracle.relative_error(whole(found.gradient_OO), S_OO) < case.exact
         assert covariance_defect(name, found) is None
+
+
+def test_whole_covariances_are_cut_into_the_blocks_that_a_fit_of_blocks_has(case, covariances):
+    whole = fit_covariances(case.model, case.modules, case.documents, labels="empirical")
+    for name in case.names:
+        found, expected = cut_covariances(whole[name], BLOCKS), covariances[name]
+        assert found.tokens == expected.tokens
+        for side in ("activation_II", "gradient_OO"):
+            blocks, others = blocks_of(getattr(found, side)), blocks_of(getattr(expected, side))
+            assert len(blocks) == len(others) == BLOCKS
+            for block, other in zip(blocks, others, strict=True):
+                torch.testing.assert_close(block, other, rtol=case.exact, atol=1e-12)
+        assert torch.equal(cut_covariances(whole[name], 1).activation_II, whole[name].activation_II)
 
 
 def test_eigenvectors_rebuild_the_blocks(covariances, curvature):

@@ -1,6 +1,7 @@
 """The figures of the findings: rows of an analysis and of its evidence in, a picture out. Nothing is read or decided
 here."""
 
+from assets.findings.charts.ablation import ablation_figure
 from assets.findings.charts.answers import answers_figure
 from assets.findings.charts.claims import claims_figure
 from assets.findings.charts.correlation import correlation_figure
@@ -11,6 +12,7 @@ from assets.findings.charts.sources import sources_figure
 from assets.findings.charts.verdicts import verdicts_figure
 
 __all__ = [
+    "ablation_figure",
     "answers_figure",
     "claims_figure",
     "correlation_figure",

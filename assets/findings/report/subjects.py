@@ -141,4 +141,16 @@ SUBJECTS = (
         "fit. Both are taken per query.",
         (r"^slope", r"^alpha", r"^share of queries whose tail"),
     ),
+    Subject(
+        "ablation",
+        "What cheaper settings cost in agreement",
+        "Would a lower rank, a lower precision or a simpler curvature have ranked the same documents?",
+        "A sample of the documents was scored for all queries at full rank in float32, and again with one setting "
+        "changed at a time, and as the study itself is scored. A query’s value is the correlation of its scores with "
+        "those at full rank, or the share of the documents at the top that both have. (Heavy tails dominate Pearson’s "
+        "correlation, so read both; Spearman’s is in the figure.) Time is that of one pass over the sample.",
+        (r"^Pearson correlation", r"^share of the top"),
+        most=60,
+        is_optional=True,
+    ),
 )
