@@ -49,7 +49,7 @@ def refined_gradients_table(study: str) -> Table:
             ),
             STAMP,
         ),
-        partition_by=("query_id",),
+        row_group_rows=1_000,  # not cut by query: an id may hold what a directory's name may not
     )
 
 
@@ -85,7 +85,7 @@ def stored_refined(step: Reading, study: str, query_id: str) -> dict:
     """One query's refined gradient per module name, O×I."""
     import torch
 
-    rows = step.scan(refined_gradients_table(study), query_id=query_id).collect()
+    rows = step.scan(refined_gradients_table(study)).filter(query_id=query_id).collect()
     return {
         module: torch.from_numpy(stacked(part, index="output", values="gradient"))
         for (module,), part in rows.partition_by("module", as_dict=True).items()
@@ -116,17 +116,15 @@ def _refine(step: Step, study: Study) -> None:
     if step.is_current(table, stamp):
         return
     step.tracking.log_params(settings)
-    residuals: list[dict] = []
     preview: dict = {}  # filled while the rows are made, before they are written
-    step.write(table, _batches(step, study, table, stamp, residuals, preview), stamp, metadata=preview)
+    step.write(table, _batches(step, study, table, stamp, preview), stamp, metadata=preview)
     step.check(_finite_check(study.name), None)
 
 
-def _batches(
-    step: Step, study: Study, table: Table, stamp: str, residuals: list[dict], preview: dict
-) -> Iterator[pa.RecordBatch]:
+def _batches(step: Step, study: Study, table: Table, stamp: str, preview: dict) -> Iterator[pa.RecordBatch]:
     from compute.refinement import refined_gradients
 
+    residuals: list[dict] = []
     options = study.spec.options
     model, modules = open_traced_model(step, study)
     query_model = open_traced_model(step, study, query_side=True)[0] if study.spec.query_model else model
