@@ -10,6 +10,7 @@ import time
 
 import dagster as dg
 import polars as pl
+import pytest
 from deltalake import DeltaTable
 
 from orchestration.run import STOPPED
@@ -73,6 +74,7 @@ def test_a_killed_run_leaves_whole_shards_and_is_completed_by_the_next(finished,
     assert rows.sort(keys).equals(whole)  # to the last digit, with the same fingerprints
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_ends_at_the_first_asking_and_goes_on_later(tmp_path):
     """Ctrl-C, once, which reaches all processes of the terminal's group: no retry begins the shard anew, the run is
     cancelled, and one sentence says what to do."""

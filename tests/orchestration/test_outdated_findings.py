@@ -72,6 +72,7 @@ def test_each_step_refuses_what_is_of_other_scores(scored):
     assert scored.materialize(*CLAIMS, REPORT).success
 
 
+@pytest.mark.slow
 def test_a_removed_file_is_not_counted_for_ever(copied):
     (copied.directory / "corpus/part2.jsonl").unlink()
     assert copied.materialize("corpus/tiny/shards").success
@@ -81,6 +82,7 @@ def test_a_removed_file_is_not_counted_for_ever(copied):
     assert copied.materialize(*STATISTICS, *OVER_ALL, shards=("00002",), reuse=True).success
 
 
+@pytest.mark.slow
 def test_the_list_of_studies_and_the_catch_up_know_of_them(scored):
     assert state(scored) == OLD_FINDINGS
     answer = follow(scored)
