@@ -26,7 +26,7 @@ def print_summary(study: Study, lake: Lake) -> None:
         f'  polars.scan_delta("{lake.place.root}/study/{study.name}/rankings")', highlight=False, soft_wrap=True
     )
     console.print(
-        f"or by headwater top {study.name} QUERY, headwater export {study.name} report, headwater explore (a browser)",
+        f"or by headwater top {study.name} QUERY, headwater explore, or headwater export {study.name} --to DIRECTORY",
         highlight=False,
         soft_wrap=True,
     )
