@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from assets.figures.drawing import Figure, drawn
 from assets.findings.report import report as module
-from assets.findings.report import vectors
+from assets.findings.report import vectors, verdicts
 from assets.findings.report.evidence_tables import evidence_tables
 from assets.findings.report.numerals import interval, number, p_value
 from assets.findings.report.passages import chosen_queries, passage, window
@@ -407,3 +407,18 @@ def test_signs_stand_for_characters_that_would_not_be_seen():
     assert visible("a\tb\n\x1b[0m\r\x7f\u202e\u2066\ufeff\ud800\u200d") == (
         "a\tb\n␛[0m␍␡⟨U+202E⟩⟨U+2066⟩⟨U+FEFF⟩\ufffd\u200d"
     )
+
+
+def test_of_depths_the_largest_is_stated_where_chance_leaves_room():
+    def stated(analysis: str, *chances: float | None) -> list[str]:
+        rows = [
+            {"statistic": f"answer in the top {depth}", "chance": chance}
+            for depth, chance in zip((5, 50, 500), chances, strict=True)
+        ]
+        return [row["statistic"].split()[-1] for row in verdicts._one_of_each({(analysis,): rows})]
+
+    assert stated("answers", 0.01, 0.1, 0.4) == ["500"]
+    assert stated("answers", 0.1, 0.3, 0.97) == ["50"]
+    assert stated("answers", 0.6, 0.9, 0.99) == ["5"]
+    assert stated("answers", None, math.nan, math.nan) == ["500"]
+    assert stated("sources", 1.0, 1.0, 1.0) == ["5"]

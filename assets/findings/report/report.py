@@ -22,7 +22,7 @@ from assets.study.rankings import rankings_table
 from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
 
-CODE_VERSION = "2"
+CODE_VERSION = "3"
 STORY = "Claims with their evidence, figures, documents, settings, versions and limitations, on one page of HTML."
 FILE = "report.html"
 

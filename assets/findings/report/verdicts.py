@@ -17,6 +17,8 @@ from assets.specs.methods import in_importance
 DEPTH = re.compile(r"top (\d+)$")
 SMALLEST_DEPTH = ("sources",)
 """Analyses of whose claims that at the smallest depth is stated in full; of others the largest, as in the paper."""
+EVEN = 0.5
+"""A share that chance reaches so often has little left to show: in a small corpus the next smaller depth is stated."""
 MOST_OF_ONE_ANALYSIS = 4
 
 
@@ -85,7 +87,11 @@ def stated_claims(rows: pl.DataFrame, method: str) -> list[Claim]:
 
 def _one_of_each(families: dict[tuple, list[dict]]) -> Iterator[dict]:
     for (analysis, *_), rows in families.items():
-        yield (min if analysis in SMALLEST_DEPTH else max)(rows, key=_depth)
+        if analysis in SMALLEST_DEPTH:
+            yield min(rows, key=_depth)
+        else:
+            telling = [row for row in rows if not (row["chance"] or 0.0) >= EVEN]  # or no number
+            yield max(telling, key=_depth) if telling else min(rows, key=_depth)
 
 
 def _with_depths(claim: Claim, families: dict[tuple, list[dict]]) -> Claim:
