@@ -77,7 +77,8 @@ def _outdated(now: StoredNow, study: Study) -> str | None:
     if problem := outdated_analysis(now, study, analyses(study)):
         return problem
     table, decisive = claims_table(study.name), decisive_tables(study)
-    if now.fingerprint(table) != claims_stamp(now.shard_fingerprints(evidence_table(study.name)), decisive):
+    stamp = claims_stamp(now.shard_fingerprints(evidence_table(study.name)), decisive)
+    if now.lake.version(table) is None or now.fingerprint(table) not in (None, stamp):
         return f"study {study.name}: {table.path} is not of the evidence as it is now; materialize it first"
     return None
 
