@@ -3,8 +3,8 @@
 Without --rows: 10 million scores (32 queries) in 10 and in 1,000 shards, read through influence alone and through the
 clustered table, with what one more shard costs. With --rows: so many scores of 100 queries as sorted runs (some
 13 bytes a score on disk). With --keep the lake stays there, and is only read where it is there already. A warm
-process; medians of five, over other queries
-each time, and the processor's seconds beside them (`work`). One JSON object a line.
+process; medians of five, over other queries each time, and the processor's seconds beside them (`work`). One JSON
+object a line.
 """
 
 from __future__ import annotations

@@ -54,7 +54,6 @@ class Curved:
     """
 
     derivative: Callable[[Callable[[], Tensor]], Tensor]
-    sampled: bool = False
 
 
 DATA = Labels()

@@ -116,16 +116,16 @@ def analysis_stamp(stored: Step | StoredNow, study: Study, analysis: Analysis) -
     return fingerprint(analysis.name, analysis.code_version, settings, shards, queries)
 
 
-def outdated_analysis(now: StoredNow, study: Study, analyses: Iterable[Analysis]) -> str | None:
+def outdated_analysis(now: StoredNow, study: Study, analyses: Sequence[Analysis]) -> str | None:
     """A sentence on the first of the analyses that is not of the scores as they are now; None where all are.
 
     Looks at their rows and their evidence; one that found nothing has neither, and is of any scores. Raises BadInput
     where BM25 is behind.
     """
+    if problem := outdated_shards(now, study, [table for each in analyses for table in each.by_shard(study)]):
+        return problem
     evidence = now.shard_fingerprints(evidence_table(study.name))
     for analysis in analyses:
-        if problem := outdated_shards(now, study, analysis.by_shard(study)):
-            return problem
         table, stamp = analysis.table(study.name), analysis_stamp(now, study, analysis)
         if now.lake.version(table) is None or {evidence.get(analysis.name), now.fingerprint(table)} - {None, stamp}:
             return f"study {study.name}: {table.path} is not of the scores as they are now; materialize it first"

@@ -45,10 +45,11 @@ def refuse_outdated(step: Step, study: Study, tables: Iterable[Table]) -> None:
 def outdated_shards(stored: Step | StoredNow, study: Study, tables: Iterable[Table]) -> str | None:
     """A sentence on the first of the tables that is not; None where all are."""
     paths = {table.path for table in tables}
-    for table_of, stamps_of in OF_TABLES:
-        if (table := table_of(study.name)).path not in paths:
-            continue
-        found, expected = stored.shard_fingerprints(table), stamps_of(stored, study)
+    named = [(table_of(study.name), stamps_of) for table_of, stamps_of in OF_TABLES]
+    wanted = [(table, stamps_of) for table, stamps_of in named if table.path in paths]
+    stamps = {stamps_of: stamps_of(stored, study) for stamps_of in dict.fromkeys(of for _, of in wanted)}
+    for table, stamps_of in wanted:
+        found, expected = stored.shard_fingerprints(table), stamps[stamps_of]
         # A table that holds nothing at all has nothing to tell of any shard: no answers are sought, no rules fit.
         behind = {shard for shard in {*found, *expected} if found and found.get(shard) != expected.get(shard)}
         if behind:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import duckdb
-import polars as pl
 import pytest
 
 import assets.study.clustered_runs as clustered_runs
@@ -115,4 +114,4 @@ def test_the_form_is_known_whatever_its_letters(study):
 
 def test_another_study_s_scores_are_none(study):
     assert sql(study, TOP.replace("'any'", "'other'").format("dot", "q0") + "ORDER BY score LIMIT 3") == []
-    assert isinstance(study.scores(), pl.DataFrame)
+    assert not study.scores().is_empty()
