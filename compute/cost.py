@@ -22,7 +22,6 @@ from compute.factor_memory import (
     residence,
     side_bytes,
 )
-from compute.influence import choose_routes
 from compute.low_rank import MOST_COMPONENTS
 from compute.module_gradients import ELEMENTS_AT_ONCE
 from compute.operations import (
@@ -38,7 +37,7 @@ from compute.operations import (
     training_pass,
     turn,
 )
-from compute.routes import Choice, Workload
+from compute.routes import Choice, Routes, Workload, choose_routes, queries_at_once
 from compute.tracked_modules import TrackedModule
 
 DECOMPOSITION = "decomposition"  # float64, on the model's device
@@ -228,7 +227,7 @@ class CostModel:
         routes = choose_routes([each.module for each in self.architecture.tracked], ranks, workload)
         products = sum(
             choice.multiplications[choice.route] * 2 * setting.tokens * entries(each)
-            for each, choice in zip(self.architecture.tracked, routes.values(), strict=True)
+            for each, choice in zip(self.architecture.tracked, routes.choices.values(), strict=True)
         )
         per_document = self.sequence_pass(setting.tokens, setting.tokens - 1) + Counter({self._sums: products})
         curvature = self._factor_bytes() + self._entry_bytes() if setting.whitens else 0
@@ -243,7 +242,7 @@ class CostModel:
             "curvature": curvature,
         }
         rows = setting.documents * (directions * SCORE_ROW_BYTES + NORM_ROW_BYTES)
-        return Cost(_times(setting.documents, per_document), memory, rows, factors + curvature, routes=routes)
+        return Cost(_times(setting.documents, per_document), memory, rows, factors + curvature, routes=routes.choices)
 
     def exact_scores(self) -> Cost:
         """Full-rank gradients of some queries at a time, and a pass over the documents that their rankings list; at
@@ -271,12 +270,20 @@ class CostModel:
         read = min(readings, groups) * (self._factor_bytes() + self._entry_bytes())
         return Cost(operations, memory, written, read)
 
-    def _formed_bytes(self, routes: dict[str, Choice], workload: Workload, directions: int) -> float:
-        """What of the memory for gradients routes use: queries' dense ones, and documents' of a module at a time."""
-        sizes = {each.module.name: entries(each) * workload.bytes_per_entry for each in self.architecture.tracked}
-        dense = directions * sum(size for name, size in sizes.items() if routes[name].route == "formed")
-        formed = max((size for name, size in sizes.items() if routes[name].route != "factors"), default=0)
-        passing = min(workload.formed_bytes, (workload.documents + directions) * formed)
+    def _formed_bytes(self, routes: Routes, workload: Workload, directions: int) -> float:
+        """What routes take of the memory for gradients: queries' dense ones that are kept, and documents', of all
+        modules where they are gathered or else of one at a time, beside queries' that
+        are rebuilt."""
+        taken = {name: choice.route for name, choice in routes.choices.items()}
+        size = workload.bytes_per_entry
+        sizes = {each.module.name: entries(each) * size for each in self.architecture.tracked}
+        dense = directions * sum(each for name, each in sizes.items() if taken[name] == "formed")
+        formed = [each for name, each in sizes.items() if taken[name] != "factors"]
+        rebuilt = [each for name, each in sizes.items() if taken[name] == "rebuilt"]
+        passing = routes.gathered * sum(formed)
+        if not routes.gathered:
+            passing = min(workload.passing_bytes, workload.documents * max(formed, default=0))
+        passing += max((queries_at_once(workload, each // size) * each for each in rebuilt), default=0)
         return min(workload.memory_bytes, dense + passing)
 
     @property

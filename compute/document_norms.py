@@ -6,7 +6,7 @@ document's gradient into the eigenbasis. B documents of a batch, T positions, I 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 import torch
 from torch import Tensor
@@ -31,19 +31,19 @@ class DocumentNorms:
             raise ValueError(f"norms in the metrics {sorted(self.squares)} need a curvature")
 
     def of_module(
-        self, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor, known: dict[Metric, Tensor]
+        self, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor, known: Set[Metric] = frozenset()
     ) -> dict[Metric, Tensor]:
-        """Squared norms of one module's gradients, B of each metric, those that are `known` kept; not added up yet."""
-        return known | {
+        """Squared norms of one module's gradients, B of each metric but those that are `known`; not added up yet."""
+        return {
             metric: self._squares(metric, module, activation_BTI, gradient_BTO)
-            for metric in self.squares.keys() - known.keys()
+            for metric in self.squares.keys() - known
         }
 
     def add(self, batch: Batch, squares: dict[Metric, Tensor]) -> None:
         """Adds one module's squares of a batch to those of its documents, in place: it takes no memory."""
         for metric, squares_B in squares.items():
             total_D = self.squares[metric]
-            total_D.index_add_(0, batch.places.to(total_D.device), squares_B.to(total_D.device))
+            total_D.index_add_(0, batch.places.to(total_D.device), squares_B.to(total_D.device, total_D.dtype))
 
     def of(self, metric: Metric, index_B: list[int] | slice = slice(None)) -> Tensor:
         """The norms of these documents, or of all."""

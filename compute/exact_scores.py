@@ -72,7 +72,7 @@ def exact_scores(
 
     def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
         activation_BTI, gradient_BTO = activation_BTI.to(dtype), gradient_BTO.to(dtype)
-        squares = norms.of_module(module, activation_BTI, gradient_BTO, {})
+        squares = norms.of_module(module, activation_BTI, gradient_BTO)
         for direction, rows in _rows_by_direction(batch, wanted).items():
             direction_OI = directions[direction][module.name].to(gradient_BTO.device, dtype)
             share_RT = _shares(module, activation_BTI[rows], gradient_BTO[rows], direction_OI)

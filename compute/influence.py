@@ -9,6 +9,7 @@ D documents, B of them in a batch, T positions, I inputs, O outputs, Q queries (
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
@@ -20,14 +21,14 @@ from compute.batches import Batch, Sequence
 from compute.curvature import Curvature, over
 from compute.devices import input_device, module_device
 from compute.document_norms import DocumentNorms
-from compute.errors import BadInput
 from compute.low_rank import LowRankGradient
 from compute.methods import norm_metric, norm_metrics
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
-from compute.routes import FORMED_SHARE, PARTS, Choice, Workload, choose, make_route
+from compute.query_products import Products, Scratch, query_products
+from compute.routes import Workload, choose_routes
 from compute.tracked_modules import TrackedModule
 
-MEMORY_BYTES = 2**31  # what the queries' dense gradients and the documents' may take together
+MEMORY_BYTES = 2**31  # what the gradients of queries and of documents may take together
 
 
 @dataclass
@@ -43,7 +44,7 @@ class InfluencePass:
     """All queries' gradients, laid out once for as many shards as follow.
 
     `gradients` holds one dictionary of factors per query (and method). Routes are chosen for documents of
-    `typical_tokens` in batches of `token_budget`; next to the model and the factors, `memory_bytes` bound what is kept.
+    `typical_tokens` in batches of `token_budget`; `memory_bytes` bound what is kept of gradients next to the model.
     `methods` has the method of each gradient, where some are of unit norm; trackstar needs the `curvature` as well.
     `products` is the precision in which gradients are multiplied (left out: that of the sums, which are float32 at
     least); torch.bfloat16 halves their memory and, where the device has instructions for it, their time.
@@ -72,22 +73,14 @@ class InfluencePass:
         workload = Workload(typical_tokens, documents, memory_bytes, self.products.itemsize)
         factors = {module.name: [each[module.name] for each in gradients] for module in self.modules}
         ranks = {name: [factor.rank for factor in each] for name, each in factors.items()}
-        self.choices = choose_routes(self.modules, ranks, workload)
-        self.routes = {
-            module.name: make_route(
-                self.choices[module.name],
-                module,
-                factors[module.name],
-                workload,
-                self.products,
-                module_device(model, module),
+        self.chosen = choose_routes(self.modules, ranks, workload)
+        scratch = Scratch(self.products)
+        self.routes = {}
+        for module in self.modules:
+            device = module_device(model, module)
+            self.routes[module.name] = query_products(
+                self.chosen, module, factors[module.name], workload, scratch, device
             )
-            for module in self.modules
-        }
-
-    def route_names(self) -> dict[str, str]:
-        """The route that each module takes, for the record of a run."""
-        return {name: choice.route for name, choice in self.choices.items()}
 
     def score(self, documents: SequenceOf[Sequence], *, on_batch: OnBatch | None = None) -> Scores:
         """Scores of `documents`, whatever their order. Raises BadInput naming a document whose loss is not finite."""
@@ -96,19 +89,28 @@ class InfluencePass:
         norms = DocumentNorms(metrics, len(documents), self.curvature, self.dtype, self.device)
         loss_D = torch.zeros(len(documents), dtype=torch.float64)
 
-        def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
-            scores_BQ, plain_B = self.routes[module.name].score(
-                activation_BTI.to(self.products), gradient_BTO.to(self.products)
-            )
-            squares = norms.of_module(module, activation_BTI, gradient_BTO, {"plain": plain_B.to(self.dtype)})
-            scores_QB = scores_BQ.T.to(self.device, self.dtype)
-            # In place and last: where memory runs out before, nothing has been added.
-            scores_QD.index_add_(1, batch.places.to(self.device), scores_QB)
-            norms.add(batch, squares)
+        def add(ready: Iterable[Products]) -> None:
+            """In place: it takes no memory."""
+            for each in ready:
+                scores_QD.index_add_(1, each.places_D.to(self.device), each.scores_DQ.T.to(self.device, self.dtype))
 
+        def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
+            route = self.routes[module.name]
+            add(route.make_room(len(batch.index_B)))  # of batches before: whole in itself, whatever follows
+            squares = norms.of_module(module, activation_BTI, gradient_BTO, known={"plain"})
+            places_B = batch.places.to(gradient_BTO.device)
+            plain_B, ready = route.score(places_B, activation_BTI.to(self.products), gradient_BTO.to(self.products))
+            # Last: where memory runs out before, nothing has been added.
+            add(ready)
+            norms.add(batch, squares | {"plain": plain_B})
+
+        for route in self.routes.values():
+            route.finish()  # what waits since a pass that ended with an error
         settings = {"token_budget": self.token_budget, "on_batch": on_batch}
         for batch, loss_B in backward_passes(self.model, self.modules, documents, consume, **settings):
             loss_D[batch.index_B] = loss_B
+        for route in self.routes.values():
+            add(route.finish())
         self._divide(scores_QD, norms)
         return Scores(scores_QD.cpu().numpy(), norms.of("plain").cpu().numpy(), loss_D.numpy())
 
@@ -118,34 +120,6 @@ class InfluencePass:
             divided = [norm_metric(method) == metric for method in self.methods]
             rows = torch.tensor(divided, device=self.device).nonzero()[:, 0]
             scores_QD[rows] = over(scores_QD[rows], norms.of(metric))
-
-
-def choose_routes(
-    modules: SequenceOf[TrackedModule], ranks: dict[str, list[int]], workload: Workload
-) -> dict[str, Choice]:
-    """The choice of each module by name, for queries of these ranks at it; `formed` as long as the memory lasts.
-
-    Raises BadInput where the memory does not hold one document's gradient of a module that forms them.
-    """
-    dense_bytes = workload.memory_bytes - workload.formed_bytes
-    choices = {}
-    for module in modules:
-        choice = choices[module.name] = choose(module, ranks[module.name], workload, dense_bytes)
-        _refuse_too_little(module, choice, workload)
-        if choice.route == "formed":
-            entries = len(ranks[module.name]) * module.out_features * module.in_dim
-            dense_bytes -= entries * workload.bytes_per_entry
-    return choices
-
-
-def _refuse_too_little(module: TrackedModule, choice: Choice, workload: Workload) -> None:
-    gradient = module.out_features * module.in_dim * workload.bytes_per_entry
-    least = FORMED_SHARE * PARTS[choice.route] * gradient
-    if least > workload.memory_bytes:
-        raise BadInput(
-            f"options.memory_mib: {workload.memory_bytes // 2**20} is too little for one document's gradient of "
-            f"{module.name}, of {-(-gradient // 2**20)} MiB; give {-(-least // 2**20)} at least"
-        )
 
 
 def score_documents(

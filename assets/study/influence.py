@@ -185,7 +185,7 @@ def _score_shards(step: Step, study: Study) -> None:
         study, model, modules, [(method, each) for (method, _), each in gradients.items()], length, curvature
     )
     step.tracking.log_params(
-        {"queries": len({query for _, query in gradients}), "routes": influence_pass.route_names()}
+        {"queries": len({query for _, query in gradients}), "routes": influence_pass.chosen.names()}
     )
     total = sum(rows.get(shard, 0) for shard in due)
     with step.progress(f"{study.name}: influence", total, "documents") as progress:

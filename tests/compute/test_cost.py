@@ -176,7 +176,7 @@ def test_influence_by_the_routes_that_the_engine_takes(measured, queries, memory
         token_budget=SETTING.token_budget,
         memory_bytes=memory_bytes,
     )
-    assert {name: choice.route for name, choice in costs.routes.items()} == influence_pass.route_names()
+    assert {name: choice.route for name, choice in costs.routes.items()} == influence_pass.chosen.names()
     assert costs.total == pytest.approx(counted(lambda: influence_pass.score(measured.documents)), rel=0.05)
 
 

@@ -65,9 +65,9 @@ def test_scores_and_norms_on_every_route(routed, route_name, monkeypatch):
     gradients = [gradients_by_hand(routed.model, routed.modules, document) for document in routed.documents]
     by_hand = np.array([[oracle.score(direction, each) for each in gradients] for direction in directions])
     factors = [{name: full_rank(each) for name, each in direction.items()} for direction in directions]
-    monkeypatch.setattr("compute.influence.choose", lambda *arguments: forced(route_name, *arguments))
+    monkeypatch.setattr("compute.routes.choose", lambda *arguments: forced(route_name, *arguments))
     scoring = InfluencePass(routed.model, routed.modules, factors, token_budget=30)
-    assert set(scoring.route_names().values()) == {route_name}
+    assert set(scoring.chosen.names().values()) == {route_name}
     found = scoring.score(routed.documents)
     assert oracle.relative_error(found.scores_QD, by_hand) < ROUNDING
     assert oracle.relative_error(found.norms_D, [oracle.norm(each) for each in gradients]) < ROUNDING

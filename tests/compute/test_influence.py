@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-import compute.influence
 import compute.module_gradients
+import compute.query_products
 import compute.routes
 from compute.batches import Sequence, make_batches
 from compute.errors import BadInput
-from compute.influence import InfluencePass, choose_routes, score_documents
+from compute.influence import InfluencePass, score_documents
 from compute.low_rank import full_rank
 from compute.query_gradients import query_gradients
-from compute.routes import Choice, Workload, choose
+from compute.routes import Choice, Workload, choose, choose_routes
 from compute.token_loss import batch_loss
 from compute.tracked_modules import TrackedModule
 from tests.compute import oracle
@@ -26,7 +26,7 @@ from tests.compute.models import VOCABULARY, Case, fit, make_case, random_docume
 @pytest.fixture(params=["factors", "formed", "rebuilt"])
 def route(request, monkeypatch) -> str:
     """Every module takes this route, whatever it costs."""
-    monkeypatch.setattr(compute.influence, "choose", lambda *_: Choice(request.param, {}, {}))
+    monkeypatch.setattr(compute.routes, "choose", lambda *_: Choice(request.param, {}, {}))
     return request.param
 
 
@@ -54,7 +54,7 @@ def oracle_scores(case, directions: list[dict]) -> np.ndarray:
 
 
 def routes_of(case, gradients, **settings) -> set[str]:
-    return set(InfluencePass(case.model, case.modules, gradients, **settings).route_names().values())
+    return set(InfluencePass(case.model, case.modules, gradients, **settings).chosen.names().values())
 
 
 def test_equal_the_for_loop_from_end_to_end(case):
@@ -175,7 +175,7 @@ def test_do_not_depend_on_how_much_is_computed_at_once(neox_case, neox_fitted, m
 
     expected = scored(2**31)
     monkeypatch.setattr(compute.module_gradients, "ELEMENTS_AT_ONCE", 2 * 40 * 17)
-    monkeypatch.setattr(compute.routes, "ELEMENTS_AT_ONCE", 9 * 28 * 3)  # three columns of projections
+    monkeypatch.setattr(compute.query_products, "ELEMENTS_AT_ONCE", 9 * 28 * 3)  # three columns of projections
     monkeypatch.setattr("compute.token_loss.LOGITS_AT_ONCE", 5)
     found = scored(8 * 4 * 40 * 17 * 6)  # gradients of six documents, or of three documents and three queries
     assert oracle.relative_error(found.scores_QD, expected.scores_QD) < neox_case.exact
@@ -306,7 +306,7 @@ GIB = 2**30
 )
 def test_the_route_is_the_cheapest_that_fits(queries, rank, tokens, memory_bytes, expected):
     workload = Workload(tokens, 8192 // tokens, memory_bytes)
-    choice = choose(WIDE, [rank] * queries, workload, memory_bytes - workload.formed_bytes)
+    choice = choose(WIDE, [rank] * queries, workload, memory_bytes - workload.passing_bytes)
     assert choice.route == expected
     assert choice.costs[expected] == min(
         cost for name, cost in choice.costs.items() if name != "formed" or expected == "formed"
@@ -321,9 +321,13 @@ def test_costs_are_multiples_of_the_modules_own_forward_pass():
     assert choice.multiplications["formed"] == pytest.approx(1 + 32 / 256)
     assert choice.multiplications["rebuilt"] == pytest.approx(1 + 32 / 256 + 32 * 32 / 32 / 256)
     assert choice.multiplications["factors"] == pytest.approx(factors + 1)
-    assert choice.costs["formed"] == pytest.approx(2 + 1.5 * 32 / 256)
-    assert choice.costs["rebuilt"] == pytest.approx(2 + 1.5 * 32 / 256 + 32 * 32 / 32 / 256)
-    assert choice.costs["factors"] == pytest.approx(factors + 2)
+    assert choice.costs["formed"] == pytest.approx(1.3 + 32 / 256)
+    assert choice.costs["rebuilt"] == pytest.approx(1.3 + 32 / 256 + 32 * 32 / 32 / 256)
+    assert choice.costs["factors"] == pytest.approx(factors + 1.3)
+    few = choose(WIDE, [32] * 32, Workload(256, 8, 2 * GIB), 2 * GIB)
+    assert few.costs["rebuilt"] == pytest.approx(1.3 + 32 / 8 * 32 / 256 + 32 * 32 / 8 / 256)
+    gathered = choose(WIDE, [32] * 32, Workload(256, 8, 2 * GIB), 2 * GIB, gathered=32)
+    assert gathered.costs == choice.costs
 
 
 def test_a_budget_too_small_for_one_documents_gradient_is_refused():
@@ -331,4 +335,4 @@ def test_a_budget_too_small_for_one_documents_gradient_is_refused():
     workload = Workload(tokens=256, documents=32, memory_bytes=2**21)
     with pytest.raises(BadInput, match=r"memory_mib: 2 is too little .* gradient of m, of 2 MiB; give 9 at least"):
         choose_routes([WIDE], {WIDE.name: [256] * 400}, workload)
-    assert choose_routes([WIDE], {WIDE.name: [8]}, workload)[WIDE.name].route == "factors"
+    assert choose_routes([WIDE], {WIDE.name: [8]}, workload).choices[WIDE.name].route == "factors"

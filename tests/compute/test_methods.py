@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-import compute.influence
+import compute.routes
 from assets.specs.study import StudyOptions
 from compute.exact_scores import exact_scores
 from compute.influence import InfluencePass, score_documents
@@ -106,7 +106,7 @@ def engine_scores(case, curvature, methods, documents=None, *, token_budget: int
 
 @pytest.fixture(params=["factors", "formed", "rebuilt"])
 def route(request, monkeypatch) -> str:
-    monkeypatch.setattr(compute.influence, "choose", lambda *_: Choice(request.param, {}, {}))
+    monkeypatch.setattr(compute.routes, "choose", lambda *_: Choice(request.param, {}, {}))
     return request.param
 
 

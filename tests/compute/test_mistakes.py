@@ -214,6 +214,7 @@ def test_no_weight_gradient_is_formed(neox_case, monkeypatch):
 def test_dense_query_gradients_stay_within_their_budget(neox_case, neox_fitted):
     """What the pass keeps per query is its factors, unless the dense form fits the budget that was given."""
     from compute.influence import InfluencePass
+    from compute.query_products import Kept
 
     gradients = [f for *_, f in query_gradients(
         neox_case.model, neox_case.modules, neox_case.queries, neox_fitted.curvature, rank=2
@@ -223,5 +224,6 @@ def test_dense_query_gradients_stay_within_their_budget(neox_case, neox_fitted):
     influence = InfluencePass(
         neox_case.model, neox_case.modules, gradients, typical_tokens=4096, memory_bytes=memory_bytes
     )
-    dense = [route.dense_QP for route in influence.routes.values() if hasattr(route, "dense_QP")]
+    kept = [getattr(route, "queries", None) for route in influence.routes.values()]
+    dense = [queries.weight_QP for queries in kept if isinstance(queries, Kept)]
     assert 0 < sum(tensor.numel() * tensor.element_size() for tensor in dense) <= 0.75 * memory_bytes

@@ -1,0 +1,249 @@
+"""Products of documents' gradients with those of all queries, by the routes that `compute/routes.py` tells of.
+
+Where gradients are formed, weights and biases are kept apart: matrices without the bias column are formed half as fast
+again. B documents of a batch, D gathered for a product, T positions, I inputs (here without the bias column), O
+outputs, P entries of a weight, Q queries (times methods, q at once), R rank, K the ranks of all queries together.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from compute.low_rank import LowRankGradient
+from compute.module_gradients import gradient_squares, squared_norms, sum_dtype
+from compute.routes import Routes, Workload, documents_at_once, queries_at_once
+from compute.tracked_modules import TrackedModule
+
+ELEMENTS_AT_ONCE = 2**24  # of projections, 64 MiB in float32
+
+
+@dataclass(frozen=True)
+class Products:
+    """Scores D×Q at one module of the documents that stand at `places_D`."""
+
+    places_D: Tensor
+    scores_DQ: Tensor
+
+
+class QueryProducts(ABC):
+    """One module's route. In a pass over documents `make_room` and `score` come for each batch, `finish` at the end.
+    Whoever calls adds up the products that these hand over."""
+
+    def make_room(self, documents: int) -> list[Products]:
+        """Of documents that wait, where so many do not fit beside them; then none waits."""
+        return []
+
+    @abstractmethod
+    def score(self, places_B: Tensor, activation_BTI: Tensor, gradient_BTO: Tensor) -> tuple[Tensor, list[Products]]:
+        """The squared norm of each document's gradient, and the products that are ready. Where memory runs out nothing
+        has changed."""
+
+    def finish(self) -> list[Products]:
+        """Of documents that wait; then none does."""
+        return []
+
+
+def query_products(
+    routes: Routes, module: TrackedModule, factors: list[LowRankGradient], workload: Workload, scratch: Scratch, device
+) -> QueryProducts:
+    """The route of a module, with the queries' gradients laid out as it needs them, in the dtype of `scratch`, which
+    all modules of a pass have together."""
+    route, dtype = routes.choices[module.name].route, scratch.dtype
+    if route == "factors":
+        return FactorSide(module, factors, dtype, device)
+    entries = module.out_features * module.in_dim
+    if route == "formed":
+        queries = Kept(module, factors, dtype, device)
+    else:
+        queries = Rebuilt(module, factors, dtype, device, queries_at_once(workload, entries), scratch)
+    if routes.gathered:
+        return GatheredGradients(queries, routes.gathered, scratch)
+    return FormedGradients(queries, documents_at_once(workload, entries, route), scratch)
+
+
+class FactorSide(QueryProducts):
+    """Projects tokens onto the directions of all queries; no gradient is formed."""
+
+    def __init__(self, module: TrackedModule, factors: list[LowRankGradient], dtype: torch.dtype, device) -> None:
+        self.module, self.ranks = module, [factor.rank for factor in factors]
+        # Queries side by side as columns: one product projects a token onto the directions of all of them.
+        self.left_OK = torch.cat([factor.left_OR for factor in factors], 1).to(device, dtype)
+        self.right_IK = torch.cat([factor.right_IR for factor in factors], 1).to(device, dtype)
+        query_K = torch.repeat_interleave(torch.arange(len(factors)), torch.tensor(self.ranks))
+        self.query_K = query_K.to(device)
+
+    def score(self, places_B: Tensor, activation_BTI: Tensor, gradient_BTO: Tensor) -> tuple[Tensor, list[Products]]:
+        columns_at_once = max(1, ELEMENTS_AT_ONCE // activation_BTI.shape[:2].numel())
+        dtype = sum_dtype(activation_BTI.dtype)
+        scores_BQ = activation_BTI.new_zeros(len(activation_BTI), len(self.ranks), dtype=dtype)
+        for first in range(0, len(self.query_K), columns_at_once):
+            last = min(first + columns_at_once, len(self.query_K))
+            projected_BTk = activation_BTI @ self.right_IK[: self.module.in_features, first:last]
+            if self.module.has_bias:
+                projected_BTk += self.right_IK[-1, first:last]
+            projected_BTk *= gradient_BTO @ self.left_OK[:, first:last]
+            products_Bk = projected_BTk.sum(1, dtype=scores_BQ.dtype)
+            scores_BQ.index_add_(1, self.query_K[first:last], products_Bk)
+        return gradient_squares(self.module, activation_BTI, gradient_BTO), [Products(places_B, scores_BQ)]
+
+
+class Scratch:
+    """Memory for what is made anew for every product. Modules come one after the other, so one piece serves them all:
+    asking for tens of MiB anew each time takes a CPU about as long as the product."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._pieces: dict[tuple[str, torch.device], Tensor] = {}
+
+    def space(self, name: str, shape: SequenceOf[int], device: torch.device) -> Tensor:
+        """Of this shape, with whatever stands there; until the next call with the same name."""
+        elements, key = math.prod(shape), (name, torch.device(device))
+        if key not in self._pieces or len(self._pieces[key]) < elements:
+            self._pieces.pop(key, None)  # let go before more is asked for
+            self._pieces[key] = torch.empty(elements, dtype=self.dtype, device=device)
+        return self._pieces[key][:elements].view(*shape)
+
+
+class DenseQueries(ABC):
+    """The queries' dense gradients: weights q×P of some of them at a time, and biases Q×O of all."""
+
+    def __init__(self, module: TrackedModule, factors: list[LowRankGradient], dtype: torch.dtype, device) -> None:
+        self.module, self.dtype, self.device = module, dtype, device
+        self.bias_QO = None
+        if module.has_bias:
+            biases = [each.left_OR.to(device, dtype) @ each.right_IR[-1].to(device, dtype) for each in factors]
+            self.bias_QO = torch.stack(biases)
+
+    @abstractmethod
+    def weights(self) -> Iterator[Tensor]:
+        """q×P, of all queries in turn."""
+
+    def products(self, weight_DP: Tensor, bias_DO: Tensor | None) -> Tensor:
+        """Scores D×Q."""
+        # The larger matrix first: twice as fast for few documents.
+        scores_DQ = torch.cat([(weight_qP @ weight_DP.T).T for weight_qP in self.weights()], 1)
+        scores_DQ = scores_DQ.to(sum_dtype(scores_DQ.dtype))
+        return scores_DQ if bias_DO is None else scores_DQ + bias_DO @ self.bias_QO.T
+
+    def _build(self, factors: Iterable[LowRankGradient], out_qOI: Tensor) -> None:
+        """Weights of these queries, one after the other: their ranks differ."""
+        for factor, out_OI in zip(factors, out_qOI, strict=True):
+            left_OR, right_IR = (each.to(self.device, self.dtype) for each in (factor.left_OR, factor.right_IR))
+            torch.mm(left_OR, right_IR[: self.module.in_features].T, out=out_OI)
+
+
+class Kept(DenseQueries):
+    """Made once and kept."""
+
+    def __init__(self, module: TrackedModule, factors: list[LowRankGradient], dtype: torch.dtype, device) -> None:
+        super().__init__(module, factors, dtype, device)
+        weight_QOI = torch.empty(len(factors), module.out_features, module.in_features, dtype=dtype, device=device)
+        self._build(factors, weight_QOI)
+        self.weight_QP = weight_QOI.flatten(1)
+
+    def weights(self) -> Iterator[Tensor]:
+        yield self.weight_QP
+
+
+class Rebuilt(DenseQueries):
+    """The factors are kept, and dense gradients of `at_once` queries made of them for each product."""
+
+    def __init__(
+        self,
+        module: TrackedModule,
+        factors: list[LowRankGradient],
+        dtype: torch.dtype,
+        device,
+        at_once: int,
+        scratch: Scratch,
+    ) -> None:
+        super().__init__(module, factors, dtype, device)
+        self.at_once, self.scratch = at_once, scratch
+        self.factors = [
+            LowRankGradient(each.left_OR.to(device, dtype), each.right_IR.to(device, dtype)) for each in factors
+        ]
+
+    def weights(self) -> Iterator[Tensor]:
+        shape = (min(self.at_once, len(self.factors)), self.module.out_features, self.module.in_features)
+        for start in range(0, len(self.factors), self.at_once):
+            some = self.factors[start : start + self.at_once]
+            weight_qOI = self.scratch.space("queries", shape, self.device)[: len(some)]
+            self._build(some, weight_qOI)
+            yield weight_qOI.flatten(1)
+
+
+class FormedGradients(QueryProducts):
+    """Forms the gradients of a batch's documents, up to `rows` of them for a product."""
+
+    def __init__(self, queries: DenseQueries, rows: int, scratch: Scratch) -> None:
+        self.module, self.queries, self.rows, self.scratch = queries.module, queries, rows, scratch
+
+    def score(self, places_B: Tensor, activation_BTI: Tensor, gradient_BTO: Tensor) -> tuple[Tensor, list[Products]]:
+        squares, ready = [], []
+        shape = (min(self.rows, len(places_B)), self.module.out_features, self.module.in_features)
+        for start in range(0, len(places_B), self.rows):
+            d = slice(start, start + self.rows)
+            weight_DOI = self.scratch.space("documents", shape, self.queries.device)[: len(places_B[d])]
+            bias_DO = self._bias_space(len(weight_DOI))
+            squares.append(self._form(activation_BTI[d], gradient_BTO[d], weight_DOI, bias_DO))
+            ready.append(Products(places_B[d], self.queries.products(weight_DOI.flatten(1), bias_DO)))
+        return torch.cat(squares), ready
+
+    def _form(
+        self, activation_DTI: Tensor, gradient_DTO: Tensor, weight_DOI: Tensor, bias_DO: Tensor | None
+    ) -> Tensor:
+        """Writes the gradients, and gives their squared norms."""
+        torch.bmm(gradient_DTO.transpose(1, 2), activation_DTI, out=weight_DOI)
+        squares_D = squared_norms(weight_DOI.flatten(1))
+        if bias_DO is not None:
+            torch.sum(gradient_DTO, 1, out=bias_DO)
+            squares_D += squared_norms(bias_DO)
+        return squares_D
+
+    def _bias_space(self, rows: int) -> Tensor | None:
+        if not self.module.has_bias:
+            return None
+        return torch.empty(rows, self.module.out_features, dtype=self.queries.dtype, device=self.queries.device)
+
+
+class GatheredGradients(FormedGradients):
+    """Gathers them over several batches, until a next batch would make more than `rows`."""
+
+    def __init__(self, queries: DenseQueries, rows: int, scratch: Scratch) -> None:
+        super().__init__(queries, rows, scratch)
+        kind = {"dtype": queries.dtype, "device": queries.device}
+        self._weight_DOI = torch.empty(rows, self.module.out_features, self.module.in_features, **kind)
+        self._bias_DO = self._bias_space(rows)
+        self._places_D = torch.empty(rows, dtype=torch.int64, device=queries.device)
+        self._waiting = 0
+
+    def make_room(self, documents: int) -> list[Products]:
+        return self.finish() if self._waiting + documents > self.rows else []
+
+    def score(self, places_B: Tensor, activation_BTI: Tensor, gradient_BTO: Tensor) -> tuple[Tensor, list[Products]]:
+        if len(places_B) > self.rows:
+            return super().score(places_B, activation_BTI, gradient_BTO)
+        d = slice(self._waiting, self._waiting + len(places_B))
+        squares_B = self._form(activation_BTI, gradient_BTO, self._weight_DOI[d], _rows(self._bias_DO, d))
+        self._places_D[d] = places_B
+        self._waiting = d.stop
+        return squares_B, []
+
+    def finish(self) -> list[Products]:
+        if not self._waiting:
+            return []
+        d = slice(0, self._waiting)
+        scores_DQ = self.queries.products(self._weight_DOI[d].flatten(1), _rows(self._bias_DO, d))
+        self._waiting = 0
+        return [Products(self._places_D[d].clone(), scores_DQ)]
+
+
+def _rows(of_D: Tensor | None, d: slice) -> Tensor | None:
+    return None if of_D is None else of_D[d]

@@ -1,0 +1,149 @@
+"""Documents' gradients that are gathered over several batches for one product with those of the queries."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import compute.query_products
+import compute.routes
+from compute.errors import BadInput
+from compute.influence import InfluencePass, Scores
+from compute.query_gradients import query_gradients
+from compute.routes import Choice, Workload, choose_routes
+from compute.tracked_modules import TrackedModule
+from tests.compute import oracle
+from tests.compute.models import VOCABULARY, random_documents
+
+GATHERED = 5
+LAYERS = [TrackedModule(f"{layer}.{side}", *sides, True) for layer in range(4) for side, sides in (
+    ("up", (256, 1024)), ("down", (1024, 256))
+)]  # fmt: skip
+MIB = 2**20
+
+
+@pytest.fixture(params=["formed", "rebuilt"])
+def gathering(request, monkeypatch) -> str:
+    """Every module forms gradients, and gathers five documents of them for a product."""
+    monkeypatch.setattr(compute.routes, "choose", lambda *_: Choice(request.param, {}, {}))
+    monkeypatch.setattr(compute.routes, "_gathered", lambda *_: GATHERED)
+    monkeypatch.setattr(compute.routes, "QUERIES_AT_ONCE", 3)
+    return request.param
+
+
+def gradients_of(case, fitted, methods=("ekfac",)) -> list[dict]:
+    found = query_gradients(case.model, case.modules, case.queries, fitted.curvature, rank=3, methods=methods)
+    return [factors for *_, factors in found]
+
+
+def expected_scores(case, gradients, documents) -> Scores:
+    """By the for-loop oracle, from each document's own gradient."""
+    directions = [{name: factor.dense() for name, factor in each.items()} for each in gradients]
+    formed = [oracle.weight_gradients(case.model, case.names, each.token_ids) for each in documents]
+    scores = np.array([[oracle.score(direction, each) for each in formed] for direction in directions])
+    losses = [float(oracle.loss(case.model, document.token_ids).detach()) for document in documents]
+    return Scores(scores, np.array([oracle.norm(each) for each in formed]), np.array(losses))
+
+
+def assert_equal(found: Scores, expected: Scores, tolerance: float) -> None:
+    assert oracle.relative_error(found.scores_QD, expected.scores_QD) < tolerance
+    assert oracle.relative_error(found.norms_D, expected.norms_D) < tolerance
+    assert oracle.relative_error(found.loss_D, expected.loss_D) < tolerance
+
+
+# Batches of one document; of a few, that do not fill the five; of nearly all, more than five.
+@pytest.mark.parametrize("token_budget", [28, 60, 8192])
+def test_scores_are_those_of_the_documents_gradients(case, fitted, gathering, token_budget):
+    gradients = gradients_of(case, fitted)
+    influence = InfluencePass(case.model, case.modules, gradients, token_budget=token_budget)
+    found = influence.score(case.documents)
+    assert_equal(found, expected_scores(case, gradients, case.documents), case.exact)
+
+
+def test_a_second_list_of_documents_knows_nothing_of_the_first(neox_case, neox_fitted, gathering):
+    """Nor of one that ended with an error, whose gradients still wait."""
+    gradients = gradients_of(neox_case, neox_fitted)
+    influence = InfluencePass(neox_case.model, neox_case.modules, gradients, token_budget=60)
+    influence.score(neox_case.documents)
+    others = random_documents(7, seed=3)
+    weight = neox_case.model.get_input_embeddings().weight
+    kept = weight[VOCABULARY - 1].clone()
+    with torch.no_grad():
+        weight[VOCABULARY - 1] = torch.nan
+    try:
+        with pytest.raises(BadInput, match="nan"):
+            influence.score([*others, *(each for each in neox_case.documents if VOCABULARY - 1 in each.token_ids)])
+    finally:
+        with torch.no_grad():
+            weight[VOCABULARY - 1] = kept
+    assert_equal(influence.score(others), expected_scores(neox_case, gradients, others), neox_case.exact)
+
+
+def test_a_product_is_for_all_that_are_gathered(neox_case, neox_fitted, gathering, monkeypatch):
+    """Batches of one document: five wait for a product."""
+    documents = [each.__class__(each.key, each.token_ids[:8]) for each in random_documents(23, seed=5)]
+    influence = InfluencePass(neox_case.model, neox_case.modules, gradients_of(neox_case, neox_fitted), token_budget=8)
+    rows = []
+    products = compute.query_products.DenseQueries.products
+
+    def counted(self, weight_DP, bias_DO):
+        rows.append(len(weight_DP))
+        return products(self, weight_DP, bias_DO)
+
+    monkeypatch.setattr(compute.query_products.DenseQueries, "products", counted)
+    influence.score(documents)
+    assert len(rows) == math.ceil(23 / GATHERED) * len(neox_case.modules)
+    assert sorted(set(rows)) == [23 % GATHERED, GATHERED]
+
+
+@pytest.mark.parametrize("name", ["torch.bmm", "compute.query_products.squared_norms"])
+@pytest.mark.parametrize("failing", [1, 2, 7, 8, 9, 20, 21])
+def test_memory_that_runs_out_adds_nothing_twice(neox_case, neox_fitted, gathering, monkeypatch, name, failing):
+    """The n-th gradient that is formed, or made again, or the n-th norm; also with one method that is whitened."""
+    methods = ("ekfac", "trackstar")
+    gradients = gradients_of(neox_case, neox_fitted, methods)
+    settings = {"methods": methods * len(neox_case.queries), "curvature": neox_fitted.curvature, "token_budget": 60}
+    influence = InfluencePass(neox_case.model, neox_case.modules, gradients, **settings)
+    expected = influence.score(neox_case.documents)
+    place, _, attribute = name.rpartition(".")
+    of = torch if place == "torch" else compute.query_products
+    kept, calls = getattr(of, attribute), []
+
+    def sometimes(*arguments, **named):
+        calls.append(1)
+        if len(calls) == failing:
+            raise torch.OutOfMemoryError("injected")
+        return kept(*arguments, **named)
+
+    monkeypatch.setattr(of, attribute, sometimes)
+    found = influence.score(neox_case.documents)
+    assert len(calls) > failing
+    assert_equal(found, expected, neox_case.exact)
+
+
+@pytest.mark.parametrize(
+    ("queries", "rank", "documents", "memory_mib", "routes", "gathered"),
+    [
+        (32, 16, 8, 1024, {"formed"}, 32),
+        (512, 16, 8, 1024, {"rebuilt"}, 32),  # dense gradients of 512 queries are 4 GiB
+        (512, 16, 32, 1024, {"rebuilt"}, 0),  # a batch is enough for a product
+        (512, 16, 8, 400, {"rebuilt"}, 0),  # the queries' factors are 335 MiB
+        (64, 16, 8, 256, {"formed", "rebuilt"}, 0),
+        (1, 4, 8, 1024, {"formed"}, 32),  # the norm asks for the gradient
+    ],
+)
+def test_the_memory_is_for_queries_and_documents_together(queries, rank, documents, memory_mib, routes, gathered):
+    """By hand: a gradient of all modules is 8 MiB, of which a fourth of the memory holds what is formed and let go."""
+    workload = Workload(256, documents, memory_mib * MIB)
+    chosen = choose_routes(LAYERS, {each.name: [rank] * queries for each in LAYERS}, workload)
+    assert set(chosen.names().values()) == routes
+    assert chosen.gathered == gathered
+    gradient = {each.name: 4 * each.out_features * each.in_dim for each in LAYERS}
+    factors = 4 * sum(queries * rank * (each.out_features + each.in_dim) for each in LAYERS)
+    dense = sum(queries * gradient[name] for name, route in chosen.names().items() if route == "formed")
+    passing = max(workload.passing_bytes, gathered * sum(gradient.values()))
+    assert factors + dense + passing <= workload.memory_bytes or not dense
+    assert factors + dense + gathered * sum(gradient.values()) <= workload.memory_bytes
