@@ -237,7 +237,8 @@ class CostModel:
             directions * self.rank(each) * sum(sides(each)) for each in self.architecture.tracked
         )
         memory = self._model_memory(self._tokens) | {
-            "queries' gradients": 2 * factors,  # as they were read, and laid out for the routes
+            # As they were read, and laid out for the routes; else in a file.
+            "queries' gradients": 2 * factors if routes.kept else 0,
             "options.memory_mib": self._formed_bytes(routes, workload, directions),
             "curvature": curvature,
         }

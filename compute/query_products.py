@@ -57,12 +57,13 @@ def query_products(
     all modules of a pass have together."""
     route, dtype = routes.choices[module.name].route, scratch.dtype
     if route == "factors":
-        return FactorSide(module, factors, dtype, device)
+        return FactorSide(module, factors, dtype, device, kept=routes.kept)
     entries = module.out_features * module.in_dim
     if route == "formed":
         queries = Kept(module, factors, dtype, device)
     else:
-        queries = Rebuilt(module, factors, dtype, device, queries_at_once(workload, entries), scratch)
+        kept = [_placed(each, dtype, device) for each in factors] if routes.kept else factors
+        queries = Rebuilt(module, kept, dtype, device, queries_at_once(workload, entries), scratch)
     if routes.gathered:
         return GatheredGradients(queries, routes.gathered, scratch)
     return FormedGradients(queries, documents_at_once(workload, entries, route), scratch)
@@ -71,27 +72,48 @@ def query_products(
 class FactorSide(QueryProducts):
     """Projects tokens onto the directions of all queries; no gradient is formed."""
 
-    def __init__(self, module: TrackedModule, factors: list[LowRankGradient], dtype: torch.dtype, device) -> None:
-        self.module, self.ranks = module, [factor.rank for factor in factors]
-        # Queries side by side as columns: one product projects a token onto the directions of all of them.
-        self.left_OK = torch.cat([factor.left_OR for factor in factors], 1).to(device, dtype)
-        self.right_IK = torch.cat([factor.right_IR for factor in factors], 1).to(device, dtype)
-        query_K = torch.repeat_interleave(torch.arange(len(factors)), torch.tensor(self.ranks))
-        self.query_K = query_K.to(device)
+    def __init__(
+        self, module: TrackedModule, factors: list[LowRankGradient], dtype: torch.dtype, device, *, kept: bool
+    ) -> None:
+        self.module, self.factors, self.dtype, self.device = module, factors, dtype, device
+        self.kept = self._side_by_side(factors) if kept else None
+        if kept:
+            self.factors = []
+        self.queries = len(factors)
+        self._host_K = torch.repeat_interleave(torch.arange(len(factors)), torch.tensor([f.rank for f in factors]))
+        self.query_K = self._host_K.to(device)
 
     def score(self, places_B: Tensor, activation_BTI: Tensor, gradient_BTO: Tensor) -> tuple[Tensor, list[Products]]:
         columns_at_once = max(1, ELEMENTS_AT_ONCE // activation_BTI.shape[:2].numel())
         dtype = sum_dtype(activation_BTI.dtype)
-        scores_BQ = activation_BTI.new_zeros(len(activation_BTI), len(self.ranks), dtype=dtype)
-        for first in range(0, len(self.query_K), columns_at_once):
-            last = min(first + columns_at_once, len(self.query_K))
-            projected_BTk = activation_BTI @ self.right_IK[: self.module.in_features, first:last]
+        scores_BQ = activation_BTI.new_zeros(len(activation_BTI), self.queries, dtype=dtype)
+        for left_Ok, right_Ik, query_k in self._columns(columns_at_once):
+            projected_BTk = activation_BTI @ right_Ik[: self.module.in_features]
             if self.module.has_bias:
-                projected_BTk += self.right_IK[-1, first:last]
-            projected_BTk *= gradient_BTO @ self.left_OK[:, first:last]
+                projected_BTk += right_Ik[-1]
+            projected_BTk *= gradient_BTO @ left_Ok
             products_Bk = projected_BTk.sum(1, dtype=scores_BQ.dtype)
-            scores_BQ.index_add_(1, self.query_K[first:last], products_Bk)
+            scores_BQ.index_add_(1, query_k, products_Bk)
         return gradient_squares(self.module, activation_BTI, gradient_BTO), [Products(places_B, scores_BQ)]
+
+    def _columns(self, at_once: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """The queries' directions, so many of them at a time, and whose they are."""
+        for start in range(0, len(self.query_K), at_once):
+            k = slice(start, start + at_once)
+            left_OK, right_IK = (each[:, k] for each in self.kept) if self.kept else self._read(k)
+            yield left_OK, right_IK, self.query_K[k]
+
+    def _read(self, k: slice) -> tuple[Tensor, Tensor]:
+        """These columns of factors that are not kept."""
+        first, last = (int(self._host_K[k][end]) for end in (0, -1))
+        before = k.start - int(torch.searchsorted(self._host_K, first))
+        left_OK, right_IK = self._side_by_side(self.factors[first : last + 1])
+        return tuple(each[:, before : before + k.stop - k.start] for each in (left_OK, right_IK))
+
+    def _side_by_side(self, factors: list[LowRankGradient]) -> tuple[Tensor, Tensor]:
+        """As columns: one product projects a token onto the directions of all of them."""
+        left_OK = torch.cat([each.left_OR.to(self.device, self.dtype) for each in factors], 1)
+        return left_OK, torch.cat([each.right_IR.to(self.device, self.dtype) for each in factors], 1)
 
 
 class Scratch:
@@ -135,8 +157,8 @@ class DenseQueries(ABC):
     def _build(self, factors: Iterable[LowRankGradient], out_qOI: Tensor) -> None:
         """Weights of these queries, one after the other: their ranks differ."""
         for factor, out_OI in zip(factors, out_qOI, strict=True):
-            left_OR, right_IR = (each.to(self.device, self.dtype) for each in (factor.left_OR, factor.right_IR))
-            torch.mm(left_OR, right_IR[: self.module.in_features].T, out=out_OI)
+            placed = _placed(factor, self.dtype, self.device)
+            torch.mm(placed.left_OR, placed.right_IR[: self.module.in_features].T, out=out_OI)
 
 
 class Kept(DenseQueries):
@@ -153,7 +175,7 @@ class Kept(DenseQueries):
 
 
 class Rebuilt(DenseQueries):
-    """The factors are kept, and dense gradients of `at_once` queries made of them for each product."""
+    """Dense gradients of `at_once` queries are made of their factors for each product."""
 
     def __init__(
         self,
@@ -165,10 +187,7 @@ class Rebuilt(DenseQueries):
         scratch: Scratch,
     ) -> None:
         super().__init__(module, factors, dtype, device)
-        self.at_once, self.scratch = at_once, scratch
-        self.factors = [
-            LowRankGradient(each.left_OR.to(device, dtype), each.right_IR.to(device, dtype)) for each in factors
-        ]
+        self.factors, self.at_once, self.scratch = factors, at_once, scratch
 
     def weights(self) -> Iterator[Tensor]:
         shape = (min(self.at_once, len(self.factors)), self.module.out_features, self.module.in_features)
@@ -247,3 +266,7 @@ class GatheredGradients(FormedGradients):
 
 def _rows(of_D: Tensor | None, d: slice) -> Tensor | None:
     return None if of_D is None else of_D[d]
+
+
+def _placed(factor: LowRankGradient, dtype: torch.dtype, device) -> LowRankGradient:
+    return LowRankGradient(factor.left_OR.to(device, dtype), factor.right_IR.to(device, dtype))

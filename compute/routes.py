@@ -29,6 +29,7 @@ from compute.tracked_modules import TrackedModule
 FORMING, GRAM = 1.3, 1.7
 DOCUMENTS_PER_PRODUCT = 32  # from so many on a product's time is that of its multiplications
 QUERIES_AT_ONCE = 32  # that are rebuilt
+FACTORS_SHARE = 2  # of the memory such a part is for the queries' factors
 PASSING_SHARE = 4  # of the memory one such part is for gradients that are formed or rebuilt and let go
 PARTS = {"factors": 0, "formed": 1, "rebuilt": 2}  # that this part is divided into
 
@@ -61,10 +62,12 @@ class Choice:
 @dataclass(frozen=True)
 class Routes:
     """The choice of each module by name. `gathered` documents' gradients of all modules that form them are kept for one
-    product; 0: a product for each batch."""
+    product; 0: a product for each batch. Factors of queries that are not `kept` in the memory are read from where they
+    stand for every product."""
 
     choices: dict[str, Choice]
     gathered: int
+    kept: bool
 
     def names(self) -> dict[str, str]:
         """The route of each module, for the record of a run."""
@@ -78,23 +81,37 @@ def choose_routes(modules: SequenceOf[TrackedModule], ranks: dict[str, list[int]
     where it does not hold one document's gradient of a module that forms them.
     """
     factors = sum(sum(ranks[each.name]) * (each.out_features + each.in_dim) for each in modules)
-    left = max(0, workload.memory_bytes - factors * workload.bytes_per_entry)
+    factors *= workload.bytes_per_entry
+    kept = factors <= factors_bytes(workload.memory_bytes)
+    left = workload.memory_bytes - factors if kept else workload.memory_bytes
     of_document = sum(each.out_features * each.in_dim for each in modules) * workload.bytes_per_entry
     gathered = _gathered(workload, of_document, left)
     left -= max(gathered * of_document, workload.passing_bytes)
     choices = {}
     for module in modules:
-        choice = choices[module.name] = choose(module, ranks[module.name], workload, left, gathered)
+        choice = choices[module.name] = choose(module, ranks[module.name], workload, left, gathered, kept=kept)
         _refuse_too_little(module, choice, workload)
         if choice.route == "formed":
             left -= len(ranks[module.name]) * module.out_features * module.in_dim * workload.bytes_per_entry
-    return Routes(choices, gathered)
+    return Routes(choices, gathered, kept)
+
+
+def factors_bytes(memory_bytes: int) -> int:
+    """What the queries' factors may take of the memory; those that take more stay where they are."""
+    return memory_bytes // FACTORS_SHARE
 
 
 def choose(
-    module: TrackedModule, ranks: SequenceOf[int], workload: Workload, dense_bytes: int, gathered: int = 0
+    module: TrackedModule,
+    ranks: SequenceOf[int],
+    workload: Workload,
+    dense_bytes: int,
+    gathered: int = 0,
+    *,
+    kept: bool = True,
 ) -> Choice:
-    """The cheapest route for queries of these ranks, where `dense_bytes` are left for dense gradients.
+    """The cheapest route for queries of these ranks, where `dense_bytes` are left for dense gradients, which are made
+    where factors are `kept`.
 
     The norms of documents' gradients are included; they come for nothing where gradients are formed.
     """
@@ -119,7 +136,7 @@ def choose(
         "formed": FORMING * forward + product * few["formed"],
         "rebuilt": FORMING * forward + product * few["rebuilt"] + rebuilding,
     }
-    fits = len(ranks) * entries * workload.bytes_per_entry <= dense_bytes
+    fits = kept and len(ranks) * entries * workload.bytes_per_entry <= dense_bytes
     route = min((name for name in costs if name != "formed" or fits), key=costs.__getitem__)
     return Choice(route, *({name: each / forward for name, each in of.items()} for of in (costs, multiplications)))
 

@@ -90,7 +90,7 @@ class StudyOptions(Spec):
     memory_mib: int = Field(
         2048,
         ge=64,
-        description="Memory for gradients that scoring keeps or forms, next to the model and the queries' factors, and "
+        description="Memory for gradients next to the model, of queries and of documents, however many there are, and "
         "for the curvature's factors where queries' gradients are taken; it does not change the result.",
     )
     min_agreement: float = Field(

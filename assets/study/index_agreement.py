@@ -25,7 +25,8 @@ from assets.study.coverage import coverage_table, refuse_incomplete
 from assets.study.document_index import document_index_table, study_sketch
 from assets.study.index_search import estimated_batches, refuse_without_index
 from assets.study.influence import document_norms_table, influence_table
-from assets.study.query_gradients import query_gradients_table, stored_gradients
+from assets.study.query_gradients import query_gradients_table
+from assets.study.stored_gradients import stored_gradients
 from assets.tracking.tracking import Tracking
 
 CODE_VERSION = "1"

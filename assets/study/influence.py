@@ -29,7 +29,8 @@ from assets.step.step import Step, run_step
 from assets.step.stored_now import StoredNow
 from assets.study.candidates import best_of, candidate_rows, candidates_table, score_sample
 from assets.study.completions import completions_table
-from assets.study.query_gradients import query_gradients_table, refuse_other_curvature, stored_gradients
+from assets.study.query_gradients import query_gradients_table, refuse_other_curvature
+from assets.study.stored_gradients import stored_gradients
 from assets.tracking.tracking import Tracking
 from compute.methods import whitens
 
@@ -166,6 +167,8 @@ def pass_over_documents(
 
 def _score_shards(step: Step, study: Study) -> None:
     """Scores the shards that are not current; the model and the queries' gradients are loaded once for all of them."""
+    from compute.routes import factors_bytes
+
     tables, documents = scores_tables(study.name), documents_table(study.spec.corpus.name)
     stamps = expected_stamps(step, study, step.context.partition_keys)
     due = [shard for shard in stamps if not all([step.is_current(table, stamps[shard], shard) for table in tables])]
@@ -180,18 +183,18 @@ def _score_shards(step: Step, study: Study) -> None:
     sizes = {"documents": max(1, most), "tokens": length, "queries": queries}
     refuse_beyond_memory(study, "influence", model, modules, **sizes)
     curvature = _whitening(step, study, model, modules)
-    gradients = stored_gradients(step, study.name)
+    gradients = stored_gradients(step, study.name, factors_bytes(study.spec.options.memory_bytes))
+    keys = list(gradients)
     influence_pass = pass_over_documents(
         study, model, modules, [(method, each) for (method, _), each in gradients.items()], length, curvature
     )
-    step.tracking.log_params(
-        {"queries": len({query for _, query in gradients}), "routes": influence_pass.chosen.names()}
-    )
+    del gradients  # the pass has laid them out
+    step.tracking.log_params({"queries": len({query for _, query in keys}), "routes": influence_pass.chosen.names()})
     total = sum(rows.get(shard, 0) for shard in due)
     with step.progress(f"{study.name}: influence", total, "documents") as progress:
 
         def score(shard: str) -> None:
-            tokens = _score_shard(step, study, influence_pass, list(gradients), shard, stamps[shard], progress)
+            tokens = _score_shard(step, study, influence_pass, keys, shard, stamps[shard], progress)
             rate = {"documents": progress.done, "documents_per_second": progress.done / progress.seconds}
             step.tracking.log_metrics(rate | {"shard_tokens": tokens}, len(step.done))
 

@@ -25,7 +25,8 @@ from assets.model.opening import open_traced_model
 from assets.study.completions import completions_table, query_side_tables
 from assets.study.document_index import document_index_table, study_sketch
 from assets.study.influence import pass_over_documents
-from assets.study.query_gradients import gradients_stamp, query_gradients_table, stored_gradients
+from assets.study.query_gradients import gradients_stamp, query_gradients_table
+from assets.study.stored_gradients import stored_gradients
 from compute.errors import BadInput
 from compute.methods import whitens
 

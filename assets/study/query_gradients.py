@@ -125,25 +125,6 @@ def _take_gradients(step: Step, study: Study) -> None:
     step.check(_finite_check(study.name), None)
 
 
-def stored_gradients(step: Reading, study: str) -> dict[tuple[str, str], dict]:
-    """The engine's low-rank gradients per module name, by method and query, sorted."""
-    import torch
-
-    from compute.low_rank import LowRankGradient
-
-    rows = step.scan(query_gradients_table(study)).sort("method", "query_id", "module", "component").collect()
-    gradients: dict[tuple[str, str], dict] = {}
-    for (method, query_id, module), part in rows.partition_by(
-        "method", "query_id", "module", as_dict=True, maintain_order=True
-    ).items():
-        left, right = (
-            torch.from_numpy(part[side].explode().to_numpy(writable=True)).view(len(part), -1).T
-            for side in ("left", "right")
-        )
-        gradients.setdefault((method, query_id), {})[module] = LowRankGradient(left, right)
-    return gradients
-
-
 def _batches(step: Step, study: Study, table: Table, stamp: str, facts: dict) -> Iterator[pa.RecordBatch]:
     """The rows; `facts` gets the mean rank when all of them are made, before they are written."""
     from compute.factor_memory import gradient_copies, residence

@@ -65,7 +65,7 @@ def test_scores_and_norms_on_every_route(routed, route_name, monkeypatch):
     gradients = [gradients_by_hand(routed.model, routed.modules, document) for document in routed.documents]
     by_hand = np.array([[oracle.score(direction, each) for each in gradients] for direction in directions])
     factors = [{name: full_rank(each) for name, each in direction.items()} for direction in directions]
-    monkeypatch.setattr("compute.routes.choose", lambda *arguments: forced(route_name, *arguments))
+    monkeypatch.setattr("compute.routes.choose", lambda *arguments, **named: forced(route_name, *arguments, **named))
     scoring = InfluencePass(routed.model, routed.modules, factors, token_budget=30)
     assert set(scoring.chosen.names().values()) == {route_name}
     found = scoring.score(routed.documents)
@@ -124,8 +124,8 @@ def compared_by(method: str, gradients: dict, covariances: dict, curvature: Curv
     return whitened, whitened
 
 
-def forced(route_name: str, *arguments):
-    choice = choose(*arguments)
+def forced(route_name: str, *arguments, **named):
+    choice = choose(*arguments, **named)
     return type(choice)(route_name, choice.costs, choice.multiplications)
 
 

@@ -28,7 +28,7 @@ MIB = 2**20
 @pytest.fixture(params=["formed", "rebuilt"])
 def gathering(request, monkeypatch) -> str:
     """Every module forms gradients, and gathers five documents of them for a product."""
-    monkeypatch.setattr(compute.routes, "choose", lambda *_: Choice(request.param, {}, {}))
+    monkeypatch.setattr(compute.routes, "choose", lambda *_, **__: Choice(request.param, {}, {}))
     monkeypatch.setattr(compute.routes, "_gathered", lambda *_: GATHERED)
     monkeypatch.setattr(compute.routes, "QUERIES_AT_ONCE", 3)
     return request.param
@@ -130,7 +130,8 @@ def test_memory_that_runs_out_adds_nothing_twice(neox_case, neox_fitted, gatheri
         (32, 16, 8, 1024, {"formed"}, 32),
         (512, 16, 8, 1024, {"rebuilt"}, 32),  # dense gradients of 512 queries are 4 GiB
         (512, 16, 32, 1024, {"rebuilt"}, 0),  # a batch is enough for a product
-        (512, 16, 8, 400, {"rebuilt"}, 0),  # the queries' factors are 335 MiB
+        (512, 16, 8, 700, {"rebuilt"}, 16),  # the queries' factors are 320 MiB
+        (512, 16, 8, 600, {"rebuilt"}, 32),  # … more than half of the memory, and stay where they are
         (64, 16, 8, 256, {"formed", "rebuilt"}, 0),
         (1, 4, 8, 1024, {"formed"}, 32),  # the norm asks for the gradient
     ],
@@ -143,7 +144,30 @@ def test_the_memory_is_for_queries_and_documents_together(queries, rank, documen
     assert chosen.gathered == gathered
     gradient = {each.name: 4 * each.out_features * each.in_dim for each in LAYERS}
     factors = 4 * sum(queries * rank * (each.out_features + each.in_dim) for each in LAYERS)
+    assert chosen.kept == (factors <= workload.memory_bytes / 2)
+    factors *= chosen.kept
     dense = sum(queries * gradient[name] for name, route in chosen.names().items() if route == "formed")
     passing = max(workload.passing_bytes, gathered * sum(gradient.values()))
     assert factors + dense + passing <= workload.memory_bytes or not dense
     assert factors + dense + gathered * sum(gradient.values()) <= workload.memory_bytes
+
+
+@pytest.mark.parametrize("taken", ["factors", "rebuilt"])
+def test_factors_that_are_too_many_for_the_memory_stay_where_they_are(neox_case, neox_fitted, taken, monkeypatch):
+    """Nothing of them is copied, also where products are of another precision; scores are the same."""
+    monkeypatch.setattr(compute.routes, "choose", lambda *_, **__: Choice(taken, {}, {}))
+    monkeypatch.setattr(compute.query_products, "ELEMENTS_AT_ONCE", 60 * 4)  # four columns of ranks of three
+    gradients = gradients_of(neox_case, neox_fitted)
+    factors = sum(8 * (f.left_OR.numel() + f.right_IR.numel()) for each in gradients for f in each.values())
+    expected = expected_scores(neox_case, gradients, neox_case.documents)
+    for products, tolerance in ((torch.float64, neox_case.exact), (torch.float32, 1e-4)):
+        memory_bytes = 2 * factors * products.itemsize // 8
+        for memory in (memory_bytes, memory_bytes - 8):
+            settings = {"memory_bytes": memory, "products": products, "token_budget": 60}
+            influence = InfluencePass(neox_case.model, neox_case.modules, gradients, **settings)
+            assert influence.chosen.kept == (memory == memory_bytes)
+            assert_equal(influence.score(neox_case.documents), expected, tolerance)
+        for module in neox_case.modules:  # of the last
+            route = influence.routes[module.name]
+            held = route.factors if taken == "factors" else route.queries.factors
+            assert all(each is by_module[module.name] for each, by_module in zip(held, gradients, strict=True))

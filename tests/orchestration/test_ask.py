@@ -14,7 +14,7 @@ import yaml
 
 from assets.study.behind import shards_behind
 from assets.study.index_search import estimated_batches
-from assets.study.query_gradients import stored_gradients
+from assets.study.stored_gradients import stored_gradients
 from compute.errors import BadInput
 from compute.sign_codes import CodeQuery
 from orchestration.graph import study_tables
