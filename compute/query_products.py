@@ -57,7 +57,9 @@ def query_products(
     all modules of a pass have together."""
     route, dtype = routes.choices[module.name].route, scratch.dtype
     if route == "factors":
-        return FactorSide(module, factors, dtype, device, kept=routes.kept)
+        # Those of the chunk before are still there while the next are read.
+        elements = None if routes.kept else workload.passing_bytes // workload.bytes_per_entry // 2
+        return FactorSide(module, factors, dtype, device, elements)
     entries = module.out_features * module.in_dim
     if route == "formed":
         queries = Kept(module, factors, dtype, device)
@@ -70,24 +72,33 @@ def query_products(
 
 
 class FactorSide(QueryProducts):
-    """Projects tokens onto the directions of all queries; no gradient is formed."""
+    """Projects tokens onto the directions of all queries; no gradient is formed.
+
+    Directions are kept, or so many `elements` of them read at a time.
+    """
 
     def __init__(
-        self, module: TrackedModule, factors: list[LowRankGradient], dtype: torch.dtype, device, *, kept: bool
+        self,
+        module: TrackedModule,
+        factors: list[LowRankGradient],
+        dtype: torch.dtype,
+        device,
+        elements: int | None = None,
     ) -> None:
-        self.module, self.factors, self.dtype, self.device = module, factors, dtype, device
-        self.kept = self._side_by_side(factors) if kept else None
-        if kept:
-            self.factors = []
-        self.queries = len(factors)
+        self.module, self.queries, self.dtype, self.device = module, len(factors), dtype, device
+        self.factors = factors if elements else []
+        self.kept = None if elements else self._side_by_side(factors)
+        self.most_columns = (elements or 0) // (module.out_features + module.in_dim)
         self._host_K = torch.repeat_interleave(torch.arange(len(factors)), torch.tensor([f.rank for f in factors]))
         self.query_K = self._host_K.to(device)
 
     def score(self, places_B: Tensor, activation_BTI: Tensor, gradient_BTO: Tensor) -> tuple[Tensor, list[Products]]:
-        columns_at_once = max(1, ELEMENTS_AT_ONCE // activation_BTI.shape[:2].numel())
+        columns_at_once = ELEMENTS_AT_ONCE // activation_BTI.shape[:2].numel()
+        if not self.kept:
+            columns_at_once = min(columns_at_once, self.most_columns)
         dtype = sum_dtype(activation_BTI.dtype)
         scores_BQ = activation_BTI.new_zeros(len(activation_BTI), self.queries, dtype=dtype)
-        for left_Ok, right_Ik, query_k in self._columns(columns_at_once):
+        for left_Ok, right_Ik, query_k in self._columns(max(1, columns_at_once)):
             projected_BTk = activation_BTI @ right_Ik[: self.module.in_features]
             if self.module.has_bias:
                 projected_BTk += right_Ik[-1]

@@ -21,7 +21,7 @@ from compute.tracked_modules import TrackedModule, select_modules
 
 AUTO, AGREEMENT = "auto", 0.995
 MEMORY_BUDGET_BYTES = 2**30
-"""The stated budget: what a pass may keep of dense query gradients (`influence.DENSE_BUDGET_BYTES`)."""
+"""The stated budget: what a pass may take for gradients of queries and documents (`options.memory_mib`)."""
 
 
 class Headwater(Contender):
