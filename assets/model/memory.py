@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import dagster as dg
+
+from assets.tracking.progress import note
 from compute.errors import BadInput
 
 if TYPE_CHECKING:
@@ -128,7 +131,8 @@ def _parts(study: Study, stage: str, skeleton, modules, sizes: dict) -> dict[str
 
 
 def refuse_parts(study: Study, stage: str, parts: Mapping[str, float]) -> None:
-    """Raises BadInput where the parts, bytes by what takes them, are more than is there."""
+    """Raises BadInput where the parts, bytes by what takes them, are more than is there; with `options.memory_check:
+    warn` it is a warning."""
     from compute.available_memory import available_memory
 
     needed, there = sum(parts.values()), available_memory()
@@ -137,10 +141,20 @@ def refuse_parts(study: Study, stage: str, parts: Mapping[str, float]) -> None:
     largest = max(parts, key=parts.__getitem__)
     budget = "curvature.token_budget" if stage in FITTED else "options.token_budget"
     told = ", ".join(f"{what} {mib(size)}" for what, size in parts.items() if size >= needed / 20)
-    raise BadInput(
+    sentence = (
         f"study {study.name}: {stage} needs about {mib(needed)} of memory ({told}), and {mib(there)} are there; "
         f"{REMEDIES[largest].format(budget=budget)}"
     )
+    if study.spec.options.memory_check == "refuse":
+        raise BadInput(f"{sentence}; options.memory_check: warn tries all the same")
+    _warn(f"{sentence}; it goes on, as options.memory_check says")
+
+
+def _warn(sentence: str) -> None:
+    """On the terminal, and in the log of a run where there is one."""
+    note(sentence)
+    if (log := dg.get_dagster_logger("headwater")).hasHandlers():
+        log.warning(sentence)
 
 
 def mib(size: float) -> str:

@@ -53,6 +53,20 @@ def test_the_need_what_is_there_and_what_to_change_are_told(study, monkeypatch, 
     assert str(told.value).startswith("study tiny: covariances needs about") and words in str(told.value)
 
 
+def test_the_refusal_tells_of_its_escape_which_warns_instead(tmp_path, study, monkeypatch, capsys):
+    there(monkeypatch, GIB)
+    parts = {"activations": 3 * GIB}
+    with pytest.raises(BadInput, match=r"; options\.memory_check: warn tries all the same$"):
+        refuse_parts(study, "influence", parts)
+    assert not capsys.readouterr().err
+    warned = read_study(write_study(tmp_path, options={"memory_check": "warn"}))
+    refuse_parts(warned, "influence", parts)
+    told = capsys.readouterr().err
+    assert "influence needs about 3,072 MiB" in told and "it goes on, as options.memory_check says" in told
+    refuse_parts(warned, "influence", {"activations": GIB})
+    assert not capsys.readouterr().err
+
+
 def test_what_fits_is_not_refused(study, monkeypatch):
     there(monkeypatch, 3 * GIB)
     refuse_parts(study, "influence", {"activations": 3 * GIB})
@@ -95,8 +109,13 @@ def test_a_study_is_looked_at_before_anything_is_loaded(tmp_path, wide, monkeypa
         refuse_study_beyond_memory(study, *wide, **sizes)
 
 
-def test_preflight_looks(tmp_path, monkeypatch):
+def test_preflight_looks(tmp_path, monkeypatch, capsys):
     there(monkeypatch, 10)
     monkeypatch.setattr("assets.model.memory.ENOUGH", 0)
     with pytest.raises(BadInput, match="covariances needs about"):
         preflight(read_study(write_study(tmp_path)))
+    preflight(read_study(write_study(tmp_path, options={"memory_check": "warn"})))
+    told = capsys.readouterr().err
+    assert [stage for stage in TRACED if f"{stage} needs about" in told] == [
+        stage for stage in TRACED if stage != "refined_gradients"
+    ]
