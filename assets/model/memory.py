@@ -37,10 +37,20 @@ REMEDIES = {
     "queries' gradients": "lower options.rank or options.memory_mib, or ask fewer queries",
     "decomposition": "leave the widest modules out of curvature.modules",
     "options.memory_mib": "lower options.memory_mib",
+    "sketch": "leave modules out of curvature.modules, or leave options.index out",
     "full-rank gradients": "leave methods out of options.methods",
     "weights": "give model.device_map: auto, or a narrower model.dtype",
 }
-TRACED = ("covariances", "eigenvalues", "refined_gradients", "query_gradients", "influence", "rankings")
+TRACED = (
+    "covariances",
+    "eigenvalues",
+    "refined_gradients",
+    "query_gradients",
+    "influence",
+    "rankings",
+    "document_index",
+    "index_agreement",
+)
 FITTED = ("covariances", "eigenvalues")  # stages whose batches are of curvature.token_budget
 
 
@@ -88,6 +98,7 @@ def cost_setting(
         dtype=study.spec.model.dtype,
         blocks=fit.blocks,
         fit_memory_bytes=fit.memory_bytes,
+        index_dimensions=options.index.dimensions if options.index else None,
     )
 
 
@@ -100,34 +111,32 @@ def refuse_beyond_memory(study: Study, stage: str, model, modules, **sizes) -> N
     from compute.devices import input_device
 
     if input_device(model).type == "cpu":
-        parts = _parts(study, stage, skeleton_of(model), modules, sizes)
+        parts = _cost_model(study, skeleton_of(model), modules, sizes).stage(stage).memory
         refuse_parts(study, stage, {what: needed for what, needed in parts.items() if what != "weights"})
 
 
 def refuse_study_beyond_memory(study: Study, skeleton, modules, **sizes) -> None:
     """The same of all stages, before anything is loaded: of the weights too, unless they are spread over devices."""
     from compute.checkpoint import best_device
-    from compute.methods import refines
 
     if best_device() != "cpu":
         return
+    costs = _cost_model(study, skeleton, modules, sizes)
     for stage in TRACED:
-        if stage == "refined_gradients" and not refines(study.spec.options.methods):
-            continue
-        parts = _parts(study, stage, skeleton, modules, sizes)
-        if study.spec.model.device_map:
-            del parts["weights"]
-        refuse_parts(study, stage, parts)
+        if stage in costs.asked:
+            parts = dict(costs.stage(stage).memory)
+            if study.spec.model.device_map:
+                del parts["weights"]
+            refuse_parts(study, stage, parts)
 
 
-def _parts(study: Study, stage: str, skeleton, modules, sizes: dict) -> dict[str, float]:
-    """Bytes by what takes them."""
+def _cost_model(study: Study, skeleton, modules, sizes: dict):
     from compute.architecture import architecture_of
     from compute.cost import CostModel
     from compute.token_loss import LOGITS_AT_ONCE
 
     setting = cost_setting(study, logits_at_once=LOGITS_AT_ONCE, **sizes)
-    return dict(CostModel(architecture_of(skeleton, modules), setting).stage(stage).memory)
+    return CostModel(architecture_of(skeleton, modules), setting)
 
 
 def refuse_parts(study: Study, stage: str, parts: Mapping[str, float]) -> None:

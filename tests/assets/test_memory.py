@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 from assets.model.memory import REMEDIES, TRACED, cost_setting, refuse_parts, refuse_study_beyond_memory
+from assets.specs.study import IndexSpec
 from compute.architecture import architecture_of
 from compute.cost import CostModel
 from compute.errors import BadInput
@@ -76,7 +77,7 @@ def test_what_fits_is_not_refused(study, monkeypatch):
 
 def test_every_part_has_a_remedy(study, wide):
     skeleton, modules = wide
-    study.spec.options.__dict__["methods"] = ("ekfac", "trackstar", "astra")
+    study.spec.options.__dict__ |= {"methods": ("ekfac", "trackstar", "astra"), "index": IndexSpec()}
     setting = cost_setting(study, documents=100, tokens=256, queries=10, query_tokens=64, logits_at_once=2**20)
     costs = CostModel(architecture_of(skeleton, modules), setting)
     assert {what for cost in costs.stages().values() for what in cost.memory} <= REMEDIES.keys()
@@ -114,7 +115,8 @@ def test_preflight_looks(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("assets.model.memory.ENOUGH", 0)
     with pytest.raises(BadInput, match="covariances needs about"):
         preflight(read_study(write_study(tmp_path)))
-    preflight(read_study(write_study(tmp_path, options={"memory_check": "warn"})))
+    options = {"memory_check": "warn", "index": {"dimensions": 64}}
+    preflight(read_study(write_study(tmp_path, options=options)))
     told = capsys.readouterr().err
     assert [stage for stage in TRACED if f"{stage} needs about" in told] == [
         stage for stage in TRACED if stage != "refined_gradients"
