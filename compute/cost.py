@@ -204,7 +204,7 @@ class CostModel:
             "vectors of the iteration": 6 * self._entry_bytes(),
         }
         written = setting.queries * self._entry_bytes()
-        return Cost(operations, memory, written, self._factor_bytes() + self._entry_bytes())
+        return Cost(operations, memory, written, self.curvature_bytes())
 
     def query_gradients(self) -> Cost:
         """Per query and module: form G, rotate it once, and per metric truncate it: a Gram matrix of the smaller side
@@ -222,7 +222,7 @@ class CostModel:
             "decomposition": 4 * DOUBLE * largest,
         }
         written = self._query_factor_bytes()
-        return Cost(operations, memory, written, readings * (self._factor_bytes() + self._entry_bytes()))
+        return Cost(operations, memory, written, readings * self.curvature_bytes())
 
     def influence(self) -> Cost:
         """One pass over all documents; scores and norms cost what the routes say, which are chosen as the engine does
@@ -258,7 +258,7 @@ class CostModel:
         (`compute/document_index.py`); the Hadamard transform has no products."""
         setting = self.setting
         per_document = self.sequence_pass(setting.tokens, setting.tokens - 1) + self._rotation()
-        curvature = self._factor_bytes() + self._entry_bytes()
+        curvature = self.curvature_bytes()
         batch, share = max(1, self._tokens // setting.tokens), self._kept_directions() / self._tracked
         largest = max(map(entries, self.architecture.tracked))
         kept = 2 * batch * self._sum_bytes * share * largest  # of one module: in chunks, and put together
@@ -279,7 +279,7 @@ class CostModel:
         long as reading them (`docs/log.md`, *What the index costs*)."""
         setting, tracked = self.setting, self.architecture.tracked
         per_query = sum(2 * self.rank(each) * entries(each) + turn(each, setting.blocks) for each in tracked)
-        curvature = self._factor_bytes() + self._entry_bytes()
+        curvature = self.curvature_bytes()
         factors = self._query_factor_bytes()
         memory = {
             "weights": self._weight_bytes(),
@@ -315,7 +315,7 @@ class CostModel:
             "full-rank gradients": self._entry_bytes() * copies * min(at_once, setting.queries),
         }
         written = setting.queries * setting.methods * listed * (RANKED_ROW_BYTES + 8 * setting.tokens)
-        read = min(readings, groups) * (self._factor_bytes() + self._entry_bytes())
+        read = min(readings, groups) * self.curvature_bytes()
         return Cost(operations, memory, written, read)
 
     def _formed_bytes(self, routes: dict[str, Choice], workload: Workload, directions: int) -> float:
@@ -410,7 +410,7 @@ class CostModel:
         setting, modules = self.setting, [each.module for each in self.architecture.tracked]
         held = residence(modules, setting.blocks, setting.memory_bytes, copies, keeps_all=keeps_all)
         if held.keeps_all:
-            return self._factor_bytes() + self._entry_bytes(), held.queries_at_once, 1
+            return self.curvature_bytes(), held.queries_at_once, 1
         largest = max(side_bytes(module, setting.blocks) + entry_bytes(module) for module in modules)
         readings = math.ceil(setting.queries / held.queries_at_once)
         return largest * self._sum_bytes / FLOAT, held.queries_at_once, readings
@@ -433,6 +433,10 @@ class CostModel:
         """A and S of every tracked module, as the lake and the engine keep them: also where modules share A."""
         squares = sum(side**2 for each in self.architecture.tracked for side in sides(each))
         return self._sum_bytes * squares / self.setting.blocks
+
+    def curvature_bytes(self) -> float:
+        """The eigenbasis and Λ of all modules."""
+        return self._factor_bytes() + self._entry_bytes()
 
     def _entry_bytes(self) -> float:
         """A number per weight of the tracked modules."""

@@ -13,10 +13,10 @@ from assets.tracking.progress import note
 from compute.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from assets.specs.study import Study
-    from compute.cost import Setting
+    from compute.cost import Cost, CostModel, Setting
 
 AUTO_RANK = 32  # where ranks are chosen and have not been yet
 ENOUGH = 2**26  # bytes that are not worth a refusal: what Python and libraries take varies by as much
@@ -102,21 +102,30 @@ def cost_setting(
     )
 
 
-def refuse_beyond_memory(study: Study, stage: str, model, modules, **sizes) -> None:
+def refuse_beyond_memory(
+    study: Study, stage: str, model, modules, *, of_stage: Callable[[CostModel], Cost] | None = None, **sizes
+) -> None:
     """Raises BadInput where a stage (by the name of its asset) needs more than is there next to the loaded model.
 
-    `sizes` as `cost_setting` takes them. On a GPU nothing is looked at.
+    `sizes` as `cost_setting` takes them; `of_stage` tells the cost of a stage that the cost model itself does not have.
+    On a GPU nothing is looked at.
     """
     from compute.checkpoint import skeleton_of
     from compute.devices import input_device
 
     if input_device(model).type == "cpu":
-        parts = _cost_model(study, skeleton_of(model), modules, sizes).stage(stage).memory
+        costs = _cost_model(study, skeleton_of(model), modules, sizes)
+        parts = (of_stage(costs) if of_stage else costs.stage(stage)).memory
         refuse_parts(study, stage, {what: needed for what, needed in parts.items() if what != "weights"})
 
 
-def refuse_study_beyond_memory(study: Study, skeleton, modules, **sizes) -> None:
-    """The same of all stages, before anything is loaded: of the weights too, unless they are spread over devices."""
+def refuse_study_beyond_memory(
+    study: Study, skeleton, modules, further: Mapping[str, Callable[[CostModel], Cost]] | None = None, **sizes
+) -> None:
+    """The same of all stages, before anything is loaded: of the weights too, unless they are spread over devices.
+
+    `further` has the stages that the cost model itself does not have.
+    """
     from compute.checkpoint import best_device
 
     if best_device() != "cpu":
@@ -124,13 +133,19 @@ def refuse_study_beyond_memory(study: Study, skeleton, modules, **sizes) -> None
     costs = _cost_model(study, skeleton, modules, sizes)
     for stage in TRACED:
         if stage in costs.asked:
-            parts = dict(costs.stage(stage).memory)
-            if study.spec.model.device_map:
-                del parts["weights"]
-            refuse_parts(study, stage, parts)
+            _refuse_with_weights(study, stage, costs.stage(stage))
+    for stage, of_stage in (further or {}).items():
+        _refuse_with_weights(study, stage, of_stage(costs))
 
 
-def _cost_model(study: Study, skeleton, modules, sizes: dict):
+def _refuse_with_weights(study: Study, stage: str, cost: Cost) -> None:
+    parts = dict(cost.memory)
+    if study.spec.model.device_map:
+        del parts["weights"]
+    refuse_parts(study, stage, parts)
+
+
+def _cost_model(study: Study, skeleton, modules, sizes: dict) -> CostModel:
     from compute.architecture import architecture_of
     from compute.cost import CostModel
     from compute.token_loss import LOGITS_AT_ONCE

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from assets.findings.ablation.costs import study_ablation_cost
 from assets.model.memory import AUTO_RANK, cost_setting
 from compute.errors import BadInput
 from orchestration.plan.recorded import Recorded, recorded_rank, recorded_stages
@@ -165,11 +167,18 @@ def _rank_origin(study: Study, rank: float | None) -> str:
 
 
 def _stages(study: Study, model, device: Hardware, compared: dict[str, Comparison]):
-    costs = model.stages()
+    costs = _costs(study, model, device)
     if study.spec.model.train:
         yield _training_stage(study, model, device)
     for name, cost in costs.items():
         yield Stage(name, cost, _parts(device, cost), compared.get(name))
+
+
+def _costs(study: Study, model, device: Hardware) -> dict[str, Cost]:
+    """Of all stages that the study asks for, by the name of their asset."""
+    if study.spec.options.ablation is None:
+        return model.stages()
+    return model.stages() | {"ablation": study_ablation_cost(study, model, seconds=partial(_seconds, device))}
 
 
 def _training_stage(study: Study, model, device: Hardware) -> Stage:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 PREFIXES = (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 DECOMPOSITIONS = {"decomposition": "float64 decompositions", "host decomposition": "float64 decompositions on the CPU"}
+BY_SHARD = ("influence", "document_index")
 HEADINGS = ("stage", "operations", "× training", "time", "memory", "lake", "last time", "ratio")
 
 
@@ -30,7 +31,7 @@ def print_plan(plan: Plan) -> None:
         grid.add_column(heading, no_wrap=True, justify="left" if heading == "stage" else "right")
     for stage in plan.stages:
         grid.add_row(*_row(plan, stage))
-        if stage.name == "influence":
+        if stage.name in BY_SHARD:
             grid.add_row(*_shard_row(plan, stage))
     grid.add_row(*_total(plan), style="bold")
     console.print(grid, soft_wrap=False)
@@ -176,6 +177,7 @@ def _stage_json(plan: Plan, stage: Stage) -> dict[str, Any]:
     }
     if cost.routes:
         told["routes"] = {name: choice.route for name, choice in cost.routes.items()}
+    if stage.name in BY_SHARD:
         shards = plan.corpus.shards
         per_shard = {"operations": cost.total, "seconds": stage.seconds, "lake_bytes": cost.lake_bytes}
         told["per_shard"] = {name: value / shards for name, value in per_shard.items()}

@@ -80,6 +80,22 @@ def test_sizes_may_be_said_and_leave_the_comparison_alone(finished):
         assert all(other[name]["last_time"] == one[name]["last_time"] for name in STAGES)
 
 
+def test_the_index_and_the_ablation_are_planned_where_they_are_asked_for(tmp_path):
+    ablation = {"documents": 40, "ranks": [4], "blocks": [2]}
+    study = write_study(tmp_path, options={"index": {"dimensions": 1024}, "ablation": ablation})
+    stages = {each["stage"]: each for each in planned(tmp_path / "home", study, "--hardware", "h100")["stages"]}
+    assert list(stages) == [*STAGES, "document_index", "index_agreement", "ablation"]
+    more = planned(tmp_path / "home", study, "--hardware", "h100", "--documents", 100_000)
+    grown = {each["stage"]: each for each in more["stages"]}
+    corpus = more["corpus"]["documents"]
+    assert grown["document_index"]["lake_bytes"] == pytest.approx(corpus * (1024 / 8 + 19))
+    assert grown["document_index"]["per_shard"]["operations"] > 0
+    assert grown["index_agreement"]["operations"] == stages["index_agreement"]["operations"]  # of the queries alone
+    assert grown["index_agreement"]["seconds_by"]["the lake"] > stages["index_agreement"]["seconds_by"]["the lake"]
+    assert stages["ablation"]["operations"] == grown["ablation"]["operations"]  # of its own sample
+    assert "bfloat16" in stages["ablation"]["operations_by_precision"]
+
+
 def test_a_model_to_be_trained_is_planned_with_its_training(tmp_path):
     study = write_study(
         tmp_path,
