@@ -26,8 +26,9 @@ from compute.eigenvalues import fit_eigenvalues
 from compute.errors import BadInput
 from compute.exact_scores import exact_scores
 from compute.gradient_sketch import GradientSketch
-from compute.hardware import hardware_named, measure
+from compute.hardware import NAMED, hardware_named, hardware_of, measure
 from compute.influence import InfluencePass
+from compute.machine import machine_name
 from compute.operations import EIGH
 from compute.query_gradients import dense_gradients, directed, query_gradients
 from compute.tracked_modules import select_modules
@@ -422,3 +423,28 @@ def test_this_machine_is_measured_and_others_are_named():
     assert hardware_named("H100", ()).rates["bfloat16"] > 10 * hardware_named("h100", ()).rates["float32"]
     with pytest.raises(BadInput, match="--hardware: abacus is not known"):
         hardware_named("abacus", ())
+
+
+@pytest.mark.parametrize(
+    ("machine", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),  # a slice
+        ("NVIDIA GH200 480GB", None),
+        ("2 × abacus", None),
+    ],
+)
+def test_recorded_machines_are_those_that_are_named(machine, name):
+    found = hardware_of(machine, NAMED["a100"], ("float32",))
+    assert (found and found.name) == name
+
+
+def test_the_machine_that_is_measured_is_known_again():
+    here = dataclasses.replace(NAMED["h100"], measured=True, machine=machine_name())
+    assert hardware_of(machine_name(), here, ("float32",)) is here
+    assert not here.is_of("NVIDIA H100 80GB HBM3")  # measured here, which is another machine
+    if not torch.cuda.is_available():
+        assert machine_name().startswith(f"{os.cpu_count()} × ")
