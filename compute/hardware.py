@@ -112,7 +112,10 @@ def hardware_of(machine: str, known: Hardware, dtypes: tuple[str, ...]) -> Hardw
     for each in (known, *NAMED.values()):
         if each.is_of(machine):
             return each
-    return measure(best_device(), dtypes) if machine == machine_name() else None
+    for device in dict.fromkeys((best_device(), "cpu")):
+        if machine == machine_name(device):
+            return measure(device, dtypes)
+    return None
 
 
 def measure(device: str, dtypes: tuple[str, ...]) -> Hardware:
@@ -124,7 +127,7 @@ def measure(device: str, dtypes: tuple[str, ...]) -> Hardware:
         kind, memory = "CPU", psutil.virtual_memory().total
     else:
         kind, memory = "GPU", torch.cuda.get_device_properties(device).total_memory
-    machine = machine_name()
+    machine = machine_name(device)
     return Hardware(
         f"this {kind} ({machine})",
         rates,

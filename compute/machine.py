@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -11,11 +12,17 @@ import torch
 CPU_FACTS = Path("/proc/cpuinfo")
 
 
-def machine_name() -> str:
-    """The model of the GPU where there is one, otherwise cores and model of the CPU."""
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} × {_processor()}"
+def machine_name(device: str) -> str:
+    """The model of the GPU, or cores and model of the CPU."""
+    return f"{os.cpu_count()} × {_processor()}" if device == "cpu" else torch.cuda.get_device_name(device)
 
 
+def machine_used() -> str:
+    """What this process works on: a GPU that it has not touched so far is not woken to be asked for its name."""
+    return machine_name("cuda" if torch.cuda.is_initialized() else "cpu")
+
+
+@cache
 def _processor() -> str:
     try:
         facts = dict(line.split(":", 1) for line in CPU_FACTS.read_text().splitlines() if ":" in line)

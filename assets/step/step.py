@@ -251,9 +251,8 @@ def run_step(
                 several = f" ({step.kept} tables or shards)" if step.kept > 1 else ""
                 what = "the rest is kept" if step.done else "kept"
                 note(f"{what}, since nothing that it depends on changed{several}")
-            run.log_metrics({"peak_memory_mib": _peak_memory_mib()}, 0)
-            if step.bytes_written:
-                run.log_metrics({BYTES_WRITTEN: step.bytes_written}, 0)
+            written = {BYTES_WRITTEN: step.bytes_written} if step.bytes_written else {}
+            run.log_metrics({"peak_memory_mib": _peak_memory_mib()} | written, 0)
             if machine := _machine():
                 run.set_tags({HARDWARE_TAG: machine})
     except (BadInput, CheckFailedError) as error:
@@ -278,6 +277,6 @@ def _machine() -> str | None:
     """What the engine works on; None where the step did not need it, and has not loaded torch."""
     if "torch" not in sys.modules:
         return None
-    from compute.machine import machine_name
+    from compute.machine import machine_used
 
-    return machine_name()
+    return machine_used()

@@ -28,7 +28,7 @@ from compute.exact_scores import exact_scores
 from compute.gradient_sketch import GradientSketch
 from compute.hardware import NAMED, hardware_named, hardware_of, measure
 from compute.influence import InfluencePass
-from compute.machine import machine_name
+from compute.machine import machine_name, machine_used
 from compute.operations import EIGH
 from compute.query_gradients import dense_gradients, directed, query_gradients
 from compute.tracked_modules import select_modules
@@ -443,8 +443,10 @@ def test_recorded_machines_are_those_that_are_named(machine, name):
 
 
 def test_the_machine_that_is_measured_is_known_again():
-    here = dataclasses.replace(NAMED["h100"], measured=True, machine=machine_name())
-    assert hardware_of(machine_name(), here, ("float32",)) is here
+    cpu = machine_name("cpu")
+    here = dataclasses.replace(NAMED["h100"], measured=True, machine=cpu)
+    assert hardware_of(cpu, here, ("float32",)) is here
     assert not here.is_of("NVIDIA H100 80GB HBM3")  # measured here, which is another machine
-    if not torch.cuda.is_available():
-        assert machine_name().startswith(f"{os.cpu_count()} × ")
+    assert cpu.startswith(f"{os.cpu_count()} × ") and len(cpu) > 6
+    if not torch.cuda.is_initialized():
+        assert machine_used() == cpu

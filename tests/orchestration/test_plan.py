@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from assets.tracking.past_steps import PastStep
 from compute import hardware
-from compute.machine import machine_name
+from compute.machine import machine_used
 from orchestration.cli import app
 from orchestration.plan.recorded import Recorded, last_work
 from tests.orchestration.tiny_study import RECORDS, headwater, write_study
@@ -104,11 +104,11 @@ def test_last_time_is_what_mlflow_recorded(finished, store):
         run = steps[f"{keys.get(name, 'study/tiny')}/{name}"]
         assert last["seconds"] == pytest.approx((run.info.end_time - run.info.start_time) / 1000)
         assert last["lake_bytes"] == run.data.metrics["bytes_written"] > 0
-        assert last["recorded_by"] == "MLflow" and last["machine"] == run.data.tags["hardware"] == machine_name()
+        assert last["recorded_by"] == "MLflow" and last["machine"] == run.data.tags["hardware"] == machine_used()
         assert last["hardware"] == told["hardware"]["name"]
         assert last["ratio"] == pytest.approx(last["estimated_seconds"] / last["seconds"])
     lines = [line for line in told["remarks"] if line.startswith("Last time")]
-    assert len(lines) == 1 and lines[0].startswith("Last time: 7 stages took ") and machine_name() in lines[0]
+    assert len(lines) == 1 and lines[0].startswith("Last time: 7 stages took ") and machine_used() in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_without_mlflow_it_is_what_dagster_recorded(finished, tmp_path, store_of
     told = planned(finished.home, finished.study, "--hardware", "a100", tracking=store_of(tmp_path))
     last = {stage["stage"]: stage["last_time"] for stage in told["stages"]}
     assert list(last) == STAGES
-    assert all(each["recorded_by"] == "Dagster" and each["machine"] == machine_name() for each in last.values())
+    assert all(each["recorded_by"] == "Dagster" and each["machine"] == machine_used() for each in last.values())
     assert last["influence"]["documents"] == told["corpus"]["documents"]
     assert told["remarks"][-1].startswith(f"Last time is as Dagster recorded it: {words.format(path=tmp_path)}")
     assert not (tmp_path / "none.db").exists()
@@ -153,7 +153,7 @@ def test_times_are_compared_with_estimates_for_the_hardware_that_they_were_taken
     for name in ("rankings", "completions"):
         assert last[name]["hardware"] is last[name]["ratio"] is last[name]["estimated_seconds"] is None
         assert last[name]["seconds"] > 0
-    assert machine_name() in last["covariances"]["hardware"]
+    assert machine_used() in last["covariances"]["hardware"]
     lines = [line for line in told["remarks"] if line.startswith("Last time")]
     assert len(lines) == 3 and any(line.startswith("Last time: 1 stage took ") and "on h100;" in line for line in lines)
     assert (
