@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
+from assets.findings.ablation.costs import study_ablation_cost
 from assets.model.memory import REMEDIES, TRACED, cost_setting, refuse_parts, refuse_study_beyond_memory
 from assets.specs.study import IndexSpec
 from compute.architecture import architecture_of
@@ -115,9 +118,23 @@ def test_preflight_looks(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("assets.model.memory.ENOUGH", 0)
     with pytest.raises(BadInput, match="covariances needs about"):
         preflight(read_study(write_study(tmp_path)))
-    options = {"memory_check": "warn", "index": {"dimensions": 64}}
+    options = {"memory_check": "warn", "index": {"dimensions": 64}, "ablation": {"ranks": [4], "blocks": [2]}}
     preflight(read_study(write_study(tmp_path, options=options)))
     told = capsys.readouterr().err
-    assert [stage for stage in TRACED if f"{stage} needs about" in told] == [
-        stage for stage in TRACED if stage != "refined_gradients"
-    ]
+    expected = [stage for stage in TRACED if stage != "refined_gradients"]
+    assert re.findall("study tiny: ([a-z_]+) needs about", told) == [*expected, "ablation"]
+
+
+def test_an_ablation_needs_the_float32_model_also_where_the_study_is_of_another_precision(tmp_path, wide):
+    options = {"ablation": {"ranks": [4], "blocks": [2]}}
+    study = read_study(write_study(tmp_path, options=options, model={"dtype": "bfloat16"}))
+    skeleton, modules = wide
+    setting = cost_setting(study, documents=100, tokens=32, queries=3, logits_at_once=2**20)
+    costs = CostModel(architecture_of(skeleton, modules), setting)
+    every, narrow = study_ablation_cost(study, costs), study_ablation_cost(study, costs, dtype="bfloat16")
+    assert every.memory["weights"] == 2 * narrow.memory["weights"] == 2 * costs.influence().memory["weights"]
+    assert narrow.total < every.total and every.memory_bytes > narrow.memory_bytes
+    # A fit in blocks holds half of A and S as Λ is fitted, and a batch's share of Λ.
+    whole = sum(4 * (each.in_dim**2 + each.out_features**2) for each in modules)
+    entries = sum(4 * each.in_dim * each.out_features for each in modules)
+    assert every.memory["eigenbasis and eigenvalues"] == pytest.approx(whole / 2 + 2 * entries)
