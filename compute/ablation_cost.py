@@ -77,14 +77,14 @@ def _scores(
     costs: CostModel, compared: ComparedSetting, gradient_bytes: int, repetitions: Callable[[Cost], int]
 ) -> Iterator[Cost]:
     """Queries' gradients, and the passes over the documents, next to the factors that are held all the while."""
-    gradients, held = costs.query_gradients(), {"curvature": _held(costs, compared)}
+    gradients, held = costs.query_gradients(), _held(costs, compared)
     read = gradients.lake_read if compared.cut == 1 else 0
-    yield replace(gradients, memory=gradients.memory | held, lake_read=read)
+    yield replace(gradients, memory=gradients.memory | ({"curvature": held} if held else {}), lake_read=read)
     for queries in _groups(costs.setting.queries, gradients.lake_bytes, gradient_bytes):
         once = _pass(CostModel(costs.architecture, replace(costs.setting, queries=queries)), compared.products)
         times = repetitions(once)
         operations = Counter({kind: times * count for kind, count in once.operations.items()})
-        yield Cost(operations, once.memory | held)
+        yield Cost(operations, once.memory | {"curvature": held})
 
 
 def _held(costs: CostModel, compared: ComparedSetting) -> float:
