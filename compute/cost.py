@@ -22,6 +22,7 @@ from compute.factor_memory import (
     residence,
     side_bytes,
 )
+from compute.gradient_sketch import KEPT
 from compute.low_rank import MOST_COMPONENTS
 from compute.module_gradients import ELEMENTS_AT_ONCE
 from compute.operations import (
@@ -46,6 +47,8 @@ DOUBLE = 8
 NORM_ROW_BYTES = 32  # of the lake, a document's norm, loss and id
 SCORE_ROW_BYTES = 6  # a float32 score, and an id that is an index into a dictionary
 RANKED_ROW_BYTES = 250  # with text, tokens and their scores
+INDEX_ROW_BYTES = 19  # next to the code of a document: factor, norm and id
+PLACE = 8  # bytes of an index of a direction
 
 
 def decomposition_bytes(side: float) -> float:
@@ -80,6 +83,7 @@ class Setting:
     fit_memory_bytes: int | None = None  # for the factors of modules that are fitted at once; None: all
     refined_passes: int = 0  # of the method astra, for each query over
     refined_documents: int = 0  # of the sample
+    index_dimensions: int | None = None  # bits of a document in the index; None: there is none
 
 
 @dataclass(frozen=True)
@@ -116,8 +120,17 @@ class CostModel:
 
     def stages(self) -> dict[str, Cost]:
         """Every stage with a model or a factor in it, by the name of its asset; `influence` includes document norms."""
-        refines = self.setting.refined_passes > 0
-        return {name: self.stage(name) for name in STAGES if refines or name != "refined_gradients"}
+        return {name: self.stage(name) for name in self.asked}
+
+    @property
+    def asked(self) -> list[str]:
+        """Those of the stages that the setting asks for."""
+        where_asked = {
+            "refined_gradients": self.setting.refined_passes > 0,
+            "document_index": self.setting.index_dimensions is not None,
+            "index_agreement": self.setting.index_dimensions is not None,
+        }
+        return [name for name in STAGES if where_asked.get(name, True)]
 
     def stage(self, name: str) -> Cost:
         return STAGES[name](self)
@@ -156,14 +169,10 @@ class CostModel:
     def eigenvalues(self) -> Cost:
         """Each document's gradient in the eigenbasis, rotated before or after it is formed (`rotated_gradients`)."""
         sums = _times(self.setting.sample_documents, self._rotation())
-        largest = max(map(entries, self.architecture.tracked))
         passes, held = self._groups("eigenvalues")
-        documents = max(1, self._fit_tokens // self.setting.tokens)
         memory = self._model_memory(self._fit_tokens) | {
             "eigenbasis and eigenvalues": held,
-            "gradients of some documents": 3
-            * self._sum_bytes
-            * max(largest, min(ELEMENTS_AT_ONCE, documents * largest)),
+            "gradients of some documents": self._rotated_bytes(self._fit_tokens),
         }
         operations = _times(passes, self._sample_pass()) + sums
         return Cost(operations, memory, lake_bytes=self._entry_bytes(), lake_read=self._factor_bytes())
@@ -194,7 +203,7 @@ class CostModel:
             "vectors of the iteration": 6 * self._entry_bytes(),
         }
         written = setting.queries * self._entry_bytes()
-        return Cost(operations, memory, written, self._factor_bytes() + self._entry_bytes())
+        return Cost(operations, memory, written, self.curvature_bytes())
 
     def query_gradients(self) -> Cost:
         """Per query and module: form G, rotate it once, and per metric truncate it: a Gram matrix of the smaller side
@@ -203,7 +212,6 @@ class CostModel:
         operations = _times(setting.queries, self.sequence_pass(setting.query_tokens, setting.new_tokens))
         for each in self.architecture.tracked:
             operations += _times(setting.queries, self._truncation(each))
-        components = sum(self.rank(each) * sum(sides(each)) for each in self.architecture.tracked)
         largest = max(map(entries, self.architecture.tracked))
         copies = gradient_copies(setting.metrics, setting.agreement)
         curvature, at_once, readings = self._residence(copies)
@@ -212,8 +220,8 @@ class CostModel:
             "queries' gradients": self._entry_bytes() * copies * min(at_once, setting.queries),
             "decomposition": 4 * DOUBLE * largest,
         }
-        written = self._sum_bytes * setting.queries * setting.methods * components
-        return Cost(operations, memory, written, readings * (self._factor_bytes() + self._entry_bytes()))
+        written = self._query_factor_bytes()
+        return Cost(operations, memory, written, readings * self.curvature_bytes())
 
     def influence(self) -> Cost:
         """One pass over all documents; scores and norms cost what the routes say, which are chosen as the engine does
@@ -245,6 +253,45 @@ class CostModel:
         rows = setting.documents * (directions * SCORE_ROW_BYTES + NORM_ROW_BYTES)
         return Cost(_times(setting.documents, per_document), memory, rows, factors + curvature, routes=routes.choices)
 
+    def document_index(self) -> Cost:
+        """One more pass over all documents: each gradient in the eigenbasis, as for Λ, and of it a sign code
+        (`compute/document_index.py`); the Hadamard transform has no products."""
+        setting = self.setting
+        per_document = self.sequence_pass(setting.tokens, setting.tokens - 1) + self._rotation()
+        curvature = self.curvature_bytes()
+        batch, share = max(1, self._tokens // setting.tokens), self._kept_directions() / self._tracked
+        largest = max(map(entries, self.architecture.tracked))
+        kept = 2 * batch * self._sum_bytes * share * largest  # of one module: in chunks, and put together
+        buckets = 4 * batch * self._sum_bytes * setting.index_dimensions
+        passing = self._model_memory(self._tokens) | {
+            "gradients of some documents": self._rotated_bytes(self._tokens) + kept + buckets
+        }
+        # The least share that is kept is found before the pass, among those of all directions, of which there are three
+        # copies: where this is more than a batch takes, it is the worst moment.
+        choosing = 3 * self._entry_bytes() - (sum(passing.values()) - passing["weights"])
+        memory = passing | {"curvature": curvature, "sketch": self._sketch_bytes() + max(0.0, choosing)}
+        written = setting.documents * self._index_row_bytes()
+        return Cost(_times(setting.documents, per_document), memory, written, curvature)
+
+    def index_agreement(self) -> Cost:
+        """The queries' sketches, of dense gradients that are turned into the eigenbasis; then every query's codes are
+        compared with the whole index, which is read anew for it. Comparing bits has no products, and takes about as
+        long as reading them (`docs/log.md`, *What the index costs*)."""
+        setting, tracked = self.setting, self.architecture.tracked
+        per_query = sum(2 * self.rank(each) * entries(each) + turn(each, setting.blocks) for each in tracked)
+        curvature = self.curvature_bytes()
+        factors = self._query_factor_bytes()
+        memory = {
+            "weights": self._weight_bytes(),
+            "curvature": curvature,
+            "sketch": self._sketch_bytes() + 2 * self._entry_bytes(),  # choosing directions; later a dense gradient
+            "queries' gradients": factors,
+        }
+        scanned = setting.documents * setting.queries * (self._index_row_bytes() + SCORE_ROW_BYTES)
+        written = setting.queries * NORM_ROW_BYTES
+        operations = Counter({self._sums: setting.queries * per_query})
+        return Cost(operations, memory, written, scanned + curvature + factors)
+
     def exact_scores(self) -> Cost:
         """Full-rank gradients of some queries at a time, and a pass over the documents that their rankings list; at
         most 4·top_k per query and method (top and bottom, raw and normed)."""
@@ -268,7 +315,7 @@ class CostModel:
             "full-rank gradients": self._entry_bytes() * copies * min(at_once, setting.queries),
         }
         written = setting.queries * setting.methods * listed * (RANKED_ROW_BYTES + 8 * setting.tokens)
-        read = min(readings, groups) * (self._factor_bytes() + self._entry_bytes())
+        read = min(readings, groups) * self.curvature_bytes()
         return Cost(operations, memory, written, read)
 
     def _formed_bytes(self, routes: Routes, workload: Workload, directions: int) -> float:
@@ -312,6 +359,33 @@ class CostModel:
         tokens, blocks = self.setting.tokens, self.setting.blocks
         return Counter({self._sums: sum(rotated_gradient(each, tokens, blocks) for each in self.architecture.tracked)})
 
+    def _rotated_bytes(self, tokens: int) -> float:
+        """Gradients of some documents, and what turning them into the eigenbasis takes, with `tokens` in flight."""
+        largest, documents = max(map(entries, self.architecture.tracked)), max(1, tokens // self.setting.tokens)
+        return 3 * self._sum_bytes * max(largest, min(ELEMENTS_AT_ONCE, documents * largest))
+
+    @property
+    def _tracked(self) -> int:
+        """Weights of the tracked modules, which are as many directions."""
+        return sum(map(entries, self.architecture.tracked))
+
+    def _kept_directions(self) -> float:
+        """Of which the sketch of the index is made (`compute/gradient_sketch.py`)."""
+        return min(self._tracked, max(self.setting.index_dimensions, KEPT * self._tracked))
+
+    def _sketch_bytes(self) -> float:
+        """Place and weight of each direction that is kept."""
+        return self._kept_directions() * (PLACE + self._sum_bytes)
+
+    def _index_row_bytes(self) -> float:
+        return self.setting.index_dimensions / 8 + INDEX_ROW_BYTES
+
+    def _query_factor_bytes(self) -> float:
+        """Low-rank gradients of all queries and methods."""
+        setting = self.setting
+        components = sum(self.rank(each) * sum(sides(each)) for each in self.architecture.tracked)
+        return self._sum_bytes * setting.queries * setting.methods * components
+
     def _truncation(self, linear: LinearModule) -> Counter[str]:
         setting, (small, large) = self.setting, sorted(sides(linear))
         # Another turn for the norm of the whitened gradient, where a method divides by it.
@@ -344,7 +418,7 @@ class CostModel:
         setting, modules = self.setting, [each.module for each in self.architecture.tracked]
         held = residence(modules, setting.blocks, setting.memory_bytes, copies, keeps_all=keeps_all)
         if held.keeps_all:
-            return self._factor_bytes() + self._entry_bytes(), held.queries_at_once, 1
+            return self.curvature_bytes(), held.queries_at_once, 1
         largest = max(side_bytes(module, setting.blocks) + entry_bytes(module) for module in modules)
         readings = math.ceil(setting.queries / held.queries_at_once)
         return largest * self._sum_bytes / FLOAT, held.queries_at_once, readings
@@ -368,9 +442,13 @@ class CostModel:
         squares = sum(side**2 for each in self.architecture.tracked for side in sides(each))
         return self._sum_bytes * squares / self.setting.blocks
 
+    def curvature_bytes(self) -> float:
+        """The eigenbasis and Λ of all modules."""
+        return self._factor_bytes() + self._entry_bytes()
+
     def _entry_bytes(self) -> float:
         """A number per weight of the tracked modules."""
-        return self._sum_bytes * sum(map(entries, self.architecture.tracked))
+        return self._sum_bytes * self._tracked
 
     def _model_memory(self, token_budget: int, *, backward: bool = True) -> dict[str, float]:
         """The weights, and what a batch of the token budget leaves for backward: inputs of tracked modules, outputs of
@@ -395,6 +473,8 @@ STAGES: dict[str, Callable[[CostModel], Cost]] = {
     "query_gradients": CostModel.query_gradients,
     "influence": CostModel.influence,
     "rankings": CostModel.exact_scores,
+    "document_index": CostModel.document_index,
+    "index_agreement": CostModel.index_agreement,
 }
 
 

@@ -6,8 +6,7 @@ named hardware and stated with every estimate.
 
 from __future__ import annotations
 
-import os
-import platform
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from compute.checkpoint import DTYPES, best_device
 from compute.cost import DECOMPOSITION, HOST_DECOMPOSITION, Cost
 from compute.errors import BadInput
+from compute.machine import machine_name
 from compute.operations import EIGH
 from compute.token_loss import LOGITS_AT_ONCE, LOGITS_AT_ONCE_ON_A_GPU
 
@@ -34,7 +34,10 @@ REPETITIONS = 3
 
 @dataclass(frozen=True)
 class Hardware:
-    """`rates` in operations per second by precision, efficiency not included; `memory` and `bandwidth` in bytes."""
+    """`rates` in operations per second by precision, efficiency not included; `memory` and `bandwidth` in bytes.
+
+    `machine` is that which was measured (`compute/machine.py`).
+    """
 
     name: str
     rates: Mapping[str, float]
@@ -43,6 +46,13 @@ class Hardware:
     bandwidth: float
     measured: bool = False
     on_cpu: bool = False
+    machine: str = ""
+
+    def is_of(self, machine: str) -> bool:
+        """Whether work that was recorded on `machine` ran on this hardware; a slice of a GPU is not the GPU."""
+        if self.measured:
+            return machine == self.machine
+        return bool(re.search(rf"\b{self.name}\b", machine, re.IGNORECASE)) and " MIG " not in machine
 
     @property
     def logits_at_once(self) -> int:
@@ -96,17 +106,38 @@ def hardware_named(name: str | None, dtypes: tuple[str, ...]) -> Hardware:
     return NAMED[name.lower()]
 
 
+def hardware_of(machine: str, known: Hardware, dtypes: tuple[str, ...]) -> Hardware | None:
+    """The hardware that work was recorded on: the one that is `known`, a named one, or this machine, which is then
+    measured for these dtypes. None for others."""
+    for each in (known, *NAMED.values()):
+        if each.is_of(machine):
+            return each
+    for device in dict.fromkeys((best_device(), "cpu")):
+        if machine == machine_name(device):
+            return measure(device, dtypes)
+    return None
+
+
 def measure(device: str, dtypes: tuple[str, ...]) -> Hardware:
     """This machine: a product per dtype, a decomposition on the device and on the CPU, and a copy."""
     rates = {dtype: _product_rate(device, DTYPES[dtype]) for dtype in {*dtypes, "float32", "float64"}}
     rates[HOST_DECOMPOSITION] = _decomposition_rate("cpu")
     rates[DECOMPOSITION] = rates[HOST_DECOMPOSITION] if device == "cpu" else _decomposition_rate(device)
     if device == "cpu":
-        name, memory = f"this CPU ({os.cpu_count()} × {platform.machine()})", psutil.virtual_memory().total
+        kind, memory = "CPU", psutil.virtual_memory().total
     else:
-        properties = torch.cuda.get_device_properties(device)
-        name, memory = f"this GPU ({properties.name})", properties.total_memory
-    return Hardware(name, rates, EFFICIENCY_HERE, memory, _bandwidth(device), measured=True, on_cpu=device == "cpu")
+        kind, memory = "GPU", torch.cuda.get_device_properties(device).total_memory
+    machine = machine_name(device)
+    return Hardware(
+        f"this {kind} ({machine})",
+        rates,
+        EFFICIENCY_HERE,
+        memory,
+        _bandwidth(device),
+        measured=True,
+        on_cpu=device == "cpu",
+        machine=machine,
+    )
 
 
 def _product_rate(device: str, dtype: torch.dtype) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from assets.corpus.preflight import preflight_corpus
+from assets.findings.ablation.costs import study_ablation_cost
 from assets.findings.answer_statistics import study_rules
 from assets.findings.judge import check_judge
 from assets.model.fit import check_architecture, check_context, check_query_length
@@ -67,7 +69,8 @@ def _check_modules(study: Study, skeleton, queries: list[Query]) -> None:
     _check_ranks(study, min(tracked, key=_smaller_dimension))
     fit, corpus = study.spec.curvature, study.spec.corpus
     sizes = {"documents": fit.sample_documents, "tokens": corpus.max_tokens, "queries": len(queries)}
-    refuse_study_beyond_memory(study, skeleton, tracked, **sizes)
+    further = {"ablation": partial(study_ablation_cost, study)} if study.spec.options.ablation else {}
+    refuse_study_beyond_memory(study, skeleton, tracked, further, **sizes)
 
 
 def _check_ranks(study: Study, smallest: TrackedModule) -> None:

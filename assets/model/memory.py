@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import dagster as dg
+
+from assets.tracking.progress import note
 from compute.errors import BadInput
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from assets.specs.study import Study
-    from compute.cost import Setting
+    from compute.cost import Cost, CostModel, Setting
 
 AUTO_RANK = 32  # where ranks are chosen and have not been yet
 ENOUGH = 2**26  # bytes that are not worth a refusal: what Python and libraries take varies by as much
@@ -34,10 +37,20 @@ REMEDIES = {
     "queries' gradients": "lower options.rank or options.memory_mib, or ask fewer queries",
     "decomposition": "leave the widest modules out of curvature.modules",
     "options.memory_mib": "lower options.memory_mib",
+    "sketch": "leave modules out of curvature.modules, or leave options.index out",
     "full-rank gradients": "leave methods out of options.methods",
     "weights": "give model.device_map: auto, or a narrower model.dtype",
 }
-TRACED = ("covariances", "eigenvalues", "refined_gradients", "query_gradients", "influence", "rankings")
+TRACED = (
+    "covariances",
+    "eigenvalues",
+    "refined_gradients",
+    "query_gradients",
+    "influence",
+    "rankings",
+    "document_index",
+    "index_agreement",
+)
 FITTED = ("covariances", "eigenvalues")  # stages whose batches are of curvature.token_budget
 
 
@@ -85,50 +98,65 @@ def cost_setting(
         dtype=study.spec.model.dtype,
         blocks=fit.blocks,
         fit_memory_bytes=fit.memory_bytes,
+        index_dimensions=options.index.dimensions if options.index else None,
     )
 
 
-def refuse_beyond_memory(study: Study, stage: str, model, modules, **sizes) -> None:
+def refuse_beyond_memory(
+    study: Study, stage: str, model, modules, *, of_stage: Callable[[CostModel], Cost] | None = None, **sizes
+) -> None:
     """Raises BadInput where a stage (by the name of its asset) needs more than is there next to the loaded model.
 
-    `sizes` as `cost_setting` takes them. On a GPU nothing is looked at.
+    `sizes` as `cost_setting` takes them; `of_stage` tells the cost of a stage that the cost model itself does not have.
+    On a GPU nothing is looked at.
     """
     from compute.checkpoint import skeleton_of
     from compute.devices import input_device
 
     if input_device(model).type == "cpu":
-        parts = _parts(study, stage, skeleton_of(model), modules, sizes)
+        costs = _cost_model(study, skeleton_of(model), modules, sizes)
+        parts = (of_stage(costs) if of_stage else costs.stage(stage)).memory
         refuse_parts(study, stage, {what: needed for what, needed in parts.items() if what != "weights"})
 
 
-def refuse_study_beyond_memory(study: Study, skeleton, modules, **sizes) -> None:
-    """The same of all stages, before anything is loaded: of the weights too, unless they are spread over devices."""
+def refuse_study_beyond_memory(
+    study: Study, skeleton, modules, further: Mapping[str, Callable[[CostModel], Cost]] | None = None, **sizes
+) -> None:
+    """The same of all stages, before anything is loaded: of the weights too, unless they are spread over devices.
+
+    `further` has the stages that the cost model itself does not have.
+    """
     from compute.checkpoint import best_device
-    from compute.methods import refines
 
     if best_device() != "cpu":
         return
+    costs = _cost_model(study, skeleton, modules, sizes)
     for stage in TRACED:
-        if stage == "refined_gradients" and not refines(study.spec.options.methods):
-            continue
-        parts = _parts(study, stage, skeleton, modules, sizes)
-        if study.spec.model.device_map:
-            del parts["weights"]
-        refuse_parts(study, stage, parts)
+        if stage in costs.asked:
+            _refuse_with_weights(study, stage, costs.stage(stage))
+    for stage, of_stage in (further or {}).items():
+        _refuse_with_weights(study, stage, of_stage(costs))
 
 
-def _parts(study: Study, stage: str, skeleton, modules, sizes: dict) -> dict[str, float]:
-    """Bytes by what takes them."""
+def _refuse_with_weights(study: Study, stage: str, cost: Cost) -> None:
+    parts = dict(cost.memory)
+    if study.spec.model.device_map:
+        del parts["weights"]
+    refuse_parts(study, stage, parts)
+
+
+def _cost_model(study: Study, skeleton, modules, sizes: dict) -> CostModel:
     from compute.architecture import architecture_of
     from compute.cost import CostModel
     from compute.token_loss import LOGITS_AT_ONCE
 
     setting = cost_setting(study, logits_at_once=LOGITS_AT_ONCE, **sizes)
-    return dict(CostModel(architecture_of(skeleton, modules), setting).stage(stage).memory)
+    return CostModel(architecture_of(skeleton, modules), setting)
 
 
 def refuse_parts(study: Study, stage: str, parts: Mapping[str, float]) -> None:
-    """Raises BadInput where the parts, bytes by what takes them, are more than is there."""
+    """Raises BadInput where the parts, bytes by what takes them, are more than is there; with `options.memory_check:
+    warn` it is a warning."""
     from compute.available_memory import available_memory
 
     needed, there = sum(parts.values()), available_memory()
@@ -137,10 +165,20 @@ def refuse_parts(study: Study, stage: str, parts: Mapping[str, float]) -> None:
     largest = max(parts, key=parts.__getitem__)
     budget = "curvature.token_budget" if stage in FITTED else "options.token_budget"
     told = ", ".join(f"{what} {mib(size)}" for what, size in parts.items() if size >= needed / 20)
-    raise BadInput(
+    sentence = (
         f"study {study.name}: {stage} needs about {mib(needed)} of memory ({told}), and {mib(there)} are there; "
         f"{REMEDIES[largest].format(budget=budget)}"
     )
+    if study.spec.options.memory_check == "refuse":
+        raise BadInput(f"{sentence}; options.memory_check: warn tries all the same")
+    _warn(f"{sentence}; it goes on, as options.memory_check says")
+
+
+def _warn(sentence: str) -> None:
+    """On the terminal, and in the log of a run where there is one."""
+    note(sentence)
+    if (log := dg.get_dagster_logger("headwater")).hasHandlers():
+        log.warning(sentence)
 
 
 def mib(size: float) -> str:

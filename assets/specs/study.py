@@ -93,6 +93,11 @@ class StudyOptions(Spec):
         description="Memory for gradients next to the model, of queries and of documents, however many there are, and "
         "for the curvature's factors where queries' gradients are taken; it does not change the result.",
     )
+    memory_check: Literal["refuse", "warn"] = Field(
+        "refuse",
+        description="Where a step's estimated memory is more than a CPU has left: refuse it before its work, or warn "
+        "and go on, for whoever knows better than the estimate.",
+    )
     min_agreement: float = Field(
         0.9,
         ge=-1,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from assets.step.checks import Check, CheckFailedError
 from assets.step.engine_warnings import engine_warnings
 from assets.step.reading import Reading
 from assets.step.report import Report
+from assets.tracking.past_steps import BYTES_WRITTEN, HARDWARE_TAG, WRITTEN_TAG
 from assets.tracking.progress import Progress, announce, note
 from assets.tracking.tracking import Tracking, study_of
 from compute.errors import BadInput
@@ -48,7 +50,7 @@ class Step(Reading):
         self.reuse = tags.get(REUSE_TAG) == "true"
         self.refit = tags.get(REFIT_TAG) == "true"
         self.takes_up = context.retry_number > 0 or any(tag in tags for tag in RETRY_TAGS)
-        self.kept = 0
+        self.kept = self.bytes_written = 0
         self._counted: dict[str, dict[str, int]] = {}
         self._started = time.monotonic()
 
@@ -201,6 +203,7 @@ class Step(Reading):
                 **(told or {}),
             },
         )
+        self.bytes_written += commit.bytes
         seconds = time.monotonic() - self._started
         facts = {
             "dagster/row_count": commit.rows,
@@ -210,10 +213,12 @@ class Step(Reading):
             "rows per second": round(commit.rows / max(seconds, 1e-3), 1),
             "inputs": dg.MetadataValue.json(dict(self.versions)),
         }
+        if machine := _machine():
+            facts["hardware"] = machine
         if self.tracking.url:
             facts["MLflow run"] = dg.MetadataValue.url(self.tracking.url)
         self.report.add(table, shard, fingerprint or "", facts | (metadata or {}))
-        self.tracking.set_tags({f"delta.{table.path}": str(commit.version)})
+        self.tracking.set_tags({f"{WRITTEN_TAG}{table.path}": str(commit.version)})
         return commit
 
 
@@ -246,7 +251,10 @@ def run_step(
                 several = f" ({step.kept} tables or shards)" if step.kept > 1 else ""
                 what = "the rest is kept" if step.done else "kept"
                 note(f"{what}, since nothing that it depends on changed{several}")
-            run.log_metrics({"peak_memory_mib": _peak_memory_mib()}, 0)
+            written = {BYTES_WRITTEN: step.bytes_written} if step.bytes_written else {}
+            run.log_metrics({"peak_memory_mib": _peak_memory_mib()} | written, 0)
+            if machine := _machine():
+                run.set_tags({HARDWARE_TAG: machine})
     except (BadInput, CheckFailedError) as error:
         yield from step.report.of_failure(checks) if step else ()
         raise dg.Failure(description=str(error), allow_retries=False) from error
@@ -263,3 +271,12 @@ def run_step(
 def _peak_memory_mib() -> float:
     """The most memory that this process has held so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _machine() -> str | None:
+    """What the engine works on; None where the step did not need it, and has not loaded torch."""
+    if "torch" not in sys.modules:
+        return None
+    from compute.machine import machine_used
+
+    return machine_used()

@@ -12,10 +12,12 @@ import pyarrow as pa
 from assets.corpus.documents import document_rows, documents_table
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
 from assets.curvature.factors import eigenbasis_table, eigenvalues_table, stored_curvature
+from assets.curvature.sample import typical_tokens
 from assets.lake.columns import DOCUMENT_ID, SHARD, STAMP
 from assets.lake.lake import Lake
 from assets.lake.tables import Column, Table
 from assets.model.checkpoint import checkpoint_table
+from assets.model.memory import refuse_beyond_memory
 from assets.model.opening import open_traced_model
 from assets.specs.study import Study
 from assets.step.checks import Check
@@ -115,17 +117,19 @@ def _finite_check(study: Study) -> Check:
 
 def _index_shards(step: Step, study: Study) -> None:
     """Indexes the shards that are not current; model and curvature are loaded once for all of them."""
-    table = document_index_table(study.name)
+    table, documents = document_index_table(study.name), documents_table(study.spec.corpus.name)
     stamps = expected_index_stamps(step, study, step.context.partition_keys)
     due = [shard for shard in stamps if not step.is_current(table, stamps[shard], shard)]
     if not due:
         return
     step.lake.ensure(table)
     model, modules = open_traced_model(step, study)
+    rows, length = step.lake.partition_rows(documents), typical_tokens(step, study.spec.curvature.name)
+    most = max((rows.get(shard, 0) for shard in due), default=0)
+    refuse_beyond_memory(study, "document_index", model, modules, documents=max(1, most), tokens=length)
     sketch = study_sketch(study, stored_curvature(step, study, model, modules), modules)
     facts = {"dimensions": sketch.dimensions, "directions kept": sketch.directions}
     step.tracking.log_params(facts)
-    rows = step.lake.partition_rows(documents_table(study.spec.corpus.name))
     total = sum(rows.get(shard, 0) for shard in due)
     with step.progress(f"{study.name}: document index", total, "documents") as progress:
 
@@ -133,6 +137,7 @@ def _index_shards(step: Step, study: Study) -> None:
             batches = _batches(step, study, (model, sketch), shard, stamps[shard], progress)
             step.write(table, batches, stamps[shard], shard=shard, metadata=facts)
             step.check(_finite_check(study), None, shard=shard)
+            step.tracking.log_metrics({"documents": progress.done}, len(step.done))
 
         step.each_shard(index, due)
 

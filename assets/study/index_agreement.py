@@ -15,6 +15,7 @@ from assets.curvature.factors import stored_curvature
 from assets.lake.columns import QUERY_ID, STAMP
 from assets.lake.lake import Lake
 from assets.lake.tables import Column, Table
+from assets.model.memory import refuse_beyond_memory
 from assets.model.opening import open_traced_model
 from assets.specs.study import Study
 from assets.step.checks import Check
@@ -178,10 +179,13 @@ def _code_queries(step: Step, study: Study) -> dict:
     from compute.sign_codes import CodeQuery
 
     model, modules = open_traced_model(step, study)
+    gradients = stored_gradients(step, study.name)
+    sizes = {"documents": 1, "tokens": study.spec.corpus.max_tokens, "queries": len({query for _, query in gradients})}
+    refuse_beyond_memory(study, "index_agreement", model, modules, **sizes)
     sketch = study_sketch(study, stored_curvature(step, study, model, modules), modules)
     return {
-        query_id: CodeQuery(sketch.of_direction({name: each.dense() for name, each in gradients.items()}))
-        for (method, query_id), gradients in stored_gradients(step, study.name).items()
+        query_id: CodeQuery(sketch.of_direction({name: each.dense() for name, each in of_query.items()}))
+        for (method, query_id), of_query in gradients.items()
         if method == "ekfac"
     }
 

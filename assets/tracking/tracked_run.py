@@ -126,7 +126,7 @@ class StepRun:
         if outage:
             warn_unreachable(error)
         else:
-            _warn(f"Tracking in MLflow failed ({what}: {_reason(error)}); the work goes on")
+            _warn(f"Tracking in MLflow failed ({what}: {reason_of(error)}); the work goes on")
 
 
 def _is_outage(error: Exception) -> bool:
@@ -137,7 +137,7 @@ def _is_outage(error: Exception) -> bool:
 
 
 def warn_unreachable(error: Exception) -> None:
-    _warn(f"MLflow cannot be reached ({_reason(error)}); the work goes on without tracking")
+    _warn(f"MLflow cannot be reached ({reason_of(error)}); the work goes on without tracking")
 
 
 def _warn(sentence: str) -> None:
@@ -146,7 +146,7 @@ def _warn(sentence: str) -> None:
     dg.get_dagster_logger("headwater").warning(sentence)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 

@@ -16,7 +16,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ import dagster as dg
 from pydantic import Field
 
 from assets.tracking.machine_metrics import MachineMetrics
-from assets.tracking.tracked_run import SECONDS_OF_SILENCE, StepRun, warn_unreachable
+from assets.tracking.past_steps import NoTracking, PastStep, past_steps
+from assets.tracking.tracked_run import SECONDS_OF_SILENCE, StepRun, reason_of, warn_unreachable
 
 #: Read by MLflow from the environment alone; a value that the user set stands.
 ENVIRONMENT = {
@@ -111,6 +112,23 @@ class Tracking(dg.ConfigurableResource):
                 client.set_terminated(run.info.run_id, "KILLED" if killed else "FAILED")
         except Exception as error:
             self._fall_silent(error)
+
+    def past_steps(self, tables: Iterable[str], newest: int) -> dict[str, list[PastStep]]:
+        """Of each table, by its path, the newest steps that wrote it and ended well, the last of them first.
+
+        Raises NoTracking where there is no store yet (MLflow, which takes seconds to import, is not loaded then), or it
+        cannot be reached.
+        """
+        file = Path(self.tracking_uri.removeprefix("sqlite:///"))
+        if self._is_local and not file.exists():
+            raise NoTracking(f"MLflow's store {file} is not there")
+        try:
+            client = self._client()
+            ours = client.search_experiments(filter_string=f"name LIKE '{self.experiments}/%'")
+            ids = [experiment.experiment_id for experiment in ours]
+            return {table: past_steps(client, ids, table, newest) for table in tables}
+        except Exception as error:
+            raise NoTracking(f"MLflow cannot be reached ({reason_of(error)})") from error
 
     def _found_or_made(self, dagster_run_id: str, study: str) -> str:
         client, experiment = self._client(), self._experiment(study)

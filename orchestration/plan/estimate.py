@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from assets.findings.ablation.costs import study_ablation_cost
 from assets.model.memory import AUTO_RANK, cost_setting
 from compute.errors import BadInput
-from orchestration.plan.recorded import Recorded, recorded_rank, recorded_stages
+from orchestration.plan.recorded import History, Recorded, history
 from orchestration.plan.sizes import Corpus, Queries, changed, corpus_sizes, query_sizes
 from orchestration.preflight import study_skeleton
 from orchestration.resources import resources_of
@@ -26,14 +28,18 @@ TRAINED_BYTES = 16  # per weight: itself, its gradient and AdamW's two moments, 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a stage took, next to the estimate for the same work."""
+    """What a stage took, next to the estimate for the same work on the `hardware` that it ran on; None where that was
+    not recorded, or nothing is known of its speed."""
 
     recorded: Recorded
-    estimated_seconds: float
+    hardware: str | None
+    estimated_seconds: float | None
     estimated_lake_bytes: float
 
     @property
-    def ratio(self) -> float:
+    def ratio(self) -> float | None:
+        if self.estimated_seconds is None:
+            return None
         return self.estimated_seconds / max(self.recorded.seconds, 1e-3)
 
 
@@ -65,6 +71,7 @@ class Plan:
     stages: tuple[Stage, ...]
     training_operations: float
     training_seconds: float
+    why_dagster: str
 
     @property
     def operations(self) -> float:
@@ -110,12 +117,11 @@ def plan_study(
     architecture = architecture_of(skeleton, modules)
     lake = resources_of(home)["lake"]
     corpus, asked = corpus_sizes(study, lake), query_sizes(study, lake)
-    recorded, rank = _history(study, home)
-    device = hardware_named(hardware, (study.spec.model.dtype,))
-    as_it_is = CostModel(architecture, _setting(study, corpus, asked, rank, device))
-    compared = _comparisons(as_it_is, device, recorded)
+    past, device = history(study, home, corpus.documents), hardware_named(hardware, _dtypes(study))
+    as_it_is = CostModel(architecture, _setting(study, corpus, asked, past.rank, device))
+    compared = _comparisons(study, as_it_is, device, past)
     corpus, asked = changed(corpus, asked, documents=documents, tokens=tokens, count=queries)
-    model = replace(as_it_is, setting=_setting(study, corpus, asked, rank, device))
+    model = replace(as_it_is, setting=_setting(study, corpus, asked, past.rank, device))
     if corpus.tokens > study.spec.options.token_budget:
         raise BadInput(
             f"options.token_budget: {study.spec.options.token_budget} is below a document of {corpus.tokens} tokens; "
@@ -129,19 +135,18 @@ def plan_study(
         asked,
         architecture,
         model.setting,
-        _rank_origin(study, rank),
+        _rank_origin(study, past.rank),
         tuple(_stages(study, model, device, compared)),
         training.total,
         _seconds(device, training),
+        past.why_dagster,
     )
 
 
-def _history(study: Study, home: Home) -> tuple[dict[str, Recorded], float | None]:
-    """What ran in this home; nothing where nothing has."""
-    if not (home.dagster / "dagster.yaml").exists():
-        return {}, None
-    with home.instance() as instance:
-        return recorded_stages(instance, study), recorded_rank(instance, study)
+def _dtypes(study: Study) -> tuple[str, ...]:
+    """In which the study multiplies, next to float32 and float64."""
+    ablation = study.spec.options.ablation
+    return (study.spec.model.dtype, *(ablation.precisions if ablation else ()))
 
 
 def _setting(study: Study, corpus: Corpus, queries: Queries, rank: float | None, device: Hardware) -> Setting:
@@ -165,11 +170,18 @@ def _rank_origin(study: Study, rank: float | None) -> str:
 
 
 def _stages(study: Study, model, device: Hardware, compared: dict[str, Comparison]):
-    costs = model.stages()
+    costs = _costs(study, model, device)
     if study.spec.model.train:
         yield _training_stage(study, model, device)
     for name, cost in costs.items():
         yield Stage(name, cost, _parts(device, cost), compared.get(name))
+
+
+def _costs(study: Study, model, device: Hardware) -> dict[str, Cost]:
+    """Of all stages that the study asks for, by the name of their asset."""
+    if study.spec.options.ablation is None:
+        return model.stages()
+    return model.stages() | {"ablation": study_ablation_cost(study, model, seconds=partial(_seconds, device))}
 
 
 def _training_stage(study: Study, model, device: Hardware) -> Stage:
@@ -191,15 +203,24 @@ def _training_pass(model) -> Cost:
     return Cost(Counter({model.setting.dtype: model.training_pass()}))
 
 
-def _comparisons(model, device: Hardware, recorded: dict[str, Recorded]) -> dict[str, Comparison]:
-    """For the work that was done: of influence the documents that were scored."""
+def _comparisons(study: Study, model, device: Hardware, past: History) -> dict[str, Comparison]:
+    """For the work that was done, of influence the documents that were scored, on the hardware that it was done on."""
+    from compute.hardware import hardware_of
+
+    machines = dict.fromkeys(each.machine for each in past.stages.values())
     found = {}
-    for name, cost in model.stages().items():
-        if name in recorded:
-            documents = recorded[name].documents
-            done = cost if documents is None else cost.share(documents / model.setting.documents)
-            found[name] = Comparison(recorded[name], sum(_parts(device, done).values()), done.lake_bytes)
+    for machine in machines:
+        hardware = hardware_of(machine, device, _dtypes(study)) if machine else None
+        for name, cost in _costs(study, model, hardware or device).items():
+            if name in past.stages and past.stages[name].machine == machine:
+                found[name] = _comparison(cost, model.setting.documents, hardware, past.stages[name])
     return found
+
+
+def _comparison(cost: Cost, documents: int, hardware: Hardware | None, recorded: Recorded) -> Comparison:
+    done = cost if recorded.documents is None else cost.share(recorded.documents / documents)
+    estimated = sum(_parts(hardware, done).values()) if hardware else None
+    return Comparison(recorded, hardware.name if hardware else None, estimated, done.lake_bytes)
 
 
 def _parts(device: Hardware, cost: Cost) -> dict[str, float]:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from orchestration.plan.recorded import DAGSTER
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from orchestration.plan.estimate import Comparison, Plan, Stage
+    from orchestration.plan.estimate import Plan, Stage
 
 PREFIXES = (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))
 DECOMPOSITIONS = {"decomposition": "float64 decompositions", "host decomposition": "float64 decompositions on the CPU"}
+BY_SHARD = ("influence", "document_index")
 HEADINGS = ("stage", "operations", "× training", "time", "memory", "lake", "last time", "ratio")
 
 
@@ -30,7 +33,7 @@ def print_plan(plan: Plan) -> None:
         grid.add_column(heading, no_wrap=True, justify="left" if heading == "stage" else "right")
     for stage in plan.stages:
         grid.add_row(*_row(plan, stage))
-        if stage.name == "influence":
+        if stage.name in BY_SHARD:
             grid.add_row(*_shard_row(plan, stage))
     grid.add_row(*_total(plan), style="bold")
     console.print(grid, soft_wrap=False)
@@ -87,18 +90,31 @@ def remarks(plan: Plan) -> Iterator[str]:
             f"Memory: {stage.name} needs {size(stage.cost.memory_bytes)}, more than the {size(plan.hardware.memory)} "
             f"of {plan.hardware.name}; most of it, {size(stage.cost.memory[what])}, is {what}."
         )
-    compared = [stage.comparison for stage in plan.stages if stage.comparison]
-    if compared:
-        yield _calibration(plan, compared)
+    yield from _calibration(plan)
 
 
-def _calibration(plan: Plan, compared: list[Comparison]) -> str:
-    took = sum(each.recorded.seconds for each in compared)
-    estimated = sum(each.estimated_seconds for each in compared)
-    return (
-        f"Last time: {len(compared)} stages took {duration(took)}; estimated for the same work on "
-        f"{plan.hardware.name}: {duration(estimated)}, {estimated / max(took, 1e-3):.2f} times as much."
-    )
+def _calibration(plan: Plan) -> Iterator[str]:
+    """One line for each hardware that stages ran on, and what is to be known of their times."""
+    compared = {stage.name: stage.comparison for stage in plan.stages if stage.comparison}
+    for hardware in dict.fromkeys(each.hardware for each in compared.values()):
+        alike = [each for each in compared.values() if each.hardware == hardware]
+        stages = f"{len(alike)} stages" if len(alike) > 1 else "1 stage"
+        if hardware:
+            took = sum(each.recorded.seconds for each in alike)
+            estimated = sum(each.estimated_seconds or 0.0 for each in alike)
+            yield (
+                f"Last time: {stages} took {duration(took)} on {hardware}; estimated for the same work on it: "
+                f"{duration(estimated)}, {estimated / max(took, 1e-3):.2f} times as much."
+            )
+        else:
+            names = sorted({each.recorded.machine or "hardware that was not recorded" for each in alike})
+            yield (
+                f"Last time: {stages} ran on {', '.join(names)}, whose speed is not known here; their times are not "
+                "compared with estimates."
+            )
+    if of_dagster := [name for name, each in compared.items() if each.recorded.by == DAGSTER]:
+        which = "" if len(of_dagster) == len(compared) else f" of {', '.join(of_dagster)}"
+        yield f"Last time{which} is as Dagster recorded it: {plan.why_dagster}."
 
 
 def _basis(plan: Plan) -> Iterator[str]:
@@ -125,7 +141,8 @@ def _basis(plan: Plan) -> Iterator[str]:
 def _row(plan: Plan, stage: Stage) -> tuple[str, ...]:
     took = ratio = ""
     if stage.comparison:
-        took, ratio = duration(stage.comparison.recorded.seconds), f"{stage.comparison.ratio:.2f}"
+        took = duration(stage.comparison.recorded.seconds)
+        ratio = "" if stage.comparison.ratio is None else f"{stage.comparison.ratio:.2f}"
     return (
         stage.name,
         count(stage.cost.total),
@@ -176,6 +193,7 @@ def _stage_json(plan: Plan, stage: Stage) -> dict[str, Any]:
     }
     if cost.routes:
         told["routes"] = {name: choice.route for name, choice in cost.routes.items()}
+    if stage.name in BY_SHARD:
         shards = plan.corpus.shards
         per_shard = {"operations": cost.total, "seconds": stage.seconds, "lake_bytes": cost.lake_bytes}
         told["per_shard"] = {name: value / shards for name, value in per_shard.items()}
@@ -184,6 +202,9 @@ def _stage_json(plan: Plan, stage: Stage) -> dict[str, Any]:
             "seconds": stage.comparison.recorded.seconds,
             "lake_bytes": stage.comparison.recorded.lake_bytes,
             "documents": stage.comparison.recorded.documents,
+            "recorded_by": stage.comparison.recorded.by,
+            "machine": stage.comparison.recorded.machine,
+            "hardware": stage.comparison.hardware,
             "estimated_seconds": stage.comparison.estimated_seconds,
             "estimated_lake_bytes": stage.comparison.estimated_lake_bytes,
             "ratio": stage.comparison.ratio,

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
+from assets.findings.ablation.costs import study_ablation_cost
 from assets.model.memory import REMEDIES, TRACED, cost_setting, refuse_parts, refuse_study_beyond_memory
+from assets.specs.study import IndexSpec
 from compute.architecture import architecture_of
 from compute.cost import CostModel
 from compute.errors import BadInput
@@ -53,6 +57,20 @@ def test_the_need_what_is_there_and_what_to_change_are_told(study, monkeypatch, 
     assert str(told.value).startswith("study tiny: covariances needs about") and words in str(told.value)
 
 
+def test_the_refusal_tells_of_its_escape_which_warns_instead(tmp_path, study, monkeypatch, capsys):
+    there(monkeypatch, GIB)
+    parts = {"activations": 3 * GIB}
+    with pytest.raises(BadInput, match=r"; options\.memory_check: warn tries all the same$"):
+        refuse_parts(study, "influence", parts)
+    assert not capsys.readouterr().err
+    warned = read_study(write_study(tmp_path, options={"memory_check": "warn"}))
+    refuse_parts(warned, "influence", parts)
+    told = capsys.readouterr().err
+    assert "influence needs about 3,072 MiB" in told and "it goes on, as options.memory_check says" in told
+    refuse_parts(warned, "influence", {"activations": GIB})
+    assert not capsys.readouterr().err
+
+
 def test_what_fits_is_not_refused(study, monkeypatch):
     there(monkeypatch, 3 * GIB)
     refuse_parts(study, "influence", {"activations": 3 * GIB})
@@ -62,7 +80,7 @@ def test_what_fits_is_not_refused(study, monkeypatch):
 
 def test_every_part_has_a_remedy(study, wide):
     skeleton, modules = wide
-    study.spec.options.__dict__["methods"] = ("ekfac", "trackstar", "astra")
+    study.spec.options.__dict__ |= {"methods": ("ekfac", "trackstar", "astra"), "index": IndexSpec()}
     setting = cost_setting(study, documents=100, tokens=256, queries=10, query_tokens=64, logits_at_once=2**20)
     costs = CostModel(architecture_of(skeleton, modules), setting)
     assert {what for cost in costs.stages().values() for what in cost.memory} <= REMEDIES.keys()
@@ -95,8 +113,28 @@ def test_a_study_is_looked_at_before_anything_is_loaded(tmp_path, wide, monkeypa
         refuse_study_beyond_memory(study, *wide, **sizes)
 
 
-def test_preflight_looks(tmp_path, monkeypatch):
+def test_preflight_looks(tmp_path, monkeypatch, capsys):
     there(monkeypatch, 10)
     monkeypatch.setattr("assets.model.memory.ENOUGH", 0)
     with pytest.raises(BadInput, match="covariances needs about"):
         preflight(read_study(write_study(tmp_path)))
+    options = {"memory_check": "warn", "index": {"dimensions": 64}, "ablation": {"ranks": [4], "blocks": [2]}}
+    preflight(read_study(write_study(tmp_path, options=options)))
+    told = capsys.readouterr().err
+    expected = [stage for stage in TRACED if stage != "refined_gradients"]
+    assert re.findall("study tiny: ([a-z_]+) needs about", told) == [*expected, "ablation"]
+
+
+def test_an_ablation_needs_the_float32_model_also_where_the_study_is_of_another_precision(tmp_path, wide):
+    options = {"ablation": {"ranks": [4], "blocks": [2]}}
+    study = read_study(write_study(tmp_path, options=options, model={"dtype": "bfloat16"}))
+    skeleton, modules = wide
+    setting = cost_setting(study, documents=100, tokens=32, queries=3, logits_at_once=2**20)
+    costs = CostModel(architecture_of(skeleton, modules), setting)
+    every, narrow = study_ablation_cost(study, costs), study_ablation_cost(study, costs, dtype="bfloat16")
+    assert every.memory["weights"] == 2 * narrow.memory["weights"] == 2 * costs.influence().memory["weights"]
+    assert narrow.total < every.total and every.memory_bytes > narrow.memory_bytes
+    # A fit in blocks holds half of A and S as Λ is fitted, and a batch's share of Λ.
+    whole = sum(4 * (each.in_dim**2 + each.out_features**2) for each in modules)
+    entries = sum(4 * each.in_dim * each.out_features for each in modules)
+    assert every.memory["eigenbasis and eigenvalues"] == pytest.approx(whole / 2 + 2 * entries)

@@ -307,3 +307,44 @@ def test_without_a_common_lock_the_first_parent_is_taken_by_all(tracking, monkey
     assert len(taken) == 2 and len(set(taken)) == 1
     experiment = client(tracking).get_experiment_by_name("headwater/demo").experiment_id
     assert search(client(tracking), experiment, "run-f") == taken[:1]
+
+
+def test_past_steps_are_those_that_wrote_and_ended_well_the_newest_first(tracking):
+    def ran(run: str, written: int, documents: int, *, study: str = "past", fails: bool = False) -> None:
+        try:
+            with tracking.step_run(tracking.parent_run(run, study), "step", {}) as step:
+                step.set_tags({"delta.study/past/table": "1", "hardware": f"machine of {run}"})
+                if written:
+                    step.log_metrics({"bytes_written": written}, 0)
+                for number in (1, 2):
+                    step.log_metrics({"documents": number * documents / 2}, number)
+                assert not fails
+        except AssertionError:
+            assert fails
+
+    ran("past-a", 10, 40)
+    ran("past-b", 20, 60, study="another-study-with-the-same-fit")
+    ran("past-c", 30, 80, fails=True)
+    ran("past-d", 0, 80)  # kept what was there
+    found = tracking.past_steps(["study/past/table", "study/past/other"], 10)
+    assert found["study/past/other"] == []
+    told = [(each.bytes_written, each.documents, each.hardware) for each in found["study/past/table"]]
+    assert told == [(20, 60, "machine of past-b"), (10, 40, "machine of past-a")]
+    assert all(0 <= each.seconds < 60 for each in found["study/past/table"])
+    assert len(tracking.past_steps(["study/past/table"], 1)["study/past/table"]) == 1
+
+
+def test_a_store_that_is_not_there_is_not_made_and_mlflow_not_loaded(tmp_path):
+    code = f"""
+    import sys
+    from assets.tracking.past_steps import NoTracking
+    from assets.tracking.tracking import Tracking
+    try:
+        Tracking(tracking_uri="sqlite:///{tmp_path}/none.db").past_steps(["study/past/table"], 1)
+    except NoTracking as problem:
+        print(problem)
+    assert "mlflow" not in sys.modules
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == f"MLflow's store {tmp_path}/none.db is not there\n", done.stderr
+    assert not list(tmp_path.iterdir())

@@ -20,12 +20,15 @@ from compute.completions import completion_nats
 from compute.cost import DECOMPOSITION, HOST_DECOMPOSITION, Cost, CostModel, Setting
 from compute.covariances import fit_covariances
 from compute.curvature import Curvature
+from compute.document_index import indexed_documents
 from compute.eigenbasis import decompose
 from compute.eigenvalues import fit_eigenvalues
 from compute.errors import BadInput
 from compute.exact_scores import exact_scores
-from compute.hardware import hardware_named, measure
+from compute.gradient_sketch import GradientSketch
+from compute.hardware import NAMED, hardware_named, hardware_of, measure
 from compute.influence import InfluencePass
+from compute.machine import machine_name, machine_used
 from compute.operations import EIGH
 from compute.query_gradients import dense_gradients, directed, query_gradients
 from compute.tracked_modules import select_modules
@@ -229,6 +232,36 @@ def test_exact_scores_and_the_loss_of_completions(measured):
     assert measured.costs.completions().total == pytest.approx(nats, rel=0.15)
 
 
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_the_index_of_documents_and_its_agreement(blocks):
+    cut = Measured(MODELS["llama"], "all", blocks)
+    costs = dataclasses.replace(cut.costs, setting=dataclasses.replace(cut.costs.setting, index_dimensions=4096))
+    sketch = GradientSketch(cut.curvature, cut.modules, 4096)
+    settings = {"token_budget": SETTING.token_budget}
+    batches = []
+    work = counted(lambda: batches.extend(indexed_documents(cut.model, sketch, cut.documents, **settings)))
+    assert costs.document_index().total == pytest.approx(work, rel=0.05)
+    codes = sum(batch.codes.nbytes + batch.factors_B.nbytes + batch.norms_B.nbytes for batch in batches)
+    assert codes < costs.document_index().lake_bytes < 1.2 * codes  # and the ids
+    kept = sum(each.place_N.nbytes + each.weight_N.nbytes for each in sketch._kept.values())
+    assert costs._sketch_bytes() == pytest.approx(kept, rel=0.01)
+
+    gradients = cut.gradients()[::2]  # by one of the two methods
+
+    def sketches() -> None:
+        for of_query in gradients:
+            sketch.of_direction({name: each.dense() for name, each in of_query.items()})
+
+    assert costs.index_agreement().total == pytest.approx(counted(sketches), rel=0.01)
+
+
+def test_stages_are_those_that_are_asked_for(measured):
+    index = {"document_index", "index_agreement"}
+    assert not (index | {"refined_gradients"}) & measured.costs.stages().keys()
+    setting = dataclasses.replace(SETTING, index_dimensions=4096, refined_passes=1, refined_documents=2)
+    assert index | {"refined_gradients"} <= dataclasses.replace(measured.costs, setting=setting).stages().keys()
+
+
 def test_the_yardstick_is_a_training_pass(measured):
     def train() -> None:
         token_ids = torch.tensor([document.token_ids for document in measured.documents])
@@ -314,6 +347,10 @@ import sys, torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 from compute.batches import Sequence
 from compute.covariances import fit_covariances
+from compute.curvature import Curvature
+from compute.document_index import indexed_documents
+from compute.eigenbasis import ModuleEigenbasis
+from compute.gradient_sketch import GradientSketch
 from compute.tracked_modules import select_modules
 from tests.compute.test_architectures import CONFIGS
 
@@ -323,26 +360,44 @@ def high_water():
 def documents(count):
     return [Sequence(f"d{n}", torch.randint(0, 2000, (256,)).tolist()) for n in range(count)]
 
+def covariances(modules, count, budget):
+    fit_covariances(model, modules, documents(count), labels="empirical", token_budget=budget)
+
+def document_index(modules, count, budget):
+    basis, eigenvalues = {}, {}
+    for module in modules:
+        sides = module.in_dim, module.out_features
+        vectors_and_values = [(torch.randn(side, side), torch.rand(side)) for side in sides]
+        basis[module.name] = ModuleEigenbasis(*sum(vectors_and_values, ()))
+        eigenvalues[module.name] = torch.rand(module.out_features, module.in_dim)
+    sketch = GradientSketch(Curvature(basis, eigenvalues, 0.1), modules, 4096)
+    for _ in indexed_documents(model, sketch, documents(count), token_budget=budget):
+        pass
+
 model = AutoModelForCausalLM.from_config(GPTNeoXConfig(**eval(sys.argv[1]))).eval()
 modules = select_modules(model, "mlp")
-fit_covariances(model, modules[:1], documents(1), labels="empirical", token_budget=256)
+work = globals()[sys.argv[2]]
+work(modules[:1], 1, 256)
 open("/proc/self/clear_refs", "w").write("5")
 before = high_water()
-fit_covariances(model, modules, documents(16), labels="empirical", token_budget=4096)
+work(modules, 16, 4096)
 print((high_water() - before) * 1024)
 """
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="reads Linux's high-water mark")
-def test_memory_of_a_real_pass():
+@pytest.mark.parametrize("stage", ["covariances", "document_index"])
+def test_memory_of_a_real_pass(stage):
     shape = {"vocab_size": 2000, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
     shape |= {"intermediate_size": 1024, "max_position_embeddings": 256}
-    done = subprocess.run([sys.executable, "-c", MEASURE, repr(shape)], capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-c", MEASURE, repr(shape), stage]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(GPTNeoXConfig(**shape))
-    setting = dataclasses.replace(SETTING, fit_token_budget=4096, sample_documents=16, tokens=256)
-    memory = CostModel(architecture_of(skeleton, select_modules(skeleton, "mlp")), setting).covariances().memory
+    sizes = {"documents": 16, "sample_documents": 16, "tokens": 256, "index_dimensions": 4096}
+    setting = dataclasses.replace(SETTING, fit_token_budget=4096, token_budget=4096, **sizes)
+    memory = CostModel(architecture_of(skeleton, select_modules(skeleton, "mlp")), setting).stage(stage).memory
     expected = sum(memory.values()) - memory["weights"]
     assert 0.4 < expected / int(done.stdout) < 2.5, (memory, int(done.stdout))
 
@@ -368,3 +423,30 @@ def test_this_machine_is_measured_and_others_are_named():
     assert hardware_named("H100", ()).rates["bfloat16"] > 10 * hardware_named("h100", ()).rates["float32"]
     with pytest.raises(BadInput, match="--hardware: abacus is not known"):
         hardware_named("abacus", ())
+
+
+@pytest.mark.parametrize(
+    ("machine", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),  # a slice
+        ("NVIDIA GH200 480GB", None),
+        ("2 × abacus", None),
+    ],
+)
+def test_recorded_machines_are_those_that_are_named(machine, name):
+    found = hardware_of(machine, NAMED["a100"], ("float32",))
+    assert (found and found.name) == name
+
+
+def test_the_machine_that_is_measured_is_known_again():
+    cpu = machine_name("cpu")
+    here = dataclasses.replace(NAMED["h100"], measured=True, machine=cpu)
+    assert hardware_of(cpu, here, ("float32",)) is here
+    assert not here.is_of("NVIDIA H100 80GB HBM3")  # measured here, which is another machine
+    assert cpu.startswith(f"{os.cpu_count()} × ") and len(cpu) > 6
+    if not torch.cuda.is_initialized():
+        assert machine_used() == cpu

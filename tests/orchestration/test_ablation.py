@@ -16,15 +16,22 @@ from scipy import stats
 from typer.testing import CliRunner
 
 from assets.findings.ablation import scoring
+from assets.findings.ablation.costs import study_ablation_cost
 from assets.findings.ablation.variants import Variant, variants_of
+from assets.model.memory import cost_setting
 from assets.step.reading import Reading
 from assets.study.completions import completions_table, query_sequences
 from assets.study.opened import OpenedStudy
+from compute.architecture import architecture_of
+from compute.cost import CostModel
+from compute.tracked_modules import select_modules
 from orchestration.cli import app
+from orchestration.preflight import study_skeleton
 from orchestration.resources import resources_of
 from orchestration.results import Results
 from orchestration.run import run_study
 from orchestration.studies import read_study
+from tests.compute.test_cost import counted
 from tests.docs.blocks import commands
 from tests.orchestration.copied_study import CopiedStudy, copy_of
 from tests.orchestration.tiny_study import QUERIES, write_study
@@ -225,6 +232,37 @@ def test_queries_whose_gradients_do_not_fit_are_scored_in_groups(ablated, readin
     np.testing.assert_allclose(
         grouped.scores_QD, one_pass.scores_QD, rtol=1e-4, atol=1e-5 * np.abs(one_pass.scores_QD).max()
     )
+
+
+def test_its_cost_is_what_is_counted_while_it_works(ablated, reading, progress, monkeypatch):
+    """Around the scoring itself, whose documents and queries are of different lengths and not of their mean."""
+    opened = scoring.open_traced_model
+
+    def with_attention_that_is_counted(*arguments, **options):
+        model, modules = opened(*arguments, **options)
+        model.config._attn_implementation = "eager"
+        return model, modules
+
+    monkeypatch.setattr(scoring, "open_traced_model", with_attention_that_is_counted)
+    work = scoring.Scoring(reading, ablated.study)
+    found = counted(lambda: [work.scored(variant, progress) for variant in variants_of(ablated.study)])
+    lengths, asked = [len(each) for each in work.documents], work.queries
+    setting = cost_setting(
+        ablated.study,
+        documents=60,
+        tokens=round(np.mean(lengths)),
+        queries=len(asked),
+        query_tokens=round(np.mean([len(each) for each in asked])),
+        new_tokens=round(np.mean([len(each) - each.loss_start for each in asked])),
+        logits_at_once=2**20,
+    )
+    skeleton = study_skeleton(ablated.study)
+    costs = CostModel(architecture_of(skeleton, select_modules(skeleton, "mlp")), setting)
+    cost = study_ablation_cost(ablated.study, costs, seconds=lambda _: 1.0)
+    assert cost.total == pytest.approx(found, rel=0.15)
+    assert {"bfloat16", "float32", "host decomposition"} <= cost.operations.keys()
+    once = study_ablation_cost(ablated.study, costs, seconds=lambda _: 60.0)
+    assert cost.total / 3 < once.total < cost.total and once.memory == cost.memory
 
 
 @pytest.mark.slow

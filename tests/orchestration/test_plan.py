@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from functools import cache
 
 import pytest
+from mlflow import MlflowClient
 from typer.testing import CliRunner, Result
 
+from assets.tracking.past_steps import PastStep
+from compute import hardware
+from compute.machine import machine_used
 from orchestration.cli import app
+from orchestration.plan.recorded import Recorded, last_work
 from tests.orchestration.tiny_study import RECORDS, headwater, write_study
 
 STAGES = ["covariances", "eigenbasis", "eigenvalues", "completions", "query_gradients", "influence", "rankings"]
 
 
-def plan(home, study, *arguments) -> Result:
+@pytest.fixture(autouse=True, scope="module")
+def measured_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hardware, "measure", cache(hardware.measure))
+        yield
+
+
+def plan(home, study, *arguments, tracking: str = "") -> Result:
     """The command in this process, which spares it the imports; the variables are as before afterwards."""
-    variables = {"HEADWATER_HOME": str(home), "DAGSTER_HOME": str(home / "dagster")}
+    variables = {"HEADWATER_HOME": str(home), "DAGSTER_HOME": str(home / "dagster"), "HEADWATER_TRACKING_URI": tracking}
     return CliRunner().invoke(app, ["plan", str(study), *map(str, arguments)], env=variables)
 
 
-def planned(home, study, *arguments) -> dict:
-    result = plan(home, study, "--json", *arguments)
+def planned(home, study, *arguments, **where) -> dict:
+    result = plan(home, study, "--json", *arguments, **where)
     assert result.exit_code == 0, result.stderr
     return json.loads(result.stdout)
 
@@ -67,6 +81,100 @@ def test_what_ran_here_stands_next_to_the_estimate(finished):
     assert "Bottleneck: " in grid.stdout and "Last time: 7 stages took" in grid.stdout and "per shard" in grid.stdout
 
 
+@pytest.fixture
+def store(finished, tmp_path) -> str:
+    """A copy of MLflow's store of the finished run, to be changed."""
+    shutil.copy(finished.home / "mlflow/mlflow.db", tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def tracked_steps(store: str) -> dict:
+    """The runs of steps by their names."""
+    client = MlflowClient(store)
+    experiments = [each.experiment_id for each in client.search_experiments()]
+    return {run.info.run_name: run for run in client.search_runs(experiments, "tags.level = 'step'")}
+
+
+def test_last_time_is_what_mlflow_recorded(finished, store):
+    steps = tracked_steps(store)
+    told = planned(finished.home, finished.study, tracking=store)
+    keys = {"covariances": "curvature/tiny", "eigenbasis": "curvature/tiny", "eigenvalues": "curvature/tiny"}
+    for stage in told["stages"]:
+        name, last = stage["stage"], stage["last_time"]
+        run = steps[f"{keys.get(name, 'study/tiny')}/{name}"]
+        assert last["seconds"] == pytest.approx((run.info.end_time - run.info.start_time) / 1000)
+        assert last["lake_bytes"] == run.data.metrics["bytes_written"] > 0
+        assert last["recorded_by"] == "MLflow" and last["machine"] == run.data.tags["hardware"] == machine_used()
+        assert last["hardware"] == told["hardware"]["name"]
+        assert last["ratio"] == pytest.approx(last["estimated_seconds"] / last["seconds"])
+    lines = [line for line in told["remarks"] if line.startswith("Last time")]
+    assert len(lines) == 1 and lines[0].startswith("Last time: 7 stages took ") and machine_used() in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("store_of", "words"),
+    [
+        (lambda path: f"sqlite:///{path}/none.db", "MLflow's store {path}/none.db is not there"),
+        (lambda path: "http://127.0.0.1:9", "MLflow cannot be reached ("),
+    ],
+)
+def test_without_mlflow_it_is_what_dagster_recorded(finished, tmp_path, store_of, words):
+    told = planned(finished.home, finished.study, "--hardware", "a100", tracking=store_of(tmp_path))
+    last = {stage["stage"]: stage["last_time"] for stage in told["stages"]}
+    assert list(last) == STAGES
+    assert all(each["recorded_by"] == "Dagster" and each["machine"] == machine_used() for each in last.values())
+    assert last["influence"]["documents"] == told["corpus"]["documents"]
+    assert told["remarks"][-1].startswith(f"Last time is as Dagster recorded it: {words.format(path=tmp_path)}")
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_stage_that_mlflow_does_not_know_is_as_dagster_tells(finished, store):
+    MlflowClient(store).delete_run(tracked_steps(store)["study/tiny/rankings"].info.run_id)
+    told = planned(finished.home, finished.study, "--hardware", "a100", tracking=store)
+    by = {stage["stage"]: stage["last_time"]["recorded_by"] for stage in told["stages"]}
+    assert [name for name in STAGES if by[name] == "Dagster"] == ["rankings"]
+    expected = "Last time of rankings is as Dagster recorded it: MLflow has no finished run of it."
+    assert told["remarks"][-1] == expected
+
+
+def test_times_are_compared_with_estimates_for_the_hardware_that_they_were_taken_on(finished, store):
+    client, steps = MlflowClient(store), tracked_steps(store)
+    machines = {"influence": "NVIDIA H100 80GB HBM3", "rankings": "abacus", "completions": ""}
+    for name, machine in machines.items():
+        run_id = steps[f"study/tiny/{name}"].info.run_id
+        client.delete_tag(run_id, "hardware")
+        if machine:
+            client.set_tag(run_id, "hardware", machine)
+    told = planned(finished.home, finished.study, "--hardware", "a100", tracking=store)
+    last = {stage["stage"]: stage["last_time"] for stage in told["stages"]}
+    on_h100 = {each["stage"]: each for each in planned(finished.home, finished.study, "--hardware", "h100")["stages"]}
+    assert last["influence"]["hardware"] == "h100"
+    assert last["influence"]["estimated_seconds"] == pytest.approx(on_h100["influence"]["seconds"])
+    for name in ("rankings", "completions"):
+        assert last[name]["hardware"] is last[name]["ratio"] is last[name]["estimated_seconds"] is None
+        assert last[name]["seconds"] > 0
+    assert machine_used() in last["covariances"]["hardware"]
+    lines = [line for line in told["remarks"] if line.startswith("Last time")]
+    assert len(lines) == 3 and any(line.startswith("Last time: 1 stage took ") and "on h100;" in line for line in lines)
+    assert (
+        "Last time: 2 stages ran on abacus, hardware that was not recorded, whose speed is not known here; their times "
+        "are not compared with estimates." in lines
+    )
+    grid = plan(finished.home, finished.study, "--hardware", "a100", tracking=store)
+    assert grid.exit_code == 0, grid.stderr
+
+
+def test_of_many_steps_the_last_are_taken_until_they_make_up_the_corpus():
+    def step(documents: int | None, hardware: str = "here") -> PastStep:
+        return PastStep(seconds=2.0, bytes_written=10, documents=documents, hardware=hardware)
+
+    steps = [step(40), step(None), step(30, "elsewhere"), step(60), step(1000)]
+    assert last_work(steps, 100, by_shard=True) == Recorded(4.0, 20, 100, "here")
+    assert last_work(steps, 10_000, by_shard=True) == Recorded(6.0, 30, 1100, "here")
+    assert last_work(steps, 100, by_shard=False) == Recorded(2.0, 10, None, "here")
+    assert last_work([step(None)], 100, by_shard=True) is last_work([], 100, by_shard=False) is None
+
+
 def test_sizes_may_be_said_and_leave_the_comparison_alone(finished):
     told = planned(finished.home, finished.study, "--hardware", "a100")
     twice = planned(finished.home, finished.study, "--hardware", "a100", "--documents", 2 * told["corpus"]["documents"])
@@ -78,6 +186,22 @@ def test_sizes_may_be_said_and_leave_the_comparison_alone(finished):
     assert more["corpus"]["tokens"] == 64
     for other in (two, three):
         assert all(other[name]["last_time"] == one[name]["last_time"] for name in STAGES)
+
+
+def test_the_index_and_the_ablation_are_planned_where_they_are_asked_for(tmp_path):
+    ablation = {"documents": 40, "ranks": [4], "blocks": [2]}
+    study = write_study(tmp_path, options={"index": {"dimensions": 1024}, "ablation": ablation})
+    stages = {each["stage"]: each for each in planned(tmp_path / "home", study, "--hardware", "h100")["stages"]}
+    assert list(stages) == [*STAGES, "document_index", "index_agreement", "ablation"]
+    more = planned(tmp_path / "home", study, "--hardware", "h100", "--documents", 100_000)
+    grown = {each["stage"]: each for each in more["stages"]}
+    corpus = more["corpus"]["documents"]
+    assert grown["document_index"]["lake_bytes"] == pytest.approx(corpus * (1024 / 8 + 19))
+    assert grown["document_index"]["per_shard"]["operations"] > 0
+    assert grown["index_agreement"]["operations"] == stages["index_agreement"]["operations"]  # of the queries alone
+    assert grown["index_agreement"]["seconds_by"]["the lake"] > stages["index_agreement"]["seconds_by"]["the lake"]
+    assert stages["ablation"]["operations"] == grown["ablation"]["operations"]  # of its own sample
+    assert "bfloat16" in stages["ablation"]["operations_by_precision"]
 
 
 def test_a_model_to_be_trained_is_planned_with_its_training(tmp_path):

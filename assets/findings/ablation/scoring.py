@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from assets.corpus.document_sample import stored_sample
 from assets.curvature.factors import document_tokens, stored_curvature
 from assets.curvature.sample import sample_sequences, typical_tokens
 from assets.findings.ablation.blocks import block_curvature
+from assets.findings.ablation.costs import GRADIENT_BYTES, LONG_SECONDS, REPETITIONS, study_ablation_cost
 from assets.findings.ablation.sample import ablation_sample_table
 from assets.findings.ablation.variants import Variant
 from assets.model.memory import refuse_beyond_memory
@@ -28,10 +30,6 @@ if TYPE_CHECKING:
     from compute.factor_memory import Residence
     from compute.influence import InfluencePass
     from compute.tracked_modules import TrackedModule
-
-GRADIENT_BYTES = 2**30  # of queries that are scored in one pass
-REPETITIONS, LONG_SECONDS = 3, 20.0
-"""How often a pass is timed, and after which time once is enough: one of some seconds varies by a quarter."""
 
 
 @dataclass(frozen=True)
@@ -126,9 +124,12 @@ class Scoring:
         return self._models
 
     def _refuse_beyond_memory(self, study: Study, model, modules: tuple[TrackedModule, ...]) -> None:
-        longest = max(map(len, self.documents), default=1)
-        sizes = {"documents": len(self.documents), "tokens": longest, "queries": len(self.queries)}
-        refuse_beyond_memory(study, "influence", model, modules, **sizes)
+        """Raises BadInput where the settings in this precision need more than is there."""
+        dtype, tokens = study.spec.model.dtype, max(map(len, self.documents), default=2)
+        sizes = {"documents": len(self.documents), "tokens": tokens, "queries": len(self.queries)}
+        refuse_beyond_memory(
+            study, "ablation", model, modules, of_stage=partial(study_ablation_cost, self.study, dtype=dtype), **sizes
+        )
 
     def _curvature_of(self, variant: Variant, models: _Models, progress: Progress) -> Curvature:
         key = (variant.dtype, variant.blocks)

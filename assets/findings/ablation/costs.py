@@ -1,0 +1,44 @@
+"""What the ablation of a study costs: told by its plan, and looked at before its work on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from assets.findings.ablation.variants import variants_of
+
+if TYPE_CHECKING:
+    from assets.specs.study import Study
+    from compute.cost import Cost, CostModel
+
+GRADIENT_BYTES = 2**30  # of queries that are scored in one pass
+REPETITIONS, LONG_SECONDS = 3, 20.0
+"""How often a pass is timed, and after which time once is enough: one of some seconds varies by a quarter."""
+
+
+def study_ablation_cost(
+    study: Study, costs: CostModel, *, seconds: Callable[[Cost], float] | None = None, dtype: str | None = None
+) -> Cost:
+    """Of all settings, or of those whose model is of one `dtype`; `seconds` tells how long a pass of such a cost takes,
+    and so how often it is timed (left out: once, which does not change the memory)."""
+    from compute.ablation_cost import ComparedSetting, ablation_cost
+
+    chosen = costs.setting.rank  # what ranks are taken to be, where they are chosen
+    compared = [
+        ComparedSetting(
+            rank={"full": None, "auto": chosen}.get(each.rank, each.rank),
+            agreement=each.rank == "auto",
+            products=each.products,
+            dtype=each.dtype,
+            cut=each.blocks,
+        )
+        for each in variants_of(study)
+        if dtype in (None, each.dtype)
+    ]
+    return ablation_cost(
+        costs,
+        compared,
+        documents=study.spec.options.ablation.documents,
+        gradient_bytes=GRADIENT_BYTES,
+        repetitions=lambda once: REPETITIONS if seconds and seconds(once) <= LONG_SECONDS else 1,
+    )
