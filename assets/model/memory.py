@@ -34,6 +34,7 @@ REMEDIES = {
     "queries' gradients": "lower options.rank or options.memory_mib, or ask fewer queries",
     "decomposition": "leave the widest modules out of curvature.modules",
     "options.memory_mib": "lower options.memory_mib",
+    "shards read ahead and written behind": "lower corpus.shard_records",
     "full-rank gradients": "leave methods out of options.methods",
     "weights": "give model.device_map: auto, or a narrower model.dtype",
 }
@@ -88,16 +89,19 @@ def cost_setting(
     )
 
 
-def refuse_beyond_memory(study: Study, stage: str, model, modules, **sizes) -> None:
+def refuse_beyond_memory(
+    study: Study, stage: str, model, modules, *, beside: Mapping[str, float] | None = None, **sizes
+) -> None:
     """Raises BadInput where a stage (by the name of its asset) needs more than is there next to the loaded model.
 
-    `sizes` as `cost_setting` takes them. On a GPU nothing is looked at.
+    `sizes` as `cost_setting` takes them; `beside` has bytes of what is not the model's, by what takes them. On a GPU
+    nothing is looked at.
     """
     from compute.checkpoint import skeleton_of
     from compute.devices import input_device
 
     if input_device(model).type == "cpu":
-        parts = _parts(study, stage, skeleton_of(model), modules, sizes)
+        parts = _parts(study, stage, skeleton_of(model), modules, sizes) | (beside or {})
         refuse_parts(study, stage, {what: needed for what, needed in parts.items() if what != "weights"})
 
 
