@@ -1,8 +1,8 @@
 """Scoring with the next shard read and the last one written meanwhile, next to one after the other: python -m
-benchmarks.overlap [SHARDS] [RECORDS] [REPETITIONS]
+benchmarks.overlap device|cpu [SHARDS] [RECORDS] [REPETITIONS]
 
 Both in turn, in one process: with the pass over the documents on the CPU, which has to share it with what goes on
-beside it, and with a device's pass in its place, which is waited for and leaves the CPU alone.
+beside it, or with a device's pass in its place, which is waited for and leaves the CPU alone.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -72,7 +73,8 @@ def a_devices_score(influence_pass: InfluencePass, documents, *, on_batch=None) 
     return Scores(scores_QD, draw.random(len(documents), np.float32), draw.random(len(documents)))
 
 
-def main(shards: int = 4, records: int = 400, repetitions: int = 3) -> None:
+def main(where: str, shards: int = 4, records: int = 400, repetitions: int = 3) -> None:
+    score = {"device": a_devices_score, "cpu": InfluencePass.score}[where]
     generated = replace(DEFAULT_SIZE, name="overlap", records=records)
     logging.disable(logging.WARNING)
     with tempfile.TemporaryDirectory() as directory:
@@ -88,24 +90,37 @@ def main(shards: int = 4, records: int = 400, repetitions: int = 3) -> None:
                     generated.write_shard(root, number)
                 run_study(study, instance, resources_of(home))
             scored = (study, instance, home, shard_keys(study, instance)[1:])
-            with replaced(InfluencePass, "score", a_devices_score):
-                tell("device", repetitions, lambda: seconds_to_score(*scored))
-            tell("cpu", repetitions, lambda: seconds_to_score(*scored))
+            tell(repetitions, lambda: measured(score, scored))
 
 
-def tell(where: str, repetitions: int, score: Callable[[], tuple[float, float]]) -> None:
-    """Prints the seconds of whole runs, both ways, and the median of the ratio within a repetition."""
+def measured(score: Callable, scored: tuple) -> tuple[float, float]:
+    """Seconds of a run that scores these shards anew, and of them those from the end of a pass to the next one."""
+    passes: list[tuple[float, float]] = []
+
+    def noted(*arguments, **options) -> Scores:
+        began = time.monotonic()
+        found = score(*arguments, **options)
+        passes.append((began, time.monotonic()))
+        return found
+
+    with replaced(InfluencePass, "score", noted):
+        _, whole = seconds_to_score(*scored)
+    return whole, sum(began - ended for (_, ended), (began, _) in pairwise(passes))
+
+
+def tell(repetitions: int, run: Callable[[], tuple[float, float]]) -> None:
+    """Prints the median seconds of both ways, and the median of the ratio within a repetition."""
     serial, overlapped = [], []
     for _ in range(repetitions):
         with replaced(assets.step.overlap, "ThreadPoolExecutor", OneAfterTheOther):
-            serial.append(score())
-        overlapped.append(score())
-    ratio = median(after / before for (_, before), (_, after) in zip(serial, overlapped, strict=True))
+            serial.append(run())
+        overlapped.append(run())
     for way, seconds in (("serial", serial), ("overlapped", overlapped)):
-        computed, whole = (round(median(each), 2) for each in zip(*seconds, strict=True))
-        print(json.dumps({"pass": where, "way": way, "compute_seconds": computed, "run_seconds": whole}), flush=True)
-    print(json.dumps({"pass": where, "overlapped to serial": round(ratio, 3)}), flush=True)
+        whole, between = (round(median(each), 2) for each in zip(*seconds, strict=True))
+        print(json.dumps({"way": way, "run_seconds": whole, "between_passes": between}), flush=True)
+    ratio = median(after / before for (before, _), (after, _) in zip(serial, overlapped, strict=True))
+    print(json.dumps({"overlapped to serial": round(ratio, 3)}))
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))
