@@ -3,8 +3,8 @@
 Reads have one thread and writes another, which touch the lake and nothing else; work, and all that is told to Dagster
 and MLflow, stays in the thread of the step. At most one shard is read ahead and one is written behind, so that three
 are in memory at most, and shards are taken, and written, in their order. No thread outlives the step: one that ends
-early, by an interrupt too, waits for the read and the write that have begun. A write holds work that is done, and takes
-seconds at most.
+early, by an interrupt too, waits for the read and the write that have begun: a write is short, and holds work that is
+done. Rows are complete before delta-rs gets them (`assets/lake/writing.py`), so no stream waits for another thread.
 """
 
 from __future__ import annotations

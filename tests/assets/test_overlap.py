@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import weakref
 from collections.abc import Callable
 
 import pytest
 
-from assets.step.overlap import overlapped
+from assets.step.overlap import WriteBehind, overlapped
 from assets.step.shard_failures import ShardFailures
 from compute.errors import BadInput
 
@@ -185,6 +186,29 @@ def test_an_interrupt_waits_for_what_is_being_written_and_leaves_no_thread(error
         stages.run()
     assert stages.of("told") == ["a"] and stages.of("work") == ["a", "b"]
     assert set(stages.of("read")) == {"a", "b", "c"} and not stages.of("failed")
+    assert not threads()
+
+
+def test_ctrl_c_reaches_a_step_that_waits_for_a_shard(monkeypatch):
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def during(stage: str, shard: str) -> None:
+        if (stage, shard) == ("read", "b"):
+            assert a_is_handed_over.wait(PATIENCE)
+            threading.Event().wait(0.1)  # until the step waits
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            threading.Event().wait(0.1)
+
+    a_is_handed_over = threading.Event()
+    stages = Stages(during)
+    begin = WriteBehind.begin
+    monkeypatch.setattr(WriteBehind, "begin", lambda *arguments: (begin(*arguments), a_is_handed_over.set()))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            stages.run()
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert stages.of("told") == ["a"] and stages.of("read ended") == ["a", "b"]
     assert not threads()
 
 
