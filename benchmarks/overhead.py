@@ -44,13 +44,13 @@ def main(shards: int = 4, width: int = DEFAULT_SIZE.hidden_size) -> None:
         with home.instance() as instance:
             run_study(study, instance, resources_of(home))
             for keys in ([shard_keys(study, instance)[0]], shard_keys(study, instance)):
-                computed, whole = _seconds(study, instance, home, keys)
+                computed, whole = seconds_to_score(study, instance, home, keys)
                 told = {"shards": len(keys), "width": width, "compute_seconds": round(computed, 2)}
                 told |= {"run_seconds": round(whole, 2), "added": round(whole / computed - 1, 4)}
                 print(json.dumps(told), flush=True)
 
 
-def _seconds(study, instance: dg.DagsterInstance, home: Home, shards: list[str]) -> tuple[float, float]:
+def seconds_to_score(study, instance: dg.DagsterInstance, home: Home, shards: list[str]) -> tuple[float, float]:
     """Of scoring these shards anew: in the passes over documents, and in the run as a whole."""
     definitions = dg.Definitions(study_assets_once([study]), jobs=[study_job(study)], resources=resources_of(home))
     job = definitions.resolve_job_def(job_name(study))

@@ -1,8 +1,12 @@
 """corpus/<corpus>/documents: records cut into windows of at most `max_tokens` tokens, which is what is scored."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import dagster as dg
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -24,6 +28,9 @@ from assets.step.reading import Reading
 from assets.step.step import Step, run_step
 from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
+
+if TYPE_CHECKING:
+    from compute.batches import Sequence
 
 CODE_VERSION = "1"
 STORY = "What is scored; the windows of a record tile its text, and carry the tokens that the model reads."
@@ -119,12 +126,34 @@ def document_identity(corpus: CorpusSpec) -> dict:
     return corpus.model_dump(mode="json", include={"name", "fields", "max_tokens", "end_of_text"})
 
 
-def document_rows(step: Reading, corpus: str, shard: str) -> list[dict]:
-    """A shard's documents in the order of their records, with what scoring needs."""
-    columns = ("position", "document_id", "source", "shard", "token_ids", "tokens", TOKENIZER.name)
+@dataclass(frozen=True)
+class ShardDocuments:
+    """A shard's documents in the order of their records, as the engine takes them."""
+
+    ids: list[str]
+    sequences: list["Sequence"]
+
+    @property
+    def tokens(self) -> int:
+        """Of all documents together, special ones included."""
+        return sum(map(len, self.sequences))
+
+
+def shard_documents(step: Reading, corpus: str, shard: str) -> ShardDocuments:
+    """Four bytes a token, as the lake keeps them. Raises BadInput where they were cut with another tokenizer."""
+    from compute.batches import Sequence
+
+    columns = ("position", "document_id", "shard", "token_ids", TOKENIZER.name)
     rows = step.scan(documents_table(corpus), shard=shard).select(columns).sort("position").collect()
     refuse_other_tokenizer(step, corpus, rows)
-    return rows.to_dicts()
+    lists = rows["token_ids"].to_arrow()
+    tokens, ends = np.array(lists.values, np.int32), lists.offsets.to_pylist()
+    ids = rows["document_id"].to_list()
+    return ShardDocuments(ids, [Sequence(*each) for each in zip(ids, _slices(tokens, ends), strict=True)])
+
+
+def _slices(tokens: np.ndarray, ends: list[int]) -> Iterator[np.ndarray]:
+    return (tokens[start:end] for start, end in pairwise(ends))
 
 
 def refuse_other_tokenizer(step: Reading, corpus: str, rows: pl.DataFrame) -> None:

@@ -343,7 +343,8 @@ class Lake(dg.ConfigurableResource):
     @contextmanager
     def opening_once(self) -> Iterator[None]:
         """Within it each version of a table is opened once, and the newest is brought up to date rather than opened
-        again: opening replays a log that grows with the table's shards. For the length of one step, in one thread.
+        again: opening replays a log that grows with the table's shards. For the length of one step; the newest version
+        of a table is for one of its threads.
         """
         self._opened = {}
         try:

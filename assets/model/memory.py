@@ -38,6 +38,7 @@ REMEDIES = {
     "decomposition": "leave the widest modules out of curvature.modules",
     "options.memory_mib": "lower options.memory_mib",
     "sketch": "leave modules out of curvature.modules, or leave options.index out",
+    "shards read ahead and written behind": "lower corpus.shard_records",
     "full-rank gradients": "leave methods out of options.methods",
     "weights": "give model.device_map: auto, or a narrower model.dtype",
 }
@@ -103,19 +104,26 @@ def cost_setting(
 
 
 def refuse_beyond_memory(
-    study: Study, stage: str, model, modules, *, of_stage: Callable[[CostModel], Cost] | None = None, **sizes
+    study: Study,
+    stage: str,
+    model,
+    modules,
+    *,
+    of_stage: Callable[[CostModel], Cost] | None = None,
+    beside: Mapping[str, float] | None = None,
+    **sizes,
 ) -> None:
     """Raises BadInput where a stage (by the name of its asset) needs more than is there next to the loaded model.
 
-    `sizes` as `cost_setting` takes them; `of_stage` tells the cost of a stage that the cost model itself does not have.
-    On a GPU nothing is looked at.
+    `sizes` as `cost_setting` takes them; `of_stage` tells the cost of a stage that the cost model itself does not have;
+    `beside` has bytes of what is not the model's, by what takes them. On a GPU nothing is looked at.
     """
     from compute.checkpoint import skeleton_of
     from compute.devices import input_device
 
     if input_device(model).type == "cpu":
         costs = _cost_model(study, skeleton_of(model), modules, sizes)
-        parts = (of_stage(costs) if of_stage else costs.stage(stage)).memory
+        parts = (of_stage(costs) if of_stage else costs.stage(stage)).memory | (beside or {})
         refuse_parts(study, stage, {what: needed for what, needed in parts.items() if what != "weights"})
 
 

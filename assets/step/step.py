@@ -12,7 +12,8 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import dagster as dg
 
@@ -20,8 +21,10 @@ from assets.lake.lake import Commit, Lake
 from assets.lake.tables import Table
 from assets.step.checks import Check, CheckFailedError
 from assets.step.engine_warnings import engine_warnings
+from assets.step.overlap import overlapped
 from assets.step.reading import Reading
 from assets.step.report import Report
+from assets.step.shard_failures import ShardFailures
 from assets.tracking.past_steps import BYTES_WRITTEN, HARDWARE_TAG, WRITTEN_TAG
 from assets.tracking.progress import Progress, announce, note
 from assets.tracking.tracking import Tracking, study_of
@@ -40,6 +43,21 @@ RETRY_TAGS = ("dagster/retry_number", "dagster/is_resume_retry")
 """Dagster's own tags of a run that takes up a failed one."""
 
 
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A commit that is to be told of; made `at` this time of the monotonic clock."""
+
+    table: Table
+    shard: str | None
+    fingerprint: str
+    commit: Commit
+    at: float
+    metadata: dict
+
+
 class Step(Reading):
     """One execution of one asset (or multi-asset) for one or more shards."""
 
@@ -53,6 +71,9 @@ class Step(Reading):
         self.kept = self.bytes_written = 0
         self._counted: dict[str, dict[str, int]] = {}
         self._started = time.monotonic()
+        # Looked up here, since a commit may be made in a thread to which the context does not belong.
+        self._origin = {"dagster_run_id": context.run.run_id, "mlflow_run_id": tracking_run.run_id or ""}
+        self._code_versions = context.assets_def.code_versions_by_key
 
     # keeping what is there
 
@@ -136,23 +157,40 @@ class Step(Reading):
 
         Raises the failure at the end, if there was one: a user's mistake only where all failures are.
         """
-        failures: dict[str, Exception] = {}
+        failures = ShardFailures(len(shards), self.context.log.error)
         for shard in shards:
-            try:
+            with failures.of(shard):
                 self._started = time.monotonic()  # each shard's seconds are its own
                 work(shard)
                 self.report.done.append(shard)
-            except Exception as error:
-                failures[shard] = error
-                self.context.log.error(f"shard {shard} failed: {error}")
-        if len(failures) == 1:
-            raise next(iter(failures.values()))
-        if failures:
-            crashed = [error for error in failures.values() if not isinstance(error, (BadInput, CheckFailedError))]
-            first = crashed[0] if crashed else next(iter(failures.values()))
-            names = ", ".join(list(failures)[:10]) + (", …" if len(failures) > 10 else "")
-            sentence = f"{len(failures)} of {len(shards)} shards failed ({names}); the first: {first}"
-            raise (RuntimeError if crashed else BadInput)(sentence) from first
+        failures.raise_any()
+
+    def each_shard_overlapped(
+        self,
+        shards: Sequence[str],
+        *,
+        read: Callable[[str], Read],
+        work: Callable[[str, Read, Callable[[], None]], Callable[[], Sequence[Written]]],
+    ) -> None:
+        """The same, with the reading of the next shard and the writing of the one before beside the work on each.
+
+        `read`, and the function that `work` gives, are called in threads of their own. They may read tables whose
+        version is known to this step, and `commit`; nothing else of it. `work` calls its third argument now and then.
+        """
+        failures = ShardFailures(len(shards), self.context.log.error)
+        begun: dict[str, float] = {}
+
+        def timed(shard: str, found: Read, look: Callable[[], None]) -> Callable[[], Sequence[Written]]:
+            begun[shard] = time.monotonic()
+            return work(shard, found, look)
+
+        def told(shard: str, written: Sequence[Written]) -> None:
+            for each in written:
+                self.tell(each, since=begun[shard])
+            self.report.done.append(shard)
+
+        overlapped(shards, read=read, work=timed, told=told, failures=failures)
+        failures.raise_any()
 
     @property
     def done(self) -> list[str]:
@@ -171,6 +209,14 @@ class Step(Reading):
     # writing
 
     def write(
+        self, table: Table, data: pa.Table | Iterable[pa.RecordBatch], fingerprint: str | None, **options
+    ) -> Commit:
+        """Commits the rows and tells of them; `options` as `commit` takes them."""
+        written = self.commit(table, data, fingerprint, **options)
+        self.tell(written, since=self._started)
+        return written.commit
+
+    def commit(
         self,
         table: Table,
         data: pa.Table | Iterable[pa.RecordBatch],
@@ -181,11 +227,12 @@ class Step(Reading):
         settings: str = "",
         told: Mapping[str, str] | None = None,
         metadata: dict | None = None,
-    ) -> Commit:
-        """Replaces the table (or exactly one partition) atomically and reports it to Dagster and MLflow.
+    ) -> Written:
+        """Replaces the table (or exactly one partition) atomically, and tells nobody: it may be called in a thread of
+        its own.
 
         `settings` is what a pinned sample was drawn under; its fingerprint is that of its content. `told` is kept in
-        the commit's metadata next to what every step says there.
+        the commit's metadata next to what every step says there; `metadata` is what Dagster is to be told.
         """
         where = where or ({"shard": shard} if shard else None)
         commit = self.lake.overwrite(
@@ -193,9 +240,8 @@ class Step(Reading):
             data,
             where=where,
             commit={
-                "dagster_run_id": self.context.run.run_id,
-                "mlflow_run_id": self.tracking.run_id or "",
-                "code_version": self.context.assets_def.code_versions_by_key.get(table.asset_key) or "",
+                **self._origin,
+                "code_version": self._code_versions.get(table.asset_key) or "",
                 "fingerprint": fingerprint or "",
                 "settings": settings,
                 "inputs": json.dumps(self.versions),
@@ -203,8 +249,12 @@ class Step(Reading):
                 **(told or {}),
             },
         )
+        return Written(table, shard, fingerprint or "", commit, time.monotonic(), metadata or {})
+
+    def tell(self, written: Written, *, since: float) -> None:
+        """Reports what was written to Dagster and MLflow; its work began at `since`, by the monotonic clock."""
+        commit, seconds = written.commit, written.at - since
         self.bytes_written += commit.bytes
-        seconds = time.monotonic() - self._started
         facts = {
             "dagster/row_count": commit.rows,
             "Delta version": commit.version,
@@ -217,9 +267,8 @@ class Step(Reading):
             facts["hardware"] = machine
         if self.tracking.url:
             facts["MLflow run"] = dg.MetadataValue.url(self.tracking.url)
-        self.report.add(table, shard, fingerprint or "", facts | (metadata or {}))
-        self.tracking.set_tags({f"{WRITTEN_TAG}{table.path}": str(commit.version)})
-        return commit
+        self.report.add(written.table, written.shard, written.fingerprint, facts | written.metadata)
+        self.tracking.set_tags({f"{WRITTEN_TAG}{written.table.path}": str(commit.version)})
 
 
 def run_step(

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 import dagster as dg
 import pyarrow as pa
 
-from assets.corpus.documents import document_rows, documents_table
+from assets.corpus.documents import documents_table, shard_documents
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
 from assets.curvature.factors import eigenbasis_table, eigenvalues_table, stored_curvature
 from assets.curvature.sample import typical_tokens
@@ -148,20 +148,19 @@ def _batches(
     """The shard's rows as the pass gives them, a batch of documents at a time."""
     import numpy as np
 
-    from compute.batches import Sequence
     from compute.document_index import indexed_documents
 
     table, (model, sketch) = document_index_table(study.name), engine
-    documents = document_rows(step, study.spec.corpus.name, shard)
+    documents = shard_documents(step, study.spec.corpus.name, shard)
     found = indexed_documents(
         model,
         sketch,
-        [Sequence(row["document_id"], row["token_ids"]) for row in documents],
+        documents.sequences,
         token_budget=study.spec.options.token_budget,
         on_batch=lambda count, _: progress.advance(count),
     )
     for batch in found:
-        ids = [documents[index]["document_id"] for index in batch.index_B]
+        ids = [documents.ids[index] for index in batch.index_B]
         bad = np.flatnonzero(~(np.isfinite(batch.factors_B) & np.isfinite(batch.norms_B)))
         if len(bad):
             problem = f"study {study.name}: shard {shard} has a gradient that is not finite, of {ids[bad[0]]}"

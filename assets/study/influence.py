@@ -3,14 +3,17 @@
 Positive scores mean that weighting the document up lowers the loss of the query's completion.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import polars as pl
 import pyarrow as pa
 
-from assets.corpus.documents import document_rows, documents_table
+from assets.corpus.documents import ShardDocuments, documents_table, shard_documents
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
+from assets.corpus.tokenizer import tokenizer_table
 from assets.curvature.factors import stored_curvature
 from assets.curvature.sample import typical_tokens
 from assets.figures.charts import influence_distribution
@@ -25,14 +28,19 @@ from assets.specs.study import Study
 from assets.step.checks import Check, check_specs
 from assets.step.declaring import AFTER_A_CRASH, dagster_name, spec_arguments
 from assets.step.fingerprints import fingerprint
-from assets.step.step import Step, run_step
+from assets.step.step import Step, Written, run_step
 from assets.step.stored_now import StoredNow
 from assets.study.candidates import best_of, candidate_rows, candidates_table, score_sample
 from assets.study.completions import completions_table
 from assets.study.query_gradients import query_gradients_table, refuse_other_curvature
+from assets.study.shards_in_flight import bytes_beside
 from assets.study.stored_gradients import stored_gradients
 from assets.tracking.tracking import Tracking
 from compute.methods import whitens
+
+if TYPE_CHECKING:
+    from compute.influence import Scores
+    from compute.passes import OnBatch
 
 CODE_VERSION = "1"
 STORY = "All documents for all queries, by one pass over the corpus; positive: more of it would lower the loss."
@@ -181,7 +189,9 @@ def _score_shards(step: Step, study: Study) -> None:
     queries = step.scan(completions_table(study.name)).select(pl.len()).collect().item()
     most = max((rows.get(shard, 0) for shard in due), default=0)
     sizes = {"documents": max(1, most), "tokens": length, "queries": queries}
-    refuse_beyond_memory(study, "influence", model, modules, **sizes)
+    directions = queries * len(study.spec.options.methods)
+    beside = bytes_beside(most, length, directions, study.spec.options.top_k) if len(due) > 1 else {}
+    refuse_beyond_memory(study, "influence", model, modules, beside=beside, **sizes)
     curvature = _whitening(step, study, model, modules)
     gradients = stored_gradients(step, study.name, factors_bytes(study.spec.options.memory_bytes))
     keys = list(gradients)
@@ -190,15 +200,28 @@ def _score_shards(step: Step, study: Study) -> None:
     )
     del gradients  # the pass has laid them out
     step.tracking.log_params({"queries": len({query for _, query in keys}), "routes": influence_pass.chosen.names()})
+    step.version(tokenizer_table(study.spec.corpus.name))  # which tells MLflow, and reading ahead must not
+    kinds = dict(step.scan(completions_table(study.name)).select("query_id", "kind").collect().iter_rows())
+    places = {shard: place for place, shard in enumerate(due)}
+    pictured = next((shard for shard in due if rows.get(shard)), None)  # one a run: it costs more than a small shard
     total = sum(rows.get(shard, 0) for shard in due)
     with step.progress(f"{study.name}: influence", total, "documents") as progress:
 
-        def score(shard: str) -> None:
-            tokens = _score_shard(step, study, influence_pass, keys, shard, stamps[shard], progress)
-            rate = {"documents": progress.done, "documents_per_second": progress.done / progress.seconds}
-            step.tracking.log_metrics(rate | {"shard_tokens": tokens}, len(step.done))
+        def read(shard: str) -> ShardDocuments:
+            return shard_documents(step, study.spec.corpus.name, shard)
 
-        step.each_shard(score, due)
+        def score(shard: str, documents: ShardDocuments, look: Callable[[], None]) -> Callable[[], list[Written]]:
+            def on_batch(count: int, _: int) -> None:
+                progress.advance(count)
+                look()
+
+            scored = _score_shard(step, study, influence_pass, keys, shard, documents, on_batch)
+            rate = {"documents": progress.done, "documents_per_second": progress.done / progress.seconds}
+            step.tracking.log_metrics(rate | {"shard_tokens": documents.tokens}, places[shard])
+            picture = _picture(step, scored, kinds) if shard == pictured else {}
+            return lambda: _write_shard(step, study, scored, stamps[shard], picture)
+
+        step.each_shard_overlapped(due, read=read, work=score)
 
 
 def _whitening(step: Step, study: Study, model, modules):
@@ -209,31 +232,46 @@ def _whitening(step: Step, study: Study, model, modules):
     return stored_curvature(step, study, model, modules)
 
 
-def _score_shard(step: Step, study: Study, influence_pass, keys, shard: str, stamp: str | None, progress) -> int:
-    from compute.batches import Sequence
+@dataclass(frozen=True)
+class _ScoredShard:
+    """The scores of a shard's documents along each of `keys`, a method and a query."""
 
-    documents = document_rows(step, study.spec.corpus.name, shard)
-    scores = influence_pass.score(
-        [Sequence(row["document_id"], row["token_ids"]) for row in documents],
-        on_batch=lambda count, _: progress.advance(count),
+    shard: str
+    keys: list[tuple[str, str]]
+    documents: ShardDocuments
+    scores: "Scores"
+
+
+def _score_shard(
+    step: Step, study: Study, influence_pass, keys, shard: str, documents: ShardDocuments, on_batch: "OnBatch"
+) -> _ScoredShard:
+    """Raises CheckFailedError for scores that are not to be written."""
+    scores = influence_pass.score(documents.sequences, on_batch=on_batch)
+    _check_scores(step, study, shard, keys, documents.ids, scores)
+    return _ScoredShard(shard, keys, documents, scores)
+
+
+def _picture(step: Step, scored: _ScoredShard, kinds: dict[str, str | None]) -> dict:
+    sampled = score_sample(scored.keys, scored.scores.scores_QD, kinds)
+    return kept_figure(step.tracking, "scores", lambda: influence_distribution(sampled))
+
+
+def _write_shard(step: Step, study: Study, scored: _ScoredShard, stamp: str | None, picture: dict) -> list[Written]:
+    """Commits the shard's rows of all three tables, influence last: it may run beside the work on the next shard."""
+    influence, norms, candidates = scores_tables(study.name)
+    shard, keys, documents, scores = scored.shard, scored.keys, scored.documents, scored.scores
+    best_rows = candidate_rows(
+        shard, keys, documents.ids, scores.scores_QD, scores.norms_D, study.spec.options.top_k, stamp
     )
-    ids = [row["document_id"] for row in documents]
-    _check_scores(step, study, shard, keys, ids, scores)
-    top_k = study.spec.options.top_k
-    influence, norms = influence_table(study.name), document_norms_table(study.name)
-    tokens = sum(row["tokens"] for row in documents)
-    candidates = candidate_rows(shard, keys, ids, scores.scores_QD, scores.norms_D, top_k, stamp)
+    rows = score_rows(influence, shard, keys, documents.ids, scores.scores_QD, stamp)
+    best, tokens = best_of(best_rows), documents.tokens
+    facts = {"documents": len(documents.ids), "tokens": tokens, "best of the shard": best} | picture
     norm_rows = _norm_rows(norms, shard, documents, scores, stamp)
-    step.write(norms, norm_rows, stamp, shard=shard, metadata=_norm_facts(scores, tokens))
-    step.write(candidates_table(study.name), candidates, stamp, shard=shard, metadata={"best": best_of(candidates)})
-    facts = {"documents": len(ids), "tokens": tokens, "best of the shard": best_of(candidates)}
-    if not step.done and ids:  # one picture a run: it costs more than scoring a small shard
-        kinds = step.scan(completions_table(study.name)).select("query_id", "kind").collect()
-        sampled = score_sample(keys, scores.scores_QD, dict(kinds.iter_rows()))
-        facts |= kept_figure(step.tracking, "scores", lambda: influence_distribution(sampled))
-    rows = score_rows(influence, shard, keys, ids, scores.scores_QD, stamp)
-    step.write(influence, rows, stamp, shard=shard, metadata=facts)
-    return tokens
+    return [
+        step.commit(norms, norm_rows, stamp, shard=shard, metadata=_norm_facts(scores, tokens)),
+        step.commit(candidates, best_rows, stamp, shard=shard, metadata={"best": best}),
+        step.commit(influence, rows, stamp, shard=shard, metadata=facts),
+    ]
 
 
 def _norm_facts(scores, tokens: int) -> dict:
@@ -275,13 +313,13 @@ def score_rows(table: Table, shard: str, keys, ids: list[str], scores_qd, stamp:
         yield pa.RecordBatch.from_arrays([columns[name] for name in table.schema.names], schema=table.schema)
 
 
-def _norm_rows(table: Table, shard: str, documents: list[dict], scores, stamp: str) -> pa.Table:
+def _norm_rows(table: Table, shard: str, documents: ShardDocuments, scores: "Scores", stamp: str | None) -> pa.Table:
     columns = {
-        "shard": [shard] * len(documents),
-        "document_id": [row["document_id"] for row in documents],
+        "shard": [shard] * len(documents.ids),
+        "document_id": documents.ids,
         "norm": pa.array(scores.norms_D, pa.float32()),
         "loss": pa.array(scores.loss_D, pa.float64()),
-        "tokens": pa.array([row["tokens"] for row in documents], pa.int32()),
-        "fingerprint": [stamp] * len(documents),
+        "tokens": pa.array([len(each) for each in documents.sequences], pa.int32()),
+        "fingerprint": [stamp] * len(documents.ids),
     }
     return pa.table(columns, schema=table.schema)

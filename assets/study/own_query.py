@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from assets.corpus.documents import document_rows, documents_table, refuse_other_tokenizer
+from assets.corpus.documents import documents_table, refuse_other_tokenizer, shard_documents
 from assets.lake.columns import TOKENIZER
 from assets.specs.methods import NORMED_AS_THEY_ARE
 from assets.study.candidates import smallest
@@ -140,19 +140,13 @@ def best_documents(opened: OpenedStudy, asked: AskedQuery, *, ranking: str, coun
 
 def _scored_shards(opened: OpenedStudy, asked: AskedQuery) -> Iterator[tuple[list[str], Scores]]:
     """Per shard the ids of its documents, and their scores along the query's gradients."""
-    from compute import batches
-
     spec, reading = opened.study.spec, opened.reading
     table, along = documents_table(spec.corpus.name), opened.pass_along(list(asked.gradients.items()))
     shards = reading.lake.partition_rows(table, version=reading.version(table))
     with Progress(opened.study.name, sum(shards.values()), "documents", log=lambda _: None) as progress:
         for shard in shards:
-            documents = document_rows(reading, spec.corpus.name, shard)
-            scores = along.score(
-                [batches.Sequence(row["document_id"], row["token_ids"]) for row in documents],
-                on_batch=lambda count, _: progress.advance(count),
-            )
-            yield [row["document_id"] for row in documents], scores
+            documents = shard_documents(reading, spec.corpus.name, shard)
+            yield documents.ids, along.score(documents.sequences, on_batch=lambda count, _: progress.advance(count))
 
 
 def order_of(ranking: str) -> str:

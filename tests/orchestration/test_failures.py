@@ -41,11 +41,11 @@ def test_a_crash_is_retried_and_what_was_done_before_it_is_kept(copied, monkeypa
     """The middle shard crashes once, as an accelerator does that runs out of memory."""
     score, crashed = influence_stage._score_shard, []
 
-    def crash_once(step, study, influence_pass, keys, shard, stamp, progress):
+    def crash_once(step, study, influence_pass, keys, shard, documents, on_batch):
         if shard == "00001" and not crashed:
             crashed.append(shard)
             raise RuntimeError("out of memory")
-        return score(step, study, influence_pass, keys, shard, stamp, progress)
+        return score(step, study, influence_pass, keys, shard, documents, on_batch)
 
     monkeypatch.setattr(influence_stage, "_score_shard", crash_once)
     table = str(copied.directory / "home/lake/study/tiny/influence")

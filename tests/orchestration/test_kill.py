@@ -22,16 +22,29 @@ import assets.study.influence as stage
 
 score = stage._score_shard
 
-def paused(step, study, influence_pass, keys, shard, stamp, progress):
-    if shard == "00001":
-        advance = progress.advance
-        def stop_here(count):
-            open(os.environ["REACHED"], "w").close()
-            time.sleep(600)
-        progress.advance = stop_here
-    return score(step, study, influence_pass, keys, shard, stamp, progress)
+def paused(step, study, influence_pass, keys, shard, documents, on_batch):
+    def stop_here(*_):
+        open(os.environ["REACHED"], "w").close()
+        time.sleep(600)
+    return score(step, study, influence_pass, keys, shard, documents, stop_here if shard == "00001" else on_batch)
 
 stage._score_shard = paused
+from orchestration.cli import main
+main()
+"""
+PAUSE_BETWEEN_TABLES = """
+import os, sys, time
+from assets.lake.lake import Lake
+
+overwrite = Lake.overwrite
+
+def paused(lake, table, data, *, where=None, commit):
+    if table.key[-1] == "influence" and where == {"shard": "00001"}:
+        open(os.environ["REACHED"], "w").close()
+        time.sleep(600)
+    return overwrite(lake, table, data, where=where, commit=commit)
+
+Lake.overwrite = paused
 from orchestration.cli import main
 main()
 """
@@ -45,24 +58,39 @@ def _until(path, process, seconds=200):
         time.sleep(0.1)
 
 
-def _shards(home) -> set[str]:
-    return set(pl.scan_delta(str(home / "lake/study/tiny/influence")).collect()["shard"])
+def _shards(home, table="influence") -> set[str]:
+    return set(pl.scan_delta(str(home / f"lake/study/tiny/{table}")).collect()["shard"])
 
 
-def test_a_killed_run_leaves_whole_shards_and_is_completed_by_the_next(finished, tmp_path):
+def _until_written(home, shard, process) -> None:
+    """It is written behind, while the next one is worked on."""
+    deadline = time.monotonic() + 60
+    while shard not in _shards(home):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    "pause", [PAUSE_IN_SHARD, pytest.param(PAUSE_BETWEEN_TABLES, marks=pytest.mark.slow)], ids=["in shard", "in write"]
+)
+def test_a_killed_run_leaves_whole_shards_and_is_completed_by_the_next(finished, tmp_path, pause):
+    """Killed while it works on the second shard, or writes it: of its tables influence is last, and has no rows of it
+    then."""
     study, home, reached = write_study(tmp_path), tmp_path / "home", tmp_path / "reached"
     process = subprocess.Popen(
-        [sys.executable, "-c", PAUSE_IN_SHARD, "run", str(study)],
+        [sys.executable, "-c", pause, "run", str(study)],
         env=environment(home) | {"REACHED": str(reached)},
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
     try:
         _until(reached, process)
+        _until_written(home, "00000", process)
     finally:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
     assert _shards(home) == {"00000"}
+    assert _shards(home, "document_norms") == ({"00000"} if pause == PAUSE_IN_SHARD else {"00000", "00001"})
     version = DeltaTable(str(home / "lake/study/tiny/influence")).version()
 
     result = headwater(home, "run", study)
@@ -90,6 +118,7 @@ def test_a_run_that_is_stopped_ends_at_the_first_asking_and_goes_on_later(tmp_pa
     )
     try:
         _until(reached, process)
+        _until_written(home, "00000", process)
         os.killpg(process.pid, signal.SIGINT)
         _, told = process.communicate(timeout=60)
     finally:
