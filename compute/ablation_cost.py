@@ -62,6 +62,7 @@ def _setting(setting: Setting, compared: ComparedSetting, documents: int) -> Set
         rank=compared.rank,
         agreement=compared.agreement,
         dtype=compared.dtype,
+        products=compared.products,
         blocks=setting.blocks * compared.cut,
         fit_memory_bytes=None,
     )
@@ -81,10 +82,12 @@ def _scores(
     read = gradients.lake_read if compared.cut == 1 else 0
     yield replace(gradients, memory=gradients.memory | ({"curvature": held} if held else {}), lake_read=read)
     for queries in _groups(costs.setting.queries, gradients.lake_bytes, gradient_bytes):
-        once = _pass(CostModel(costs.architecture, replace(costs.setting, queries=queries)), compared.products)
+        of_group = CostModel(costs.architecture, replace(costs.setting, queries=queries))
+        once = of_group.influence()
+        held_gradients = {"queries' gradients": max(once.memory["queries' gradients"], of_group.query_factor_bytes())}
         times = repetitions(once)
         operations = Counter({kind: times * count for kind, count in once.operations.items()})
-        yield Cost(operations, once.memory | {"curvature": held})
+        yield Cost(operations, once.memory | held_gradients | {"curvature": held})
 
 
 def _held(costs: CostModel, compared: ComparedSetting) -> float:
@@ -100,10 +103,3 @@ def _groups(queries: int, all_bytes: float, gradient_bytes: int) -> list[int]:
     at_once = max(1, math.ceil(gradient_bytes * queries / all_bytes))
     return [min(at_once, queries - start) for start in range(0, queries, at_once)]
 
-
-def _pass(costs: CostModel, products: str) -> Cost:
-    """Scoring, whose products of gradients are in this precision."""
-    scoring, setting = costs.influence(), costs.setting
-    once = costs.sequence_pass(setting.tokens, setting.tokens - 1)
-    passes = Counter({kind: setting.documents * count for kind, count in once.items()})
-    return replace(scoring, operations=passes + Counter({products: scoring.total - sum(passes.values())}))

@@ -79,6 +79,7 @@ class Setting:
     exact_bytes: int  # full-rank query gradients that exact scores hold at once
     logits_at_once: int  # entries; the engine takes fewer on a CPU
     dtype: str
+    products: str = "float32"  # of gradients in scoring; of float64 models they are float64
     blocks: int = 1  # diagonal blocks of A and S
     fit_memory_bytes: int | None = None  # for the factors of modules that are fitted at once; None: all
     refined_passes: int = 0  # of the method astra, for each query over
@@ -220,16 +221,16 @@ class CostModel:
             "queries' gradients": self._entry_bytes() * copies * min(at_once, setting.queries),
             "decomposition": 4 * DOUBLE * largest,
         }
-        written = self._query_factor_bytes()
+        written = self.query_factor_bytes()
         return Cost(operations, memory, written, readings * self.curvature_bytes())
 
     def influence(self) -> Cost:
         """One pass over all documents; scores and norms cost what the routes say, which are chosen as the engine does
         (`compute/routes.py`)."""
         setting = self.setting
-        workload = Workload(
-            setting.tokens, max(1, setting.token_budget // setting.tokens), setting.memory_bytes, self._sum_bytes
-        )
+        precision = self._sums if setting.products == "float32" else setting.products
+        size, documents = DTYPES[precision].itemsize, max(1, setting.token_budget // setting.tokens)
+        workload = Workload(setting.tokens, documents, setting.memory_bytes, size)
         directions = setting.queries * setting.methods
         ranks = {each.module.name: [self.rank(each)] * directions for each in self.architecture.tracked}
         routes = choose_routes([each.module for each in self.architecture.tracked], ranks, workload)
@@ -237,16 +238,14 @@ class CostModel:
             choice.multiplications[choice.route] * 2 * setting.tokens * entries(each)
             for each, choice in zip(self.architecture.tracked, routes.choices.values(), strict=True)
         )
-        per_document = self.sequence_pass(setting.tokens, setting.tokens - 1) + Counter({self._sums: products})
-        curvature = self._factor_bytes() + self._entry_bytes() if setting.whitens else 0
+        per_document = self.sequence_pass(setting.tokens, setting.tokens - 1) + Counter({precision: products})
+        curvature = self.curvature_bytes() if setting.whitens else 0
         if setting.whitens:
             per_document += self._rotation()
-        factors = self._sum_bytes * sum(
-            directions * self.rank(each) * sum(sides(each)) for each in self.architecture.tracked
-        )
+        factors = self.query_factor_bytes()
         memory = self._model_memory(self._tokens) | {
             # As they were read, and laid out for the routes; else in a file.
-            "queries' gradients": 2 * factors if routes.kept else 0,
+            "queries' gradients": factors * (1 + size / self._sum_bytes) if routes.kept else 0,
             "options.memory_mib": self._formed_bytes(routes, workload, directions),
             "curvature": curvature,
         }
@@ -280,7 +279,7 @@ class CostModel:
         setting, tracked = self.setting, self.architecture.tracked
         per_query = sum(2 * self.rank(each) * entries(each) + turn(each, setting.blocks) for each in tracked)
         curvature = self.curvature_bytes()
-        factors = self._query_factor_bytes()
+        factors = self.query_factor_bytes()
         memory = {
             "weights": self._weight_bytes(),
             "curvature": curvature,
@@ -380,7 +379,7 @@ class CostModel:
     def _index_row_bytes(self) -> float:
         return self.setting.index_dimensions / 8 + INDEX_ROW_BYTES
 
-    def _query_factor_bytes(self) -> float:
+    def query_factor_bytes(self) -> float:
         """Low-rank gradients of all queries and methods."""
         setting = self.setting
         components = sum(self.rank(each) * sum(sides(each)) for each in self.architecture.tracked)

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Set
 import torch
 from torch import Tensor
 
-from compute.batches import Batch
 from compute.curvature import Curvature
 from compute.eigenvalues import rotated_gradients
 from compute.methods import Metric
@@ -25,7 +24,7 @@ class DocumentNorms:
     def __init__(
         self, metrics: Iterable[Metric], documents: int, curvature: Curvature | None, dtype: torch.dtype, device
     ) -> None:
-        self.curvature, self.dtype = curvature, dtype
+        self.curvature, self.dtype, self.device = curvature, dtype, device
         self.squares = {metric: torch.zeros(documents, dtype=dtype, device=device) for metric in metrics}
         if curvature is None and self.squares.keys() - {"plain"}:
             raise ValueError(f"norms in the metrics {sorted(self.squares)} need a curvature")
@@ -35,15 +34,15 @@ class DocumentNorms:
     ) -> dict[Metric, Tensor]:
         """Squared norms of one module's gradients, B of each metric but those that are `known`; not added up yet."""
         return {
-            metric: self._squares(metric, module, activation_BTI, gradient_BTO)
+            metric: self._squares(metric, module, activation_BTI, gradient_BTO).to(self.device, self.dtype)
             for metric in self.squares.keys() - known
         }
 
-    def add(self, batch: Batch, squares: dict[Metric, Tensor]) -> None:
-        """Adds one module's squares of a batch to those of its documents, in place: it takes no memory."""
+    def add(self, places_B: Tensor, squares: dict[Metric, Tensor]) -> None:
+        """Adds one module's squares of a batch to those of the documents at these places, in place: it takes no memory,
+        since both are on the device of the sums."""
         for metric, squares_B in squares.items():
-            total_D = self.squares[metric]
-            total_D.index_add_(0, batch.places.to(total_D.device), squares_B.to(total_D.device, total_D.dtype))
+            self.squares[metric].index_add_(0, places_B, squares_B)
 
     def of(self, metric: Metric, index_B: list[int] | slice = slice(None)) -> Tensor:
         """The norms of these documents, or of all."""

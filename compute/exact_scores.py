@@ -81,7 +81,7 @@ def exact_scores(
             for row, share_T in zip(rows, share_RT, strict=True):
                 index = batch.index_B[row]
                 shares.setdefault((index, direction), {})[module.name] = share_T[: len(documents[index])].to(device)
-        norms.add(batch, squares)
+        norms.add(batch.places.to(device), squares)
 
     results: list[dict[int, ExactScore]] = [{} for _ in documents]
     settings = {"token_budget": token_budget, "on_batch": on_batch}

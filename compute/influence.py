@@ -24,7 +24,7 @@ from compute.document_norms import DocumentNorms
 from compute.low_rank import LowRankGradient
 from compute.methods import norm_metric, norm_metrics
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
-from compute.query_products import Products, Scratch, query_products
+from compute.query_products import Products, Scratch, Sums, query_products
 from compute.routes import Workload, choose_routes
 from compute.tracked_modules import TrackedModule
 
@@ -74,12 +74,12 @@ class InfluencePass:
         factors = {module.name: [each[module.name] for each in gradients] for module in self.modules}
         ranks = {name: [factor.rank for factor in each] for name, each in factors.items()}
         self.chosen = choose_routes(self.modules, ranks, workload)
-        scratch = Scratch(self.products)
+        scratch, sums = Scratch(self.products), Sums(self.device, self.dtype)
         self.routes = {}
         for module in self.modules:
             device = module_device(model, module)
             self.routes[module.name] = query_products(
-                self.chosen, module, factors[module.name], workload, scratch, device
+                self.chosen, module, factors[module.name], workload, scratch, device, sums
             )
 
     def score(self, documents: SequenceOf[Sequence], *, on_batch: OnBatch | None = None) -> Scores:
@@ -90,19 +90,18 @@ class InfluencePass:
         loss_D = torch.zeros(len(documents), dtype=torch.float64)
 
         def add(ready: Iterable[Products]) -> None:
-            """In place: it takes no memory."""
             for each in ready:
-                scores_QD.index_add_(1, each.places_D.to(self.device), each.scores_DQ.T.to(self.device, self.dtype))
+                scores_QD.index_add_(1, each.places_D, each.scores_QD)
 
         def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
             route = self.routes[module.name]
             add(route.make_room(len(batch.index_B)))  # of batches before: whole in itself, whatever follows
             squares = norms.of_module(module, activation_BTI, gradient_BTO, known={"plain"})
-            places_B = batch.places.to(gradient_BTO.device)
+            places_B = batch.places.to(self.device)
             plain_B, ready = route.score(places_B, activation_BTI.to(self.products), gradient_BTO.to(self.products))
-            # Last: where memory runs out before, nothing has been added.
+            # Last, and it takes no memory: where that has run out before, nothing has been added.
             add(ready)
-            norms.add(batch, squares | {"plain": plain_B})
+            norms.add(places_B, squares | {"plain": plain_B})
 
         for route in self.routes.values():
             route.finish()  # what waits since a pass that ended with an error

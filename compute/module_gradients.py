@@ -15,14 +15,9 @@ from compute.tracked_modules import TrackedModule
 ELEMENTS_AT_ONCE = 2**24  # 64 MiB of float32 gradients formed at a time
 
 
-def document_gradients(
-    module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor, elements: int | None = None
-) -> Iterator[Tensor]:
-    """G_DOI in chunks of documents, in the batch's order, the bias gradient as the last column.
-
-    `elements`: how many entries a chunk may have (one document's are always formed at once).
-    """
-    documents_at_once = max(1, (elements or ELEMENTS_AT_ONCE) // (module.out_features * module.in_dim))
+def document_gradients(module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> Iterator[Tensor]:
+    """G_DOI in chunks of documents, in the batch's order, the bias gradient as the last column."""
+    documents_at_once = max(1, ELEMENTS_AT_ONCE // (module.out_features * module.in_dim))
     for activation_DTI, gradient_DTO in zip(
         activation_BTI.split(documents_at_once), gradient_BTO.split(documents_at_once), strict=True
     ):

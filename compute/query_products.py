@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
@@ -25,11 +25,24 @@ ELEMENTS_AT_ONCE = 2**24  # of projections, 64 MiB in float32
 
 
 @dataclass(frozen=True)
+class Sums:
+    """Where the products of all modules are added up."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
 class Products:
-    """Scores D×Q at one module of the documents that stand at `places_D`."""
+    """Scores Q×D at one module of the documents that stand at `places_D`, ready to be added up: that takes no memory,
+    so that what has been handed over is never lost or added twice."""
 
     places_D: Tensor
-    scores_DQ: Tensor
+    scores_QD: Tensor
+
+    @classmethod
+    def to(cls, sums: Sums, places_D: Tensor, scores_DQ: Tensor) -> Products:
+        return cls(places_D.to(sums.device, copy=True), scores_DQ.T.to(sums.device, sums.dtype))
 
 
 class QueryProducts(ABC):
@@ -42,8 +55,8 @@ class QueryProducts(ABC):
 
     @abstractmethod
     def score(self, places_B: Tensor, activation_BTI: Tensor, gradient_BTO: Tensor) -> tuple[Tensor, list[Products]]:
-        """The squared norm of each document's gradient, and the products that are ready. Where memory runs out nothing
-        has changed."""
+        """The squared norm of each document's gradient, where and as sums are, and the products that are ready. Where
+        memory runs out nothing has changed."""
 
     def finish(self) -> list[Products]:
         """Of documents that wait; then none does."""
@@ -51,15 +64,21 @@ class QueryProducts(ABC):
 
 
 def query_products(
-    routes: Routes, module: TrackedModule, factors: list[LowRankGradient], workload: Workload, scratch: Scratch, device
+    routes: Routes,
+    module: TrackedModule,
+    factors: list[LowRankGradient],
+    workload: Workload,
+    scratch: Scratch,
+    device,
+    sums: Sums,
 ) -> QueryProducts:
     """The route of a module, with the queries' gradients laid out as it needs them, in the dtype of `scratch`, which
     all modules of a pass have together."""
     route, dtype = routes.choices[module.name].route, scratch.dtype
     if route == "factors":
-        # Those of the chunk before are still there while the next are read.
-        elements = None if routes.kept else workload.passing_bytes // workload.bytes_per_entry // 2
-        return FactorSide(module, factors, dtype, device, elements)
+        # Those of the chunk before are still there while the next are read, and put side by side.
+        elements = None if routes.kept else workload.passing_bytes // workload.bytes_per_entry // 3
+        return FactorSide(module, factors, dtype, device, sums, elements)
     entries = module.out_features * module.in_dim
     if route == "formed":
         queries = Kept(module, factors, dtype, device)
@@ -67,8 +86,8 @@ def query_products(
         kept = [_placed(each, dtype, device) for each in factors] if routes.kept else factors
         queries = Rebuilt(module, kept, dtype, device, queries_at_once(workload, entries), scratch)
     if routes.gathered:
-        return GatheredGradients(queries, routes.gathered, scratch)
-    return FormedGradients(queries, documents_at_once(workload, entries, route), scratch)
+        return GatheredGradients(queries, routes.gathered, scratch, sums)
+    return FormedGradients(queries, documents_at_once(workload, entries, route), scratch, sums)
 
 
 class FactorSide(QueryProducts):
@@ -83,18 +102,19 @@ class FactorSide(QueryProducts):
         factors: list[LowRankGradient],
         dtype: torch.dtype,
         device,
+        sums: Sums,
         elements: int | None = None,
     ) -> None:
-        self.module, self.queries, self.dtype, self.device = module, len(factors), dtype, device
+        self.module, self.queries, self.sums, self.dtype, self.device = module, len(factors), sums, dtype, device
         self.factors = factors if elements else []
-        self.kept = None if elements else self._side_by_side(factors)
+        self.laid_out = None if elements else self._side_by_side(factors)
         self.most_columns = (elements or 0) // (module.out_features + module.in_dim)
         self._host_K = torch.repeat_interleave(torch.arange(len(factors)), torch.tensor([f.rank for f in factors]))
         self.query_K = self._host_K.to(device)
 
     def score(self, places_B: Tensor, activation_BTI: Tensor, gradient_BTO: Tensor) -> tuple[Tensor, list[Products]]:
         columns_at_once = ELEMENTS_AT_ONCE // activation_BTI.shape[:2].numel()
-        if not self.kept:
+        if not self.laid_out:
             columns_at_once = min(columns_at_once, self.most_columns)
         dtype = sum_dtype(activation_BTI.dtype)
         scores_BQ = activation_BTI.new_zeros(len(activation_BTI), self.queries, dtype=dtype)
@@ -105,21 +125,26 @@ class FactorSide(QueryProducts):
             projected_BTk *= gradient_BTO @ left_Ok
             products_Bk = projected_BTk.sum(1, dtype=scores_BQ.dtype)
             scores_BQ.index_add_(1, query_k, products_Bk)
-        return gradient_squares(self.module, activation_BTI, gradient_BTO), [Products(places_B, scores_BQ)]
+        squares_B = gradient_squares(self.module, activation_BTI, gradient_BTO)
+        return squares_B.to(self.sums.device, self.sums.dtype), [Products.to(self.sums, places_B, scores_BQ)]
 
     def _columns(self, at_once: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """The queries' directions, so many of them at a time, and whose they are."""
         for start in range(0, len(self.query_K), at_once):
             k = slice(start, start + at_once)
-            left_OK, right_IK = (each[:, k] for each in self.kept) if self.kept else self._read(k)
+            left_OK, right_IK = (each[:, k] for each in self.laid_out) if self.laid_out else self._read(k)
             yield left_OK, right_IK, self.query_K[k]
 
     def _read(self, k: slice) -> tuple[Tensor, Tensor]:
-        """These columns of factors that are not kept."""
-        first, last = (int(self._host_K[k][end]) for end in (0, -1))
-        before = k.start - int(torch.searchsorted(self._host_K, first))
-        left_OK, right_IK = self._side_by_side(self.factors[first : last + 1])
-        return tuple(each[:, before : before + k.stop - k.start] for each in (left_OK, right_IK))
+        """These columns of factors that are not laid out."""
+        of_k, count_k = self._host_K[k].unique_consecutive(return_counts=True)
+        skipped = k.start - int(torch.searchsorted(self._host_K, of_k[0]))
+        some = []
+        for query, count in zip(of_k.tolist(), count_k.tolist(), strict=True):
+            part = slice(skipped, skipped + count)
+            some.append(LowRankGradient(self.factors[query].left_OR[:, part], self.factors[query].right_IR[:, part]))
+            skipped = 0
+        return self._side_by_side(some)
 
     def _side_by_side(self, factors: list[LowRankGradient]) -> tuple[Tensor, Tensor]:
         """As columns: one product projects a token onto the directions of all of them."""
@@ -145,44 +170,46 @@ class Scratch:
 
 
 class DenseQueries(ABC):
-    """The queries' dense gradients: weights q×P of some of them at a time, and biases Q×O of all."""
+    """The queries' dense gradients: weights q×P and biases q×O of some of them at a time."""
 
-    def __init__(self, module: TrackedModule, factors: list[LowRankGradient], dtype: torch.dtype, device) -> None:
+    def __init__(self, module: TrackedModule, dtype: torch.dtype, device) -> None:
         self.module, self.dtype, self.device = module, dtype, device
-        self.bias_QO = None
-        if module.has_bias:
-            biases = [each.left_OR.to(device, dtype) @ each.right_IR[-1].to(device, dtype) for each in factors]
-            self.bias_QO = torch.stack(biases)
 
     @abstractmethod
-    def weights(self) -> Iterator[Tensor]:
-        """q×P, of all queries in turn."""
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """All queries in turn; no biases where the module has none."""
 
     def products(self, weight_DP: Tensor, bias_DO: Tensor | None) -> Tensor:
         """Scores D×Q."""
-        # The larger matrix first: twice as fast for few documents.
-        scores_DQ = torch.cat([(weight_qP @ weight_DP.T).T for weight_qP in self.weights()], 1)
-        scores_DQ = scores_DQ.to(sum_dtype(scores_DQ.dtype))
-        return scores_DQ if bias_DO is None else scores_DQ + bias_DO @ self.bias_QO.T
+        scores = []
+        for weight_qP, bias_qO in self.chunks():
+            # The larger matrix first: twice as fast for few documents.
+            scores_qD = (weight_qP @ weight_DP.T).to(sum_dtype(self.dtype))
+            scores.append(scores_qD if bias_qO is None else scores_qD + bias_qO @ bias_DO.T)
+        return torch.cat(scores).T
 
-    def _build(self, factors: Iterable[LowRankGradient], out_qOI: Tensor) -> None:
-        """Weights of these queries, one after the other: their ranks differ."""
+    def _build(self, factors: SequenceOf[LowRankGradient], out_qOI: Tensor) -> Tensor | None:
+        """Writes the weights of these queries, one after the other since their ranks differ; gives their biases."""
+        biases = []
         for factor, out_OI in zip(factors, out_qOI, strict=True):
             placed = _placed(factor, self.dtype, self.device)
             torch.mm(placed.left_OR, placed.right_IR[: self.module.in_features].T, out=out_OI)
+            if self.module.has_bias:
+                biases.append(placed.left_OR @ placed.right_IR[-1])
+        return torch.stack(biases) if biases else None
 
 
 class Kept(DenseQueries):
     """Made once and kept."""
 
     def __init__(self, module: TrackedModule, factors: list[LowRankGradient], dtype: torch.dtype, device) -> None:
-        super().__init__(module, factors, dtype, device)
+        super().__init__(module, dtype, device)
         weight_QOI = torch.empty(len(factors), module.out_features, module.in_features, dtype=dtype, device=device)
-        self._build(factors, weight_QOI)
+        self.bias_QO = self._build(factors, weight_QOI)
         self.weight_QP = weight_QOI.flatten(1)
 
-    def weights(self) -> Iterator[Tensor]:
-        yield self.weight_QP
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
+        yield self.weight_QP, self.bias_QO
 
 
 class Rebuilt(DenseQueries):
@@ -197,33 +224,33 @@ class Rebuilt(DenseQueries):
         at_once: int,
         scratch: Scratch,
     ) -> None:
-        super().__init__(module, factors, dtype, device)
+        super().__init__(module, dtype, device)
         self.factors, self.at_once, self.scratch = factors, at_once, scratch
 
-    def weights(self) -> Iterator[Tensor]:
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
         shape = (min(self.at_once, len(self.factors)), self.module.out_features, self.module.in_features)
         for start in range(0, len(self.factors), self.at_once):
             some = self.factors[start : start + self.at_once]
             weight_qOI = self.scratch.space("queries", shape, self.device)[: len(some)]
-            self._build(some, weight_qOI)
-            yield weight_qOI.flatten(1)
+            bias_qO = self._build(some, weight_qOI)
+            yield weight_qOI.flatten(1), bias_qO
 
 
 class FormedGradients(QueryProducts):
     """Forms the gradients of a batch's documents, up to `rows` of them for a product."""
 
-    def __init__(self, queries: DenseQueries, rows: int, scratch: Scratch) -> None:
-        self.module, self.queries, self.rows, self.scratch = queries.module, queries, rows, scratch
+    def __init__(self, queries: DenseQueries, rows: int, scratch: Scratch, sums: Sums) -> None:
+        self.module, self.queries, self.rows, self.scratch, self.sums = queries.module, queries, rows, scratch, sums
 
     def score(self, places_B: Tensor, activation_BTI: Tensor, gradient_BTO: Tensor) -> tuple[Tensor, list[Products]]:
         squares, ready = [], []
-        shape = (min(self.rows, len(places_B)), self.module.out_features, self.module.in_features)
+        weight_DOI, bias_DO = self._space(min(self.rows, len(places_B)))
         for start in range(0, len(places_B), self.rows):
             d = slice(start, start + self.rows)
-            weight_DOI = self.scratch.space("documents", shape, self.queries.device)[: len(places_B[d])]
-            bias_DO = self._bias_space(len(weight_DOI))
-            squares.append(self._form(activation_BTI[d], gradient_BTO[d], weight_DOI, bias_DO))
-            ready.append(Products(places_B[d], self.queries.products(weight_DOI.flatten(1), bias_DO)))
+            here = slice(0, len(places_B[d]))
+            squares.append(self._form(activation_BTI[d], gradient_BTO[d], weight_DOI[here], _rows(bias_DO, here)))
+            scores_DQ = self.queries.products(weight_DOI[here].flatten(1), _rows(bias_DO, here))
+            ready.append(Products.to(self.sums, places_B[d], scores_DQ))
         return torch.cat(squares), ready
 
     def _form(
@@ -235,7 +262,12 @@ class FormedGradients(QueryProducts):
         if bias_DO is not None:
             torch.sum(gradient_DTO, 1, out=bias_DO)
             squares_D += squared_norms(bias_DO)
-        return squares_D
+        return squares_D.to(self.sums.device, self.sums.dtype)
+
+    def _space(self, rows: int) -> tuple[Tensor, Tensor | None]:
+        """For gradients of so many documents."""
+        shape = (rows, self.module.out_features, self.module.in_features)
+        return self.scratch.space("documents", shape, self.queries.device), self._bias_space(rows)
 
     def _bias_space(self, rows: int) -> Tensor | None:
         if not self.module.has_bias:
@@ -246,12 +278,12 @@ class FormedGradients(QueryProducts):
 class GatheredGradients(FormedGradients):
     """Gathers them over several batches, until a next batch would make more than `rows`."""
 
-    def __init__(self, queries: DenseQueries, rows: int, scratch: Scratch) -> None:
-        super().__init__(queries, rows, scratch)
+    def __init__(self, queries: DenseQueries, rows: int, scratch: Scratch, sums: Sums) -> None:
+        super().__init__(queries, rows, scratch, sums)
         kind = {"dtype": queries.dtype, "device": queries.device}
         self._weight_DOI = torch.empty(rows, self.module.out_features, self.module.in_features, **kind)
         self._bias_DO = self._bias_space(rows)
-        self._places_D = torch.empty(rows, dtype=torch.int64, device=queries.device)
+        self._places_D = torch.empty(rows, dtype=torch.int64, device=sums.device)
         self._waiting = 0
 
     def make_room(self, documents: int) -> list[Products]:
@@ -271,8 +303,13 @@ class GatheredGradients(FormedGradients):
             return []
         d = slice(0, self._waiting)
         scores_DQ = self.queries.products(self._weight_DOI[d].flatten(1), _rows(self._bias_DO, d))
-        self._waiting = 0
-        return [Products(self._places_D[d].clone(), scores_DQ)]
+        products = Products.to(self.sums, self._places_D[d], scores_DQ)
+        self._waiting = 0  # last: where memory has run out before, they wait on
+        return [products]
+
+    def _space(self, rows: int) -> tuple[Tensor, Tensor | None]:
+        """That of what is gathered: a batch of more than `rows` comes when nothing waits."""
+        return self._weight_DOI[:rows], _rows(self._bias_DO, slice(0, rows))
 
 
 def _rows(of_D: Tensor | None, d: slice) -> Tensor | None:

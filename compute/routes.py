@@ -86,10 +86,11 @@ def choose_routes(modules: SequenceOf[TrackedModule], ranks: dict[str, list[int]
     left = workload.memory_bytes - factors if kept else workload.memory_bytes
     of_document = sum(each.out_features * each.in_dim for each in modules) * workload.bytes_per_entry
     gathered = _gathered(workload, of_document, left)
-    left -= max(gathered * of_document, workload.passing_bytes)
+    # Queries that are rebuilt stand beside what is gathered.
+    left -= max(gathered * of_document + workload.passing_bytes // PARTS["rebuilt"], workload.passing_bytes)
     choices = {}
     for module in modules:
-        choice = choices[module.name] = choose(module, ranks[module.name], workload, left, gathered, kept=kept)
+        choice = choices[module.name] = choose(module, ranks[module.name], workload, left, gathered)
         _refuse_too_little(module, choice, workload)
         if choice.route == "formed":
             left -= len(ranks[module.name]) * module.out_features * module.in_dim * workload.bytes_per_entry
@@ -102,16 +103,9 @@ def factors_bytes(memory_bytes: int) -> int:
 
 
 def choose(
-    module: TrackedModule,
-    ranks: SequenceOf[int],
-    workload: Workload,
-    dense_bytes: int,
-    gathered: int = 0,
-    *,
-    kept: bool = True,
+    module: TrackedModule, ranks: SequenceOf[int], workload: Workload, dense_bytes: int, gathered: int = 0
 ) -> Choice:
-    """The cheapest route for queries of these ranks, where `dense_bytes` are left for dense gradients, which are made
-    where factors are `kept`.
+    """The cheapest route for queries of these ranks, where `dense_bytes` are left for dense gradients.
 
     The norms of documents' gradients are included; they come for nothing where gradients are formed.
     """
@@ -136,7 +130,7 @@ def choose(
         "formed": FORMING * forward + product * few["formed"],
         "rebuilt": FORMING * forward + product * few["rebuilt"] + rebuilding,
     }
-    fits = kept and len(ranks) * entries * workload.bytes_per_entry <= dense_bytes
+    fits = len(ranks) * entries * workload.bytes_per_entry <= dense_bytes
     route = min((name for name in costs if name != "formed" or fits), key=costs.__getitem__)
     return Choice(route, *({name: each / forward for name, each in of.items()} for of in (costs, multiplications)))
 
@@ -156,7 +150,7 @@ def queries_at_once(workload: Workload, entries: int) -> int:
 def _gathered(workload: Workload, of_document: int, left: int) -> int:
     """Documents to gather, in whole batches: 0 where a batch is enough for a product, or two do not fit."""
     batches = DOCUMENTS_PER_PRODUCT // workload.documents
-    # What is rebuilt comes on top, and dense gradients are to have their part.
+    # Dense gradients are to have their part.
     room = (left - workload.passing_bytes // PARTS["rebuilt"]) // 2
     batches = min(batches, room // (of_document * workload.documents))
     return batches * workload.documents if batches > 1 else 0

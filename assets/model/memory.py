@@ -97,6 +97,7 @@ def cost_setting(
         exact_bytes=DENSE_BYTES,
         logits_at_once=logits_at_once,
         dtype=study.spec.model.dtype,
+        products=options.products,
         blocks=fit.blocks,
         fit_memory_bytes=fit.memory_bytes,
         index_dimensions=options.index.dimensions if options.index else None,

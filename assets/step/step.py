@@ -179,14 +179,18 @@ class Step(Reading):
         """
         failures = ShardFailures(len(shards), self.context.log.error)
         begun: dict[str, float] = {}
+        last = 0.0  # of the commits of the shard before: seconds of shards are not to be counted twice
 
         def timed(shard: str, found: Read, look: Callable[[], None]) -> Callable[[], Sequence[Written]]:
             begun[shard] = time.monotonic()
             return work(shard, found, look)
 
         def told(shard: str, written: Sequence[Written]) -> None:
+            nonlocal last
+            since = max(begun[shard], last)
             for each in written:
-                self.tell(each, since=begun[shard])
+                self.tell(each, since=since)
+            last = max((each.at for each in written), default=last)
             self.report.done.append(shard)
 
         overlapped(shards, read=read, work=timed, told=told, failures=failures)

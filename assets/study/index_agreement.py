@@ -22,6 +22,7 @@ from assets.step.checks import Check
 from assets.step.declaring import asset_arguments
 from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
+from assets.study.completions import completions_table
 from assets.study.coverage import coverage_table, refuse_incomplete
 from assets.study.document_index import document_index_table, study_sketch
 from assets.study.index_search import estimated_batches, refuse_without_index
@@ -179,9 +180,10 @@ def _code_queries(step: Step, study: Study) -> dict:
     from compute.sign_codes import CodeQuery
 
     model, modules = open_traced_model(step, study)
-    gradients = stored_gradients(step, study.name)
-    sizes = {"documents": 1, "tokens": study.spec.corpus.max_tokens, "queries": len({query for _, query in gradients})}
+    queries = step.scan(completions_table(study.name)).select(pl.len()).collect().item()
+    sizes = {"documents": 1, "tokens": study.spec.corpus.max_tokens, "queries": queries}
     refuse_beyond_memory(study, "index_agreement", model, modules, **sizes)
+    gradients = stored_gradients(step, study.name)
     sketch = study_sketch(study, stored_curvature(step, study, model, modules), modules)
     return {
         query_id: CodeQuery(sketch.of_direction({name: each.dense() for name, each in of_query.items()}))

@@ -203,7 +203,7 @@ def _score_shards(step: Step, study: Study) -> None:
     step.version(tokenizer_table(study.spec.corpus.name))  # which tells MLflow, and reading ahead must not
     kinds = dict(step.scan(completions_table(study.name)).select("query_id", "kind").collect().iter_rows())
     places = {shard: place for place, shard in enumerate(due)}
-    pictured = next((shard for shard in due if rows.get(shard)), None)  # one a run: it costs more than a small shard
+    pictured = False  # one a run: it costs more than a small shard
     total = sum(rows.get(shard, 0) for shard in due)
     with step.progress(f"{study.name}: influence", total, "documents") as progress:
 
@@ -211,6 +211,8 @@ def _score_shards(step: Step, study: Study) -> None:
             return shard_documents(step, study.spec.corpus.name, shard)
 
         def score(shard: str, documents: ShardDocuments, look: Callable[[], None]) -> Callable[[], list[Written]]:
+            nonlocal pictured
+
             def on_batch(count: int, _: int) -> None:
                 progress.advance(count)
                 look()
@@ -218,7 +220,8 @@ def _score_shards(step: Step, study: Study) -> None:
             scored = _score_shard(step, study, influence_pass, keys, shard, documents, on_batch)
             rate = {"documents": progress.done, "documents_per_second": progress.done / progress.seconds}
             step.tracking.log_metrics(rate | {"shard_tokens": documents.tokens}, places[shard])
-            picture = _picture(step, scored, kinds) if shard == pictured else {}
+            picture = {} if pictured or not documents.ids else _picture(step, scored, kinds)
+            pictured = pictured or bool(picture)
             return lambda: _write_shard(step, study, scored, stamps[shard], picture)
 
         step.each_shard_overlapped(due, read=read, work=score)

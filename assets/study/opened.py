@@ -95,7 +95,10 @@ class OpenedStudy:
     @cached_property
     def gradients(self) -> dict[tuple[str, str], dict]:
         """The stored low-rank gradients per module name, by method and query, sorted."""
-        gradients = stored_gradients(self.reading, self.study.name)
+        from compute.routes import factors_bytes
+
+        most_bytes = factors_bytes(self.study.spec.options.memory_bytes)
+        gradients = stored_gradients(self.reading, self.study.name, most_bytes)
         names = {module.name for module in self.modules}
         if any(names != of_query.keys() for of_query in gradients.values()):
             raise BadInput(self._is_otherwise("query gradients are of other modules"))

@@ -7,7 +7,7 @@ from assets.lake.writing import MEMORY_BYTES, WRITER_BYTES
 BESIDE = "shards read ahead and written behind"
 TOKEN_BYTES = 2 * 4  # as polars reads them, and as the engine takes them
 DOCUMENT_BYTES = 600  # of Python's objects: an id, a sequence, its slice of the tokens
-SCORE_BYTES = 4
+SCORE_BYTES = 4 * 4  # of the shard that is scored, and of the one that is written: also by norm, on the way to ranks
 SCORE_ROW_BYTES = 150  # of Arrow, with its strings
 CANDIDATE_ROW_BYTES = 700  # of Python's objects
 ENDS = 4  # top and bottom, raw and normed
@@ -16,10 +16,11 @@ ENDS = 4  # top and bottom, raw and normed
 def bytes_beside(documents: int, tokens: int, directions: int, top_k: int) -> dict[str, float]:
     """For shards of at most this many documents of `tokens` each, scored along `directions` (queries × methods).
 
-    The documents are there twice, of the shard read and of the one written; rows wait in memory up to a bound.
+    The documents are there twice, of the shard read and of the one written; rows wait in memory up to a bound, beside
+    the candidates.
     """
     read = documents * (tokens * TOKEN_BYTES + DOCUMENT_BYTES)
     scores = documents * directions
     rows = min(scores * SCORE_ROW_BYTES, MEMORY_BYTES + WRITER_BYTES)
     candidates = directions * ENDS * min(top_k, documents) * CANDIDATE_ROW_BYTES
-    return {BESIDE: 2 * read + scores * SCORE_BYTES + max(rows, candidates)}
+    return {BESIDE: 2 * read + scores * SCORE_BYTES + rows + candidates}

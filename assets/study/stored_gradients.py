@@ -90,7 +90,7 @@ def _space(elements: int, *, mapped: bool) -> torch.Tensor:
         return torch.empty(elements)
     handle, name = tempfile.mkstemp(prefix="headwater-")
     try:
-        os.posix_fallocate(handle, 0, elements * FLOAT)  # a write to a file with holes would end the process instead
+        _fill(handle, elements * FLOAT)  # a write to a file with holes would end the process where the disk is full
         return torch.from_file(name, shared=True, size=elements)
     except OSError as error:
         raise BadInput(
@@ -100,3 +100,12 @@ def _space(elements: int, *, mapped: bool) -> torch.Tensor:
     finally:
         os.close(handle)
         os.unlink(name)  # it lasts as long as the mapping
+
+
+def _fill(handle: int, size: int) -> None:
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        os.posix_fallocate(handle, 0, size)
+        return
+    zeros = bytes(2**20)
+    while size > 0:
+        size -= os.write(handle, zeros[:size])

@@ -146,7 +146,7 @@ def plan_study(
 def _dtypes(study: Study) -> tuple[str, ...]:
     """In which the study multiplies, next to float32 and float64."""
     ablation = study.spec.options.ablation
-    return (study.spec.model.dtype, *(ablation.precisions if ablation else ()))
+    return (study.spec.model.dtype, study.spec.options.products, *(ablation.precisions if ablation else ()))
 
 
 def _setting(study: Study, corpus: Corpus, queries: Queries, rank: float | None, device: Hardware) -> Setting:

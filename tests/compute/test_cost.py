@@ -183,6 +183,27 @@ def test_influence_by_the_routes_that_the_engine_takes(measured, queries, memory
     assert costs.total == pytest.approx(counted(lambda: influence_pass.score(measured.documents)), rel=0.05)
 
 
+@pytest.mark.parametrize("memory_bytes", [2**19, 2**20])  # where fewer documents are gathered than there are
+def test_products_in_half_precision_take_the_routes_for_it(measured, memory_bytes):
+    gradients = measured.gradients() * 12
+    setting = dataclasses.replace(SETTING, queries=12 * QUERIES, memory_bytes=memory_bytes)
+    setting = dataclasses.replace(setting, products="bfloat16")
+    costs = dataclasses.replace(measured.costs, setting=setting).influence()
+    influence_pass = InfluencePass(
+        measured.model,
+        measured.modules,
+        gradients,
+        typical_tokens=TOKENS,
+        token_budget=SETTING.token_budget,
+        memory_bytes=memory_bytes,
+        products=torch.bfloat16,
+    )
+    assert {name: choice.route for name, choice in costs.routes.items()} == influence_pass.chosen.names()
+    passes = measured.costs.sequence_pass(TOKENS, TOKENS - 1)["float32"] * DOCUMENTS
+    assert costs.operations["float32"] == pytest.approx(passes)
+    assert costs.total == pytest.approx(counted(lambda: influence_pass.score(measured.documents)), rel=0.05)
+
+
 def test_other_methods_share_truncations_and_whitening_costs_a_turn(measured):
     methods = ("dot", "cosine", "ekfac", "trackstar")
     setting = dataclasses.replace(SETTING, methods=4, whitens=True)
