@@ -64,6 +64,7 @@ with tempfile.NamedTemporaryFile() as file:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_is_bounded_whatever_the_number_of_queries():
     found = {}

@@ -100,24 +100,28 @@ def test_a_product_is_for_all_that_are_gathered(neox_case, neox_fitted, gatherin
     assert sorted(set(rows)) == [23 % GATHERED, GATHERED]
 
 
+TAKES_MEMORY = [
+    (torch, "bmm"),  # documents' gradients are formed
+    (compute.query_products, "squared_norms"),
+    (compute.query_products.DenseQueries, "products"),
+    (compute.query_products.Products, "to"),  # scores are brought to where they are added up
+    (compute.document_norms.DocumentNorms, "of_module"),
+]
+
+
 @pytest.mark.parametrize(
-    ("of", "name"),
+    ("gathering", "of", "name"),
     [
-        (torch, "bmm"),  # documents' gradients are formed
-        (torch, "mm"),  # queries' are rebuilt
-        (compute.query_products, "squared_norms"),
-        (compute.query_products.DenseQueries, "products"),
-        (compute.query_products.Products, "to"),  # scores are brought to where they are added up
-        (compute.document_norms.DocumentNorms, "of_module"),
+        ("rebuilt", torch, "mm"),  # queries' gradients are made of their factors
+        *((route, *each) for route in ("formed", "rebuilt") for each in TAKES_MEMORY),
     ],
+    indirect=["gathering"],
 )
 @pytest.mark.parametrize("failing", [1, 2, 3, 5, 7, 8])
 def test_memory_that_runs_out_loses_nothing_and_adds_nothing_twice(
     neox_case, neox_fitted, gathering, monkeypatch, of, name, failing
 ):
     """The n-th time that something takes memory; also with one method that is whitened."""
-    if name == "mm" and gathering == "formed":
-        pytest.skip("no query is rebuilt")
     methods = ("ekfac", "trackstar")
     gradients = gradients_of(neox_case, neox_fitted, methods)
     settings = {"methods": methods * len(neox_case.queries), "curvature": neox_fitted.curvature, "token_budget": 60}

@@ -174,6 +174,7 @@ def test_a_few_bad_records_are_set_aside_with_their_reasons(tmp_path):
     assert rejected["record_id"].to_list() == [None, "blank"]
 
 
+@pytest.mark.slow
 def test_a_damaged_table_in_the_lake_is_named(tmp_path, refused):
     study = write_study(tmp_path)
     assert CliRunner().invoke(app, ["run", str(study)]).exit_code == 0

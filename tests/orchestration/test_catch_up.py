@@ -41,6 +41,7 @@ def test_a_run_that_keeps_everything_is_followed_by_nothing(copied, automation):
     assert automation.tick(study_keys, copied.study) == set()
 
 
+@pytest.mark.slow
 def test_a_catch_up_leaves_nothing_to_the_sensors_that_watch(copied, automation):
     change(copied)
     assert shards_behind(copied.lake, copied.study) == ["00001"]

@@ -54,6 +54,7 @@ def follow(copied) -> dg.RunRequest | dg.SkipReason:
     return catch_up_sensor(copied.study, study_job(copied.study))(context)
 
 
+@pytest.mark.slow
 def test_each_step_refuses_what_is_of_other_scores(scored):
     for path in ANALYSES:
         (told,) = refusals(scored, path)

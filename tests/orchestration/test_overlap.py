@@ -66,6 +66,7 @@ def test_threads_touch_the_lake_and_nothing_else(copied, monkeypatch):
     assert set(told) - {"machine-metrics"} == {threading.main_thread().name}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("table", ["document_norms", "candidates", "influence"])
 def test_a_shard_that_cannot_be_written_is_done_again_whole(copied, monkeypatch, table):
     """The others are written, and reported; of this one nothing is reported, and the next run does it anew."""
