@@ -216,15 +216,20 @@ def count(number: float) -> str:
     """1.52 P"""
     for prefix, unit in PREFIXES:
         if number >= unit:
-            return f"{number / unit:.3g} {prefix}"
-    return f"{number:.3g} "
+            return f"{_three_digits(number / unit)} {prefix}"
+    return f"{_three_digits(number)} "
 
 
 def size(number: float) -> str:
     for unit, of in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20)):
         if number >= of:
-            return f"{number / of:.3g} {unit}"
-    return f"{number / 2**10:.3g} KiB"
+            return f"{_three_digits(number / of)} {unit}"
+    return f"{_three_digits(number / 2**10)} KiB"
+
+
+def _three_digits(number: float) -> str:
+    """And all digits before the point: 1,010 of a unit is less than one of the next, whose 1,024th it is."""
+    return f"{number:,.0f}" if number >= 999.5 else f"{number:.3g}"
 
 
 def duration(seconds: float) -> str:

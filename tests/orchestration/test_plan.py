@@ -15,6 +15,7 @@ from assets.tracking.past_steps import PastStep
 from compute import hardware
 from compute.machine import machine_used
 from orchestration.cli import app
+from orchestration.plan.page import size
 from orchestration.plan.recorded import Recorded, last_work
 from tests.orchestration.tiny_study import RECORDS, headwater, write_study
 
@@ -253,3 +254,11 @@ def test_a_mistake_is_one_sentence(tmp_path, changes, arguments, words):
 def test_a_study_file_that_is_not_there(tmp_path):
     result = plan(tmp_path / "home", tmp_path / "no.yaml")
     assert result.exit_code == 1 and "no.yaml" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(0, "0 KiB"), (1010 * 2**10, "1,010 KiB"), (1023.9 * 2**20, "1,024 MiB"), (1.5 * 2**30, "1.5 GiB")],
+)
+def test_sizes_are_said_without_exponents(number, said):
+    assert size(number) == said
