@@ -148,8 +148,8 @@ class FactorSide(QueryProducts):
 
     def _side_by_side(self, factors: list[LowRankGradient]) -> tuple[Tensor, Tensor]:
         """As columns: one product projects a token onto the directions of all of them."""
-        left_OK = torch.cat([each.left_OR.to(self.device, self.dtype) for each in factors], 1)
-        return left_OK, torch.cat([each.right_IR.to(self.device, self.dtype) for each in factors], 1)
+        placed = [_placed(each, self.dtype, self.device) for each in factors]
+        return torch.cat([each.left_OR for each in placed], 1), torch.cat([each.right_IR for each in placed], 1)
 
 
 class Scratch:

@@ -115,10 +115,9 @@ def choose(
     product, factors = len(ranks) * entries, tokens * sum(ranks) * (outputs + inputs)
     norm = min(forward, tokens * tokens * (outputs + inputs))
     at_once = {route: gathered or documents_at_once(workload, entries, route) for route in ("formed", "rebuilt")}
-    rebuilding = sum(ranks) * entries / at_once["rebuilt"]
-    if not gathered:  # the last product of a batch may be for a few
-        products = -(-workload.documents // at_once["rebuilt"])
-        rebuilding = sum(ranks) * entries * products / workload.documents
+    # The last product of a batch may be for a few; what is gathered is full.
+    products = 1 / gathered if gathered else -(-workload.documents // at_once["rebuilt"]) / workload.documents
+    rebuilding = sum(ranks) * entries * products
     few = {route: max(1, DOCUMENTS_PER_PRODUCT / each) for route, each in at_once.items()}
     multiplications = {
         "factors": factors + norm,

@@ -29,8 +29,8 @@ FLOAT = 4
 def stored_gradients(
     step: Reading, study: str, most_bytes: int | None = None
 ) -> dict[tuple[str, str], dict[str, LowRankGradient]]:
-    """The factors per module name, by method and query, sorted; in a mapped file where they take
-    more than `most_bytes`.
+    """The factors per module name, by method and query, sorted; in a mapped file where they take more than
+    `most_bytes`.
 
     The table is streamed, and its rows may come in any order. Raises BadInput where the disk has no room for the file.
     """

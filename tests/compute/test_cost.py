@@ -97,6 +97,10 @@ class Measured:
         found = query_gradients(self.model, self.modules, self.queries, self.curvature, rank=rank, agreement=agreement)
         return [each for _, _, each in found]
 
+    def influence_pass(self, gradients: list, memory_bytes: int, **settings) -> InfluencePass:
+        sizes = {"typical_tokens": TOKENS, "token_budget": SETTING.token_budget, "memory_bytes": memory_bytes}
+        return InfluencePass(self.model, self.modules, gradients, **sizes, **settings)
+
 
 def _sequences(name: str, count: int, tokens: int, loss_start: int) -> list[Sequence]:
     draw = torch.Generator().manual_seed(1)
@@ -171,14 +175,7 @@ def test_influence_by_the_routes_that_the_engine_takes(measured, queries, memory
     gradients = (measured.gradients() * 12)[: 2 * queries]
     setting = dataclasses.replace(SETTING, queries=queries, memory_bytes=memory_bytes)
     costs = dataclasses.replace(measured.costs, setting=setting).influence()
-    influence_pass = InfluencePass(
-        measured.model,
-        measured.modules,
-        gradients,
-        typical_tokens=TOKENS,
-        token_budget=SETTING.token_budget,
-        memory_bytes=memory_bytes,
-    )
+    influence_pass = measured.influence_pass(gradients, memory_bytes)
     assert {name: choice.route for name, choice in costs.routes.items()} == influence_pass.chosen.names()
     assert costs.total == pytest.approx(counted(lambda: influence_pass.score(measured.documents)), rel=0.05)
 
@@ -189,15 +186,7 @@ def test_products_in_half_precision_take_the_routes_for_it(measured, memory_byte
     setting = dataclasses.replace(SETTING, queries=12 * QUERIES, memory_bytes=memory_bytes)
     setting = dataclasses.replace(setting, products="bfloat16")
     costs = dataclasses.replace(measured.costs, setting=setting).influence()
-    influence_pass = InfluencePass(
-        measured.model,
-        measured.modules,
-        gradients,
-        typical_tokens=TOKENS,
-        token_budget=SETTING.token_budget,
-        memory_bytes=memory_bytes,
-        products=torch.bfloat16,
-    )
+    influence_pass = measured.influence_pass(gradients, memory_bytes, products=torch.bfloat16)
     assert {name: choice.route for name, choice in costs.routes.items()} == influence_pass.chosen.names()
     passes = measured.costs.sequence_pass(TOKENS, TOKENS - 1)["float32"] * DOCUMENTS
     assert costs.operations["float32"] == pytest.approx(passes)
@@ -217,13 +206,9 @@ def test_other_methods_share_truncations_and_whitening_costs_a_turn(measured):
         )
 
     assert costs.query_gradients().total == pytest.approx(counted(direct), rel=0.05)
-    influence_pass = InfluencePass(
-        measured.model,
-        measured.modules,
+    influence_pass = measured.influence_pass(
         [factors for *_, factors in found],
-        typical_tokens=TOKENS,
-        token_budget=SETTING.token_budget,
-        memory_bytes=SETTING.memory_bytes,
+        SETTING.memory_bytes,
         methods=[method for method, *_ in found],
         curvature=measured.curvature,
     )
