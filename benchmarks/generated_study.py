@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import dagster as dg
 import yaml
+
+from assets.specs.study import Study
+from orchestration.home import Home
+from orchestration.studies import open_study
 
 WORDS = "the a cat dog runs sits on mat 12 34 56 plus is equal to river mountain".split()
 
@@ -71,3 +80,31 @@ class GeneratedStudy:
             "queries": {"name": self.name, "path": "queries.jsonl"},
             "options": {"rank": self.rank, "top_k": 5},
         }
+
+
+@dataclass(frozen=True)
+class OpenedStudy:
+    """A generated study in a home of its own: its files are in `root`."""
+
+    root: Path
+    home: Home
+    study: Study
+    instance: dg.DagsterInstance
+
+
+@contextmanager
+def opened(generated: GeneratedStudy, root: Path) -> Iterator[OpenedStudy]:
+    """Writes the study into `root`, without a shard, and opens it."""
+    root.mkdir(parents=True, exist_ok=True)
+    os.environ["HEADWATER_HOME"] = str(root / "home")
+    home = Home.from_environment().prepare()
+    study = open_study(generated.write(root), home)
+    with home.instance() as instance:
+        yield OpenedStudy(root, home, study, instance)
+
+
+@contextmanager
+def opened_for_now(generated: GeneratedStudy) -> Iterator[OpenedStudy]:
+    """The same in a temporary directory."""
+    with tempfile.TemporaryDirectory() as directory, opened(generated, Path(directory)) as found:
+        yield found

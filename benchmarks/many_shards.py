@@ -24,13 +24,12 @@ import dagster as dg
 
 from assets.specs.study import Study
 from assets.step.step import REUSE_TAG
-from benchmarks.generated_study import GeneratedStudy
+from benchmarks.generated_study import GeneratedStudy, opened
 from orchestration.automation import corpus_keys
 from orchestration.graph import job_name, shard_keys, shards_key, study_assets_once, study_job
 from orchestration.home import Home
 from orchestration.resources import resources_of
 from orchestration.run import QUIET, run_study
-from orchestration.studies import open_study
 
 TINY = GeneratedStudy("many", records=8, words=20, max_tokens=32, hidden_size=32, layers=2, rank=4)
 ADDED = 7
@@ -66,14 +65,11 @@ class Corpus:
 
     @classmethod
     def of(cls, size: int, root: Path, stack: ExitStack) -> Corpus:
-        root.mkdir(parents=True, exist_ok=True)
-        os.environ["HEADWATER_HOME"] = str(root / "home")
-        home = Home.from_environment().prepare()
-        study = open_study(TINY.write(root), home)
-        made = cls(size, root, home, study, stack.enter_context(home.instance()))
+        found = stack.enter_context(opened(TINY, root))
+        made = cls(size, root, found.home, found.study, found.instance)
         while made.files() < size:
             TINY.write_shard(root, made.files())
-        run_study(study, made.instance, resources_of(home))
+        run_study(made.study, made.instance, resources_of(made.home))
         return made
 
     def files(self) -> int:

@@ -8,24 +8,19 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import dagster as dg
 
-from benchmarks.generated_study import GeneratedStudy
+from benchmarks.generated_study import GeneratedStudy, OpenedStudy, opened_for_now
 from compute.influence import InfluencePass
 from orchestration.graph import job_name, shard_keys, study_assets_once, study_job
-from orchestration.home import Home
 from orchestration.resources import resources_of
 from orchestration.run import QUIET, run_study
-from orchestration.studies import open_study
 
 DEFAULT_SIZE = GeneratedStudy("overhead", records=5_000, words=250, max_tokens=256, hidden_size=128, layers=4, rank=32)
 SCORES = ("influence", "document_norms", "candidates")
@@ -34,24 +29,21 @@ SCORES = ("influence", "document_norms", "candidates")
 def main(shards: int = 4, width: int = DEFAULT_SIZE.hidden_size) -> None:
     generated = replace(DEFAULT_SIZE, hidden_size=width)
     logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory() as directory:
-        root = Path(directory)
-        os.environ["HEADWATER_HOME"] = str(root / "home")
-        home = Home.from_environment().prepare()
-        study = open_study(generated.write(root), home)
+    with opened_for_now(generated) as opened:
         for number in range(shards):
-            generated.write_shard(root, number)
-        with home.instance() as instance:
-            run_study(study, instance, resources_of(home))
-            for keys in ([shard_keys(study, instance)[0]], shard_keys(study, instance)):
-                computed, whole = seconds_to_score(study, instance, home, keys)
-                told = {"shards": len(keys), "width": width, "compute_seconds": round(computed, 2)}
-                told |= {"run_seconds": round(whole, 2), "added": round(whole / computed - 1, 4)}
-                print(json.dumps(told), flush=True)
+            generated.write_shard(opened.root, number)
+        run_study(opened.study, opened.instance, resources_of(opened.home))
+        keys = shard_keys(opened.study, opened.instance)
+        for some in (keys[:1], keys):
+            computed, whole = seconds_to_score(opened, some)
+            told = {"shards": len(some), "width": width, "compute_seconds": round(computed, 2)}
+            told |= {"run_seconds": round(whole, 2), "added": round(whole / computed - 1, 4)}
+            print(json.dumps(told), flush=True)
 
 
-def seconds_to_score(study, instance: dg.DagsterInstance, home: Home, shards: list[str]) -> tuple[float, float]:
+def seconds_to_score(opened: OpenedStudy, shards: list[str]) -> tuple[float, float]:
     """Of scoring these shards anew: in the passes over documents, and in the run as a whole."""
+    study, home, instance = opened.study, opened.home, opened.instance
     definitions = dg.Definitions(study_assets_once([study]), jobs=[study_job(study)], resources=resources_of(home))
     job = definitions.resolve_job_def(job_name(study))
     keys = [dg.AssetKey(["study", study.name, name]) for name in SCORES]

@@ -9,28 +9,24 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 
 import numpy as np
 
 import assets.step.overlap
+from benchmarks.generated_study import OpenedStudy, opened_for_now
 from benchmarks.overhead import DEFAULT_SIZE, seconds_to_score
 from compute.influence import InfluencePass, Scores
 from orchestration.graph import shard_keys
-from orchestration.home import Home
 from orchestration.resources import resources_of
 from orchestration.run import run_study
-from orchestration.studies import open_study
 
 FITTED_RECORDS = 100
 DEVICE_SECONDS_PER_DOCUMENT = 1e-3
@@ -77,23 +73,18 @@ def main(where: str, shards: int = 4, records: int = 400, repetitions: int = 3) 
     score = {"device": a_devices_score, "cpu": InfluencePass.score}[where]
     generated = replace(DEFAULT_SIZE, name="overlap", records=records)
     logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory() as directory:
-        root = Path(directory)
-        os.environ["HEADWATER_HOME"] = str(root / "home")
-        home = Home.from_environment().prepare()
-        study = open_study(generated.write(root), home)
-        replace(generated, records=FITTED_RECORDS).write_shard(root, 0)
-        with home.instance() as instance:
-            with replaced(InfluencePass, "score", a_devices_score):  # what is measured is scored anew
-                run_study(study, instance, resources_of(home))  # the model is trained on this shard alone
-                for number in range(1, 1 + shards):
-                    generated.write_shard(root, number)
-                run_study(study, instance, resources_of(home))
-            scored = (study, instance, home, shard_keys(study, instance)[1:])
-            tell(repetitions, lambda: measured(score, scored))
+    with opened_for_now(generated) as opened:
+        replace(generated, records=FITTED_RECORDS).write_shard(opened.root, 0)
+        with replaced(InfluencePass, "score", a_devices_score):  # what is measured is scored anew
+            run_study(opened.study, opened.instance, resources_of(opened.home))  # trained on this shard alone
+            for number in range(1, 1 + shards):
+                generated.write_shard(opened.root, number)
+            run_study(opened.study, opened.instance, resources_of(opened.home))
+        added = shard_keys(opened.study, opened.instance)[1:]
+        tell(repetitions, lambda: measured(score, opened, added))
 
 
-def measured(score: Callable, scored: tuple) -> tuple[float, float]:
+def measured(score: Callable, opened: OpenedStudy, shards: list[str]) -> tuple[float, float]:
     """Seconds of a run that scores these shards anew, and of them those from the end of a pass to the next one."""
     passes: list[tuple[float, float]] = []
 
@@ -104,7 +95,7 @@ def measured(score: Callable, scored: tuple) -> tuple[float, float]:
         return found
 
     with replaced(InfluencePass, "score", noted):
-        _, whole = seconds_to_score(*scored)
+        _, whole = seconds_to_score(opened, shards)
     return whole, sum(began - ended for (_, ended), (began, _) in pairwise(passes))
 
 

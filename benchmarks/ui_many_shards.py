@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +19,12 @@ from pathlib import Path
 import dagster as dg
 from playwright.sync_api import Page, expect, sync_playwright
 
-from benchmarks.generated_study import GeneratedStudy
+from benchmarks.generated_study import GeneratedStudy, opened_for_now
 from orchestration.automation import corpus_keys
 from orchestration.graph import job_name, shard_keys, shards_key, study_assets_once, study_job
 from orchestration.home import Home
 from orchestration.resources import resources_of
 from orchestration.run import QUIET, run_study
-from orchestration.studies import open_study
 from tests.ui.browser import FLAGS, installed
 from tests.ui.dagster_pages import open_asset
 from tests.ui.running import RunningUI
@@ -38,18 +36,14 @@ MOST_MILLISECONDS = 120_000
 
 def main(shards: int) -> None:
     logging.disable(logging.WARNING)
-    with tempfile.TemporaryDirectory() as directory:
-        root = Path(directory)
-        os.environ["HEADWATER_HOME"] = str(root / "home")
-        home = Home.from_environment().prepare()
-        study = open_study(TINY.write(root), home)
+    with opened_for_now(TINY) as opened:
+        study, home, instance, root = opened.study, opened.home, opened.instance, opened.root
         TINY.write_shard(root, 0)
-        with home.instance() as instance:
-            run_study(study, instance, resources_of(home))
-            for number in range(1, shards):
-                TINY.write_shard(root, number)
-            _list(study, instance, home)
-            _tell_materialized(study, instance)
+        run_study(study, instance, resources_of(home))
+        for number in range(1, shards):
+            TINY.write_shard(root, number)
+        _list(study, instance, home)
+        _tell_materialized(study, instance)
         with RunningUI(home.root) as ui:
             ui.until_it_says("Ctrl-C")
             _look(ui.dagster, shards, root)

@@ -4,13 +4,16 @@ A row holds a few thousand bits of the whitened gradient (`compute/gradient_sket
 which any query's EK-FAC score is estimated. It depends on documents, model, curvature and damping, and on no query.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import dagster as dg
 import pyarrow as pa
 
-from assets.corpus.documents import documents_table, shard_documents
+from assets.corpus.documents import ShardDocuments, documents_table, shard_documents
 from assets.corpus.partitions import several_shards_per_run, shard_partitions
+from assets.corpus.tokenizer import tokenizer_table
 from assets.curvature.factors import eigenbasis_table, eigenvalues_table, stored_curvature
 from assets.curvature.sample import typical_tokens
 from assets.lake.columns import DOCUMENT_ID, SHARD, STAMP
@@ -24,9 +27,16 @@ from assets.step.checks import Check
 from assets.step.declaring import asset_arguments
 from assets.step.fingerprints import fingerprint
 from assets.step.reading import Reading
-from assets.step.step import Step, run_step
+from assets.step.step import Step, Written, run_step
 from assets.step.stored_now import StoredNow
+from assets.study.shards_in_flight import bytes_beside_index
 from assets.tracking.tracking import Tracking
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from compute.gradient_sketch import GradientSketch
+    from compute.passes import OnBatch
 
 CODE_VERSION = "1"
 STORY = "A compressed, whitened gradient of each document, for queries that are not in the set; headwater ask reads it."
@@ -126,51 +136,63 @@ def _index_shards(step: Step, study: Study) -> None:
     model, modules = open_traced_model(step, study)
     rows, length = step.lake.partition_rows(documents), typical_tokens(step, study.spec.curvature.name)
     most = max((rows.get(shard, 0) for shard in due), default=0)
-    refuse_beyond_memory(study, "document_index", model, modules, documents=max(1, most), tokens=length)
-    sketch = study_sketch(study, stored_curvature(step, study, model, modules), modules)
-    facts = {"dimensions": sketch.dimensions, "directions kept": sketch.directions}
+    beside = bytes_beside_index(most, length, study.spec.options.index.dimensions, several=len(due) > 1)
+    sizes = {"documents": max(1, most), "tokens": length}
+    refuse_beyond_memory(study, "document_index", model, modules, beside=beside, **sizes)
+    engine = _Engine(model, study_sketch(study, stored_curvature(step, study, model, modules), modules))
+    facts = {"dimensions": engine.sketch.dimensions, "directions kept": engine.sketch.directions}
     step.tracking.log_params(facts)
+    step.version(tokenizer_table(study.spec.corpus.name))  # which tells MLflow, and reading ahead must not
+    places = {shard: place for place, shard in enumerate(due)}
     total = sum(rows.get(shard, 0) for shard in due)
     with step.progress(f"{study.name}: document index", total, "documents") as progress:
 
-        def index(shard: str) -> None:
-            batches = _batches(step, study, (model, sketch), shard, stamps[shard], progress)
-            step.write(table, batches, stamps[shard], shard=shard, metadata=facts)
+        def read(shard: str) -> ShardDocuments:
+            return shard_documents(step, study.spec.corpus.name, shard)
+
+        def index(shard: str, found: ShardDocuments, look: Callable[[], None]) -> Callable[[], list[Written]]:
+            def on_batch(count: int, _: int) -> None:
+                progress.advance(count)
+                look()
+
+            of_shard = list(engine.rows(step, study, shard, found, stamps[shard], on_batch))
             step.check(_finite_check(study), None, shard=shard)
-            step.tracking.log_metrics({"documents": progress.done}, len(step.done))
+            step.tracking.log_metrics({"documents": progress.done}, places[shard])
+            return lambda: [step.commit(table, of_shard, stamps[shard], shard=shard, metadata=facts)]
 
-        step.each_shard(index, due)
+        step.each_shard_overlapped(due, read=read, work=index)
 
 
-def _batches(
-    step: Step, study: Study, engine: tuple, shard: str, stamp: str | None, progress
-) -> Iterator[pa.RecordBatch]:
-    """The shard's rows as the pass gives them, a batch of documents at a time."""
-    import numpy as np
+@dataclass(frozen=True)
+class _Engine:
+    """The model, and the sketch of its gradients."""
 
-    from compute.document_index import indexed_documents
+    model: "nn.Module"
+    sketch: "GradientSketch"
 
-    table, (model, sketch) = document_index_table(study.name), engine
-    documents = shard_documents(step, study.spec.corpus.name, shard)
-    found = indexed_documents(
-        model,
-        sketch,
-        documents.sequences,
-        token_budget=study.spec.options.token_budget,
-        on_batch=lambda count, _: progress.advance(count),
-    )
-    for batch in found:
-        ids = [documents.ids[index] for index in batch.index_B]
-        bad = np.flatnonzero(~(np.isfinite(batch.factors_B) & np.isfinite(batch.norms_B)))
-        if len(bad):
-            problem = f"study {study.name}: shard {shard} has a gradient that is not finite, of {ids[bad[0]]}"
-            step.check(_finite_check(study), problem, shard=shard)
-        columns = {
-            "shard": pa.repeat(pa.scalar(shard), len(ids)),
-            "document_id": pa.array(ids, pa.string()),
-            "code": pa.array([code.tobytes() for code in batch.codes], pa.binary()),
-            "factor": pa.array(batch.factors_B, pa.float32()),
-            "norm": pa.array(batch.norms_B, pa.float32()),
-            "fingerprint": pa.repeat(pa.scalar(stamp), len(ids)),
-        }
-        yield pa.RecordBatch.from_arrays([columns[name] for name in table.schema.names], schema=table.schema)
+    def rows(
+        self, step: Step, study: Study, shard: str, documents: ShardDocuments, stamp: str | None, on_batch: "OnBatch"
+    ) -> Iterator[pa.RecordBatch]:
+        """The shard's rows as the pass gives them, a batch of documents at a time. Raises CheckFailedError for a
+        gradient that is not finite."""
+        import numpy as np
+
+        from compute.document_index import indexed_documents
+
+        table, budget = document_index_table(study.name), study.spec.options.token_budget
+        found = indexed_documents(self.model, self.sketch, documents.sequences, token_budget=budget, on_batch=on_batch)
+        for batch in found:
+            ids = [documents.ids[index] for index in batch.index_B]
+            bad = np.flatnonzero(~(np.isfinite(batch.factors_B) & np.isfinite(batch.norms_B)))
+            if len(bad):
+                problem = f"study {study.name}: shard {shard} has a gradient that is not finite, of {ids[bad[0]]}"
+                step.check(_finite_check(study), problem, shard=shard)
+            columns = {
+                "shard": pa.repeat(pa.scalar(shard), len(ids)),
+                "document_id": pa.array(ids, pa.string()),
+                "code": pa.array([code.tobytes() for code in batch.codes], pa.binary()),
+                "factor": pa.array(batch.factors_B, pa.float32()),
+                "norm": pa.array(batch.norms_B, pa.float32()),
+                "fingerprint": pa.repeat(pa.scalar(stamp), len(ids)),
+            }
+            yield pa.RecordBatch.from_arrays([columns[name] for name in table.schema.names], schema=table.schema)

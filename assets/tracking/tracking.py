@@ -211,8 +211,11 @@ class Tracking(dg.ConfigurableResource):
 
     @contextmanager
     def _one_at_a_time(self, dagster_run_id: str) -> Iterator[None]:
-        """Among the processes of this machine, the steps of one run look for their parent one after the other."""
-        digest = hashlib.sha256(f"{self.tracking_uri} {dagster_run_id}".encode()).hexdigest()[:16]
+        """Among the processes of this machine, the steps of one run look for their parent one after the other.
+
+        Runs share a few files: one for each would stay behind for ever, since a lock's file cannot safely be removed.
+        """
+        digest = hashlib.sha256(f"{self.tracking_uri} {dagster_run_id}".encode()).hexdigest()[:2]
         path = Path(tempfile.gettempdir()) / f"headwater-parent-{os.getuid()}-{digest}.lock"
         with path.open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)

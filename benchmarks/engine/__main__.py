@@ -34,11 +34,13 @@ def main(arguments: list[str] | None = None) -> Path:
         "training": training_of(directory),
         "clock": options.clock,
         "load_before": os.getloadavg()[0],
+        "factors_once": options.factors_once,
     }
     page = options.results / f"{facts['date']}-engine-width-{setting.width}.md"
     run = Run(setting, directory, ["plain", "headwater", *peers])
     try:
-        for comparison in run.measure(options.repetitions, with_peers_agreement=not options.skip_peer_agreement):
+        steps = {"with_peers_agreement": not options.skip_peer_agreement, "factors_once": options.factors_once}
+        for comparison in run.measure(options.repetitions, **steps):
             _write(page, comparison, facts)
     finally:
         run.close()
@@ -62,6 +64,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--clock", choices=TIMES, default="wall", help="processor on a busy machine, with --threads 1")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS, help="all that are installed")
     parser.add_argument("--skip-peer-agreement", action="store_true", help="no fit of all tools with the data's labels")
+    parser.add_argument("--factors-once", action="store_true", help="factors in the first repetition alone")
     parser.add_argument(
         "--cache", type=Path, default=ROOT / ".headwater" / "bench", help="where trained models are kept"
     )

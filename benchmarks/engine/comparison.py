@@ -16,6 +16,7 @@ from benchmarks.engine.setting import Setting
 
 RANKS = (8, 16, 32, 48, 64, 96, 128, 192, 256)
 HALF = "bfloat16"
+FACTORS = " factors"  # what rows of fits end with
 
 
 @dataclass
@@ -42,8 +43,10 @@ class Run:
         for process in self.processes.values():
             process.close()
 
-    def measure(self, repetitions: int, *, with_peers_agreement: bool = True) -> Iterator[Comparison]:
-        """Gives what was found so far after each repetition."""
+    def measure(
+        self, repetitions: int, *, with_peers_agreement: bool = True, factors_once: bool = False
+    ) -> Iterator[Comparison]:
+        """Gives what was found so far after each repetition. With `factors_once` only the first one fits factors."""
         if with_peers_agreement:
             self._agree_with_peers()
         self._fit()
@@ -55,6 +58,8 @@ class Run:
         rows = self._rows([tool for tool in self._tools() if self._halves(tool, full_QD[tool])])
         for repetition in range(repetitions):
             for name, row in rows.items():
+                if repetition and factors_once and name.endswith(FACTORS):
+                    continue
                 answer = row()
                 self.found.runs.setdefault(name, []).append(answer)
                 say(f"repetition {repetition + 1} of {repetitions}: {name}: {_seconds(answer)}")
@@ -98,7 +103,7 @@ class Run:
         few, many = self.setting.queries, self.setting.many_queries
         rows = {"training pass": self._asker("plain", "training_pass"), "floor": self._asker("plain", "floor")}
         for tool in self._tools():
-            rows[f"{tool} factors"] = self._asker(tool, "factors")
+            rows[f"{tool}{FACTORS}"] = self._asker(tool, "factors")
             rows[f"{tool}, {few} queries"] = self._asker(tool, "scores", count=few, **self._settings(tool))
         if "kronfluence" in self.processes:
             rows[f"kronfluence, {few} queries, rank 32"] = self._asker("kronfluence", "scores", count=few, rank=32)

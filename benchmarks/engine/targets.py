@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.engine.comparison import HALF
+from benchmarks.engine.comparison import FACTORS, HALF
 from benchmarks.engine.figures import FLOOR, YARDSTICK, Figures
 from benchmarks.engine.headwater import MEMORY_BUDGET_BYTES
 
@@ -79,7 +79,7 @@ def _many_queries(figures: Figures) -> Target:
 
 
 def _factors(figures: Figures) -> Target:
-    row, peer = "headwater factors", figures.faster_peer(" factors")
+    row, peer = f"headwater{FACTORS}", figures.faster_peer(FACTORS)
     of_pass = figures.ratio(row, YARDSTICK)
     parts = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in figures.parts(row).items())
     measured, met = _beside_peer(figures, row, peer, f"{of_pass:.2f} × a training pass ({parts})")

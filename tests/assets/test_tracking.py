@@ -66,6 +66,14 @@ def test_a_step_is_a_child_of_its_dagster_run(tracking):
     assert {found.info.run_id for found in by_tag} == {parent, run.run_id}
 
 
+def test_many_runs_leave_few_lock_files(tracking, tmp_path, monkeypatch):
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path))
+    for number in range(1_000):
+        with tracking._one_at_a_time(f"run-{number}"):
+            pass
+    assert 0 < len(list(tmp_path.iterdir())) <= 256
+
+
 def test_a_parent_runs_while_one_of_its_steps_does(tracking):
     parent = tracking.parent_run("run-g", "demo")
     status = lambda: client(tracking).get_run(parent).info.status  # noqa: E731

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ import polars as pl
 import pytest
 import yaml
 
+from assets.lake.lake import Lake
 from assets.study.behind import shards_behind
 from assets.study.index_search import estimated_batches
 from assets.study.stored_gradients import stored_gradients
@@ -22,6 +24,8 @@ from orchestration.results import Results
 from orchestration.studies import read_study
 from tests.orchestration.copied_study import copy_of, home_at
 from tests.orchestration.explored import links, text_of
+from tests.orchestration.test_bounded_memory import failure
+from tests.orchestration.test_failures import reported
 from tests.orchestration.tiny_study import headwater, records, write_jsonl
 
 INDEX, AGREEMENT = "study/tiny/document_index", "study/tiny/index_agreement"
@@ -116,6 +120,27 @@ def test_a_rerun_keeps_what_is_there_and_other_settings_do_not(finished, tmp_pat
         told = "4 of 4 shards .* indexed with another fit, model, text or options"
         with pytest.raises(BadInput, match=told):
             Results.open(study.home).scorer("tiny").find("the cat", " sits")
+
+
+def test_shards_are_read_and_written_beside_the_pass(finished, indexed, tmp_path, monkeypatch):
+    """One that cannot be written is told of and done again; rows are those of one shard at a time."""
+    study, threads, full, usual = with_index(finished, tmp_path, monkeypatch), set(), [True], Lake.overwrite
+
+    def overwrite(lake, table, data, *, where, **options):
+        threads.add(threading.current_thread().name.rstrip("_0"))
+        if full[0] and where == {"shard": "00001"}:
+            raise OSError("no space left on device")
+        return usual(lake, table, data, where=where, **options)
+
+    monkeypatch.setattr(Lake, "overwrite", overwrite)
+    with study.instance:
+        result = study.materialize(INDEX, shards=SHARDS)
+        assert "no space left on device" in failure(result)
+        assert reported(result, INDEX) == {"00000", "00002"} and threads == {"write-behind"}
+        full[0] = False
+        assert study.materialize(INDEX, shards=("00001", "00001")).success
+        alone, together = (each.table(INDEX).drop("fingerprint") for each in (study, indexed))
+        assert alone.sort(alone.columns).equals(together.sort(together.columns))
 
 
 def _table(study):
