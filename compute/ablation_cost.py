@@ -102,4 +102,3 @@ def _groups(queries: int, all_bytes: float, gradient_bytes: int) -> list[int]:
     """How many queries are scored in each pass, where the gradients of all of them take `all_bytes`."""
     at_once = max(1, math.ceil(gradient_bytes * queries / all_bytes))
     return [min(at_once, queries - start) for start in range(0, queries, at_once)]
-

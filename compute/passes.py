@@ -20,6 +20,7 @@ from compute.batches import Batch, Sequence, check_sequences, pad, plan_batches
 from compute.capture import captured
 from compute.devices import brought_again, input_device, module_device
 from compute.errors import BadInput
+from compute.kept_memory import memory_kept
 from compute.token_loss import DATA, Labels, batch_loss, run_batch
 from compute.tracked_modules import TrackedModule
 
@@ -97,7 +98,7 @@ def backward_passes(
             consume(current[0] if seen is None else seen, module, activation_BTI, gradient_BTO)
             consumed.add(module.name)
 
-    with captured(model, modules, consume_once, current), brought_again(model):
+    with memory_kept(plan.device), captured(model, modules, consume_once, current), brought_again(model):
         while plan.to_come:
             index_B, already = plan.to_come.popleft()
             met.clear()
@@ -123,19 +124,20 @@ def forward_passes(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """The same without backward: each batch with its loss_B."""
     plan = _Plan(sequences, token_budget, input_device(model))
-    while plan.to_come:
-        index_B, _ = plan.to_come.popleft()
-        loss_B = None
-        try:
-            batch = pad(sequences, index_B, plan.device)
-            loss_B = batch_loss(model, batch)
-        except torch.OutOfMemoryError:
-            pass
-        if loss_B is None:
-            _let_go(plan.device)
-            plan.halve(index_B, frozenset())
-            continue
-        yield batch, loss_B
+    with memory_kept(plan.device):
+        while plan.to_come:
+            index_B, _ = plan.to_come.popleft()
+            loss_B = None
+            try:
+                batch = pad(sequences, index_B, plan.device)
+                loss_B = batch_loss(model, batch)
+            except torch.OutOfMemoryError:
+                pass
+            if loss_B is None:
+                _let_go(plan.device)
+                plan.halve(index_B, frozenset())
+                continue
+            yield batch, loss_B
 
 
 def _let_go(device: torch.device) -> None:

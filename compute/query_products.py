@@ -253,9 +253,7 @@ class FormedGradients(QueryProducts):
             ready.append(Products.to(self.sums, places_B[d], scores_DQ))
         return torch.cat(squares), ready
 
-    def _form(
-        self, activation_DTI: Tensor, gradient_DTO: Tensor, weight_DOI: Tensor, bias_DO: Tensor | None
-    ) -> Tensor:
+    def _form(self, activation_DTI: Tensor, gradient_DTO: Tensor, weight_DOI: Tensor, bias_DO: Tensor | None) -> Tensor:
         """Writes the gradients, and gives their squared norms."""
         torch.bmm(gradient_DTO.transpose(1, 2), activation_DTI, out=weight_DOI)
         squares_D = squared_norms(weight_DOI.flatten(1))

@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from compute.errors import BadInput
+from compute.kept_memory import memory_kept
 from compute.packing import PackedRows
 
 ARCHITECTURES = ("gpt_neox", "llama", "gpt2")
@@ -130,7 +131,8 @@ def train_causal_lm(
     )
     trainer.remove_callback(PrinterCallback)
     clock.start()
-    trainer.train()
+    with memory_kept(trainer.args.device):
+        trainer.train()
     _save(trainer.model, tokenizer, Path(directory))
     return TrainSummary(
         steps=clock.steps,

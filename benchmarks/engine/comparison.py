@@ -102,6 +102,7 @@ class Run:
         """What is repeated, in the order of a repetition."""
         few, many = self.setting.queries, self.setting.many_queries
         rows = {"training pass": self._asker("plain", "training_pass"), "floor": self._asker("plain", "floor")}
+        rows["floor, freed memory kept"] = self._asker("plain", "floor", kept=True)
         for tool in self._tools():
             rows[f"{tool}{FACTORS}"] = self._asker(tool, "factors")
             rows[f"{tool}, {few} queries"] = self._asker(tool, "scores", count=few, **self._settings(tool))

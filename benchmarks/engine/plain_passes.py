@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
+from contextlib import nullcontext
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.engine.contender import Contender
 from compute.batches import Sequence
+from compute.kept_memory import memory_kept
 from compute.tracked_modules import select_modules
 from tests.compute.peer import IGNORED, pad
 
@@ -26,12 +28,15 @@ class PlainPasses(Contender):
                 model.zero_grad(set_to_none=True)
         model.requires_grad_(False)
 
-    def floor(self, precision: str = "float32") -> None:
-        """Frozen weights, backward down to the lowest tracked module: what any method of this kind has to do."""
+    def floor(self, precision: str = "float32", kept: bool = False) -> None:
+        """Frozen weights, backward down to the lowest tracked module: what any method of this kind has to do.
+
+        With `kept` freed memory stays with the process, as in the engine's own passes.
+        """
         model = self.model(precision)
         lowest = model.get_submodule(select_modules(model, "mlp")[0].name)
         handle = lowest.register_forward_hook(lambda _, __, output: output.requires_grad_(True))
-        with self.timed("floor"):
+        with self.timed("floor"), memory_kept(model.device) if kept else nullcontext():
             for batch in padded_batches(self.documents, self.setting.batch):
                 summed_loss(model, batch).backward()
         handle.remove()

@@ -122,6 +122,7 @@ def test_a_rerun_keeps_what_is_there_and_other_settings_do_not(finished, tmp_pat
             Results.open(study.home).scorer("tiny").find("the cat", " sits")
 
 
+@pytest.mark.slow
 def test_shards_are_read_and_written_beside_the_pass(finished, indexed, tmp_path, monkeypatch):
     """One that cannot be written is told of and done again; rows are those of one shard at a time."""
     study, threads, full, usual = with_index(finished, tmp_path, monkeypatch), set(), [True], Lake.overwrite

@@ -105,7 +105,7 @@ def test_other_forms_are_read_whole(query):
 
 
 def test_the_form_is_known_whatever_its_letters(study):
-    query = 'select * FROM Influence AS i where i."query_id" = \'q0\' and METHOD = \'dot\' order by i.Score desc limit 3 offset 2'
+    query = "select * FROM Influence AS i where i.\"query_id\" = 'q0' and METHOD = 'dot' order by i.Score desc limit 3 offset 2"
     with duckdb.connect() as engine:
         assert top_scores(engine, query) == TopScores({"query_id": "q0", "method": "dot"}, 5, bottom=False)
     rows = study.scores().filter(method="dot", query_id="q0").sort("score", descending=True)
