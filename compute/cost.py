@@ -15,6 +15,7 @@ from compute.architecture import Architecture, LinearModule
 from compute.checkpoint import DTYPES
 from compute.factor_memory import (
     FLOAT,
+    MEASURED_AT_ONCE,
     bytes_to_fit,
     entry_bytes,
     gradient_copies,
@@ -84,6 +85,7 @@ class Setting:
     fit_memory_bytes: int | None = None  # for the factors of modules that are fitted at once; None: all
     refined_passes: int = 0  # of the method astra, for each query over
     refined_documents: int = 0  # of the sample
+    agreement_documents: int = 0  # of the sample, on which the agreement of low ranks is measured
     index_dimensions: int | None = None  # bits of a document in the index; None: there is none
 
 
@@ -214,11 +216,18 @@ class CostModel:
         for each in self.architecture.tracked:
             operations += _times(setting.queries, self._truncation(each))
         largest = max(map(entries, self.architecture.tracked))
-        copies = gradient_copies(setting.metrics, setting.agreement)
-        curvature, at_once, readings = self._residence(copies)
-        memory = self._model_memory(setting.query_tokens) | {
+        measured = setting.agreement_documents > 0 and setting.rank is not None
+        copies = gradient_copies(setting.metrics, setting.agreement, measured)
+        curvature, at_once, readings = self._residence(copies, most=MEASURED_AT_ONCE if measured else 1)
+        at_once = min(at_once, setting.queries)
+        directions = 2 * setting.metrics * at_once if measured else 0  # cut and whole
+        if measured:
+            operations += self._measuring(math.ceil(setting.queries / at_once))
+        longest = max(setting.query_tokens, self._tokens if measured else 0)
+        memory = self._model_memory(longest) | {
             "curvature": curvature,
-            "queries' gradients": self._entry_bytes() * copies * min(at_once, setting.queries),
+            "queries' gradients": self._entry_bytes() * copies * at_once + self._sum_bytes * directions * largest,
+            "gradients of some documents": self._sum_bytes * max(largest, ELEMENTS_AT_ONCE) if measured else 0,
             "decomposition": 4 * DOUBLE * largest,
         }
         written = self.query_factor_bytes()
@@ -401,6 +410,22 @@ class CostModel:
             }
         )
 
+    def _measuring(self, passes: int) -> Counter[str]:
+        """Gradients of the sample's documents, formed whole and multiplied with the queries' cut and whole ones
+        (`compute/measured_agreement.py`); the first attempt at ranks alone. Whole ones are turned back too."""
+        setting, tracked = self.setting, self.architecture.tracked
+        of_pass = self.sequence_pass(setting.tokens, setting.tokens - 1)
+        of_pass += Counter({self._sums: sum(2 * setting.tokens * entries(each) for each in tracked)})
+        directions = setting.queries * setting.metrics
+        cut_built = sum(2 * self.rank(each) * entries(each) for each in tracked)
+        batches = math.ceil(setting.agreement_documents * setting.tokens / setting.token_budget)
+        products = 4 * setting.agreement_documents * sum(map(entries, tracked))
+        turned = 2 * setting.queries * max(1, setting.metrics - 1)  # dot, which is among most methods, needs no turn
+        whole = turned * sum(turn(each, setting.blocks) for each in tracked)
+        return _times(passes * setting.agreement_documents, of_pass) + Counter(
+            {self._sums: directions * (products + batches * cut_built) + whole}
+        )
+
     def _groups(self, stage: str) -> tuple[int, float]:
         """Passes over the sample, and what the largest group of modules holds."""
         setting, modules = self.setting, [each.module for each in self.architecture.tracked]
@@ -412,10 +437,10 @@ class CostModel:
         held = max(sum(map(bytes_of, group)) for group in groups)
         return len(groups), held * self._sum_bytes / FLOAT
 
-    def _residence(self, copies: int, *, keeps_all: bool = False) -> tuple[float, int, int]:
+    def _residence(self, copies: int, *, keeps_all: bool = False, most: int = 1) -> tuple[float, int, int]:
         """Where queries' gradients are preconditioned: bytes of factors held, queries at once, readings of them all."""
         setting, modules = self.setting, [each.module for each in self.architecture.tracked]
-        held = residence(modules, setting.blocks, setting.memory_bytes, copies, keeps_all=keeps_all)
+        held = residence(modules, setting.blocks, setting.memory_bytes, copies, keeps_all=keeps_all, most=most)
         if held.keeps_all:
             return self.curvature_bytes(), held.queries_at_once, 1
         largest = max(side_bytes(module, setting.blocks) + entry_bytes(module) for module in modules)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from compute.errors import BadInput
 from compute.tracked_modules import TrackedModule
 
+MEASURED_AT_ONCE = 32  # queries that share the pass over a sample by which their ranks are measured
 FLOAT = 4  # bytes of an entry; sums of a float64 model take twice as much
 
 
@@ -68,20 +69,26 @@ class Residence:
 
 
 def residence(
-    modules: SequenceOf[TrackedModule], blocks: int, memory_bytes: int, copies: int, *, keeps_all: bool = False
+    modules: SequenceOf[TrackedModule],
+    blocks: int,
+    memory_bytes: int,
+    copies: int,
+    *,
+    keeps_all: bool = False,
+    most: int = 1,
 ) -> Residence:
-    """All factors and one query's gradients where these fit; else one module's, for as many queries as fit.
+    """All factors where these and one query's gradients fit, for `most` queries; else one module's, for as many as fit.
 
     `copies`: full gradients that a query takes at a time. `keeps_all` where a pass over documents needs them anyway.
     """
     gradients = copies * sum(map(entry_bytes, modules))
     factors = sum(side_bytes(module, blocks) + entry_bytes(module) for module in modules)
     if keeps_all or factors + gradients <= memory_bytes:
-        return Residence(True, 1)
+        return Residence(True, max(1, min(most, (memory_bytes - factors) // gradients)))
     return Residence(False, max(1, memory_bytes // gradients))
 
 
-def gradient_copies(metrics: int, agreement: bool) -> int:
-    """Full gradients of a query while it is cut to low ranks: itself, and where ranks are chosen together its
-    components by each metric, which have up to twice its entries."""
-    return 1 + 2 * metrics * agreement
+def gradient_copies(metrics: int, agreement: bool, measured: bool = False) -> int:
+    """Full gradients of a query while it is cut to low ranks: itself, where ranks are chosen together its components by
+    each metric, which have up to twice its entries, and where agreement is measured those that are not cut."""
+    return 1 + metrics * (2 * agreement + measured)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +18,14 @@ from compute.batches import Batch, Sequence
 from compute.curvature import Curvature, over
 from compute.devices import module_device, summed
 from compute.low_rank import LowRankGradient, full_rank, keeps_full_rank, truncate_rotated, truncate_together
+from compute.measured_agreement import AgreementSample
 from compute.methods import USUAL, Metric, known_method, metrics_of, norm_metrics
 from compute.module_gradients import document_gradients
 from compute.passes import accumulation_dtype, backward_passes
 from compute.tracked_modules import TrackedModule
+
+STRICTER = (4, 16, 64)
+"""What may be dropped is divided by these in turn, where the agreement that was measured falls short."""
 
 
 def query_gradients(
@@ -31,21 +36,25 @@ def query_gradients(
     *,
     rank: int | None = 32,
     agreement: float | None = None,
+    sample: AgreementSample | None = None,
     methods: SequenceOf[str] = USUAL,
     queries_at_once: int = 1,
     refined: Callable[[str], dict[str, Tensor]] | None = None,
     on_query: Callable[[str], None] | None = None,
+    on_agreement: Callable[[str, str, float], None] | None = None,
 ) -> Iterator[tuple[str, str, dict[str, LowRankGradient]]]:
     """Per query and method: (method, query key, factors per module name).
 
     The full gradients of `queries_at_once` queries are in memory at a time, and are preconditioned module by module, so
     that the curvature is gone through once for all of them. `rank` None keeps the full rank; `agreement` chooses ranks
     per module instead, for scores that are expected to correlate with full-rank ones at it, of methods of unit norm
-    before they are divided by a document's. `refined` gives the gradients that refined methods take instead, by a
-    query's key. Raises BadInput for an unknown method or a query whose loss is not finite.
+    before they are divided by a document's. On a `sample` of documents the correlation is measured, and told to
+    `on_agreement` by method and query key; gradients that fall short of `agreement` get higher ranks, and at last the
+    full one. `refined` gives the gradients that refined methods take instead, by a query's key. Raises BadInput for an
+    unknown method or a query whose loss is not finite.
     """
     metrics = metrics_of(method for method in methods if not known_method(method).refined)
-    names, keeps = [module.name for module in modules], (rank, agreement)
+    names, keeps = [module.name for module in modules], _Keeps(rank, agreement, sample)
     for start in range(0, len(queries), queries_at_once):
         some = queries[start : start + queries_at_once]
         gradients = [dense_gradients(model, modules, query) for query in some]
@@ -57,27 +66,76 @@ def query_gradients(
         for number, query in enumerate(some):
             for method in methods:
                 known = known_method(method)
-                factors = of_refined[number]["plain"] if known.refined else cut[number][known.metric]
-                yield method, query.key, _at_norm(method, factors, norms[number])
+                found = of_refined[number]["plain"] if known.refined else cut[number][known.metric]
+                if on_agreement and found.agreement is not None:
+                    on_agreement(method, query.key, found.agreement)
+                yield method, query.key, _at_norm(method, found.factors, norms[number])
             if on_query:
                 on_query(query.key)
+
+
+@dataclass(frozen=True)
+class _Keeps:
+    """What is kept of a gradient: one rank, or ranks that are chosen for an agreement, measured on a sample."""
+
+    rank: int | None
+    agreement: float | None
+    sample: AgreementSample | None = None
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Factors per module, and how well their scores agree with full-rank ones; None where it was not measured."""
+
+    factors: dict[str, LowRankGradient]
+    agreement: float | None = None
 
 
 def _cut(
     gradients: SequenceOf[dict[str, Tensor]],
     names: SequenceOf[str],
     curvature: Curvature,
-    keeps: tuple[int | None, float | None],
+    keeps: _Keeps,
+    metrics: SequenceOf[Metric],
+) -> list[dict[Metric, _Cut]]:
+    """Per query: what is kept per metric. Where the agreement that is measured falls short of the one asked for, less
+    is dropped, some times over; what then still falls short is kept whole."""
+    cut = _cut_at(gradients, names, curvature, keeps, metrics)
+    if keeps.sample is None or (keeps.rank is None and keeps.agreement is None):
+        return [{metric: _Cut(factors) for metric, factors in of_query.items()} for of_query in cut]
+    whole = _whole(gradients, names, curvature, metrics)
+    found: list[dict[Metric, _Cut]] = [{} for _ in gradients]
+    due = [(number, metric) for number in range(len(gradients)) for metric in metrics]
+    for stricter in (*STRICTER, None):
+        parts = [cut[number][metric] for number, metric in due], [whole[number][metric] for number, metric in due]
+        agreements = keeps.sample.agreement(*parts)
+        for (number, metric), factors, agreed in zip(due, parts[0], agreements, strict=True):
+            found[number][metric] = _Cut(factors, agreed)
+        due = [pair for pair in due if keeps.agreement and found[pair[0]][pair[1]].agreement < keeps.agreement]
+        if not due or stricter is None:
+            break
+        agreement = (1 - (1 - keeps.agreement**2) / stricter) ** 0.5
+        for number in {number for number, _ in due}:
+            (cut[number],) = _cut_at(gradients[number : number + 1], names, curvature, _Keeps(None, agreement), metrics)
+    for number, metric in due:
+        found[number][metric] = _Cut({name: full_rank(each) for name, each in whole[number][metric].items()}, 1.0)
+    return found
+
+
+def _cut_at(
+    gradients: SequenceOf[dict[str, Tensor]],
+    names: SequenceOf[str],
+    curvature: Curvature,
+    keeps: _Keeps,
     metrics: SequenceOf[Metric],
 ) -> list[dict[Metric, dict[str, LowRankGradient]]]:
-    """Per query: factors per metric and module, at one rank or at those that are chosen for an agreement."""
-    rank, agreement = keeps
-    if agreement is not None:
-        return _agreeing(gradients, names, curvature, agreement, metrics)
+    """Per query: factors per metric and module, at one rank or at those that the curvature has for an agreement."""
+    if keeps.agreement is not None:
+        return _agreeing(gradients, names, curvature, keeps.agreement, metrics)
     cut: list[dict[Metric, dict[str, LowRankGradient]]] = [{metric: {} for metric in metrics} for _ in gradients]
     for name in names:
         for of_metric, of_query in zip(cut, gradients, strict=True):
-            for metric, factors in _low_rank(name, of_query[name], curvature, rank, metrics).items():
+            for metric, factors in _low_rank(name, of_query[name], curvature, keeps.rank, metrics).items():
                 of_metric[metric][name] = factors
     return cut
 
@@ -127,6 +185,21 @@ def _norms(
     return [{metric: summed(each).sqrt() for metric, each in of_query.items()} for of_query in squares]
 
 
+def _whole(
+    gradients: SequenceOf[dict[str, Tensor]],
+    names: SequenceOf[str],
+    curvature: Curvature,
+    metrics: SequenceOf[Metric],
+) -> list[dict[Metric, dict[str, Tensor]]]:
+    """Per query: preconditioned gradients per metric and module. Modules are gone through one after the other."""
+    found: list[dict[Metric, dict[str, Tensor]]] = [{metric: {} for metric in metrics} for _ in gradients]
+    for name in names:
+        for of_metric, gradient in zip(found, gradients, strict=True):
+            for metric in metrics:
+                of_metric[metric][name] = curvature.precondition(name, gradient[name], metric)
+    return found
+
+
 def _at_norm(method: str, cut: dict[str, LowRankGradient], norms: dict[Metric, Tensor]) -> dict[str, LowRankGradient]:
     """The factors divided by the norm of the query's whole gradient, where the method says so."""
     if not known_method(method).unit_norm:
@@ -162,12 +235,8 @@ def directed(
 
     Of methods of unit norm, before it is divided by the document's. Modules are gone through one after the other.
     """
-    names, metrics = list(gradients[0]) if gradients else [], metrics_of(methods)
-    found: list[dict[Metric, dict[str, Tensor]]] = [{metric: {} for metric in metrics} for _ in gradients]
-    for name in names:
-        for of_metric, gradient in zip(found, gradients, strict=True):
-            for metric in metrics:
-                of_metric[metric][name] = curvature.precondition(name, gradient[name], metric)
+    names = list(gradients[0]) if gradients else []
+    found = _whole(gradients, names, curvature, metrics_of(methods))
     norms = _norms(gradients, names, curvature, methods)
     return [
         {method: _direction(method, of_metric[known_method(method).metric], norm) for method in methods}

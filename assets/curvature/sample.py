@@ -61,6 +61,6 @@ def typical_tokens(step: Reading, fit: str) -> int:
     return int(mean or 1)
 
 
-def sample_sequences(step: Step, fit: str) -> list:
+def sample_sequences(step: Reading, fit: str) -> list:
     """The pinned documents as the engine takes them."""
     return stored_sample(step, sample_table(fit))

@@ -139,9 +139,7 @@ def _look_through(step: Step, study: Study) -> None:
     with step.progress(f"{study.name}: answers and kinds", len(shards), "shards") as progress:
 
         def look(shard: str) -> None:
-            _look_through_shard(
-                step, study, shard, matcher, sought, stamps.get(shard), rules, told.get(shard)
-            )
+            _look_through_shard(step, study, shard, matcher, sought, stamps.get(shard), rules, told.get(shard))
             progress.advance(1)
 
         step.each_shard(look, shards)

@@ -100,6 +100,7 @@ def cost_setting(
         products=options.products,
         blocks=fit.blocks,
         fit_memory_bytes=fit.memory_bytes,
+        agreement_documents=min(options.agreement_documents, fit.sample_documents, documents),
         index_dimensions=options.index.dimensions if options.index else None,
     )
 

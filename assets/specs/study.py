@@ -75,6 +75,12 @@ class StudyOptions(Spec):
         lt=1,
         description="With rank auto: correlation with full-rank scores that ranks are chosen for, under the curvature.",
     )
+    agreement_documents: int = Field(
+        64,
+        ge=0,
+        description="Documents of the curvature's sample on which each query's low-rank gradient is compared with the "
+        "full-rank one; with rank auto, ranks are raised until `agreement` is met there. 0: not measured.",
+    )
     damping: float = Field(
         0.1, ge=0, description="λ as a multiple of each module's mean(Λ), and for K-FAC of its own eigenvalues' mean."
     )
@@ -157,6 +163,11 @@ class StudyOptions(Spec):
     def kept_rank(self) -> int | None:
         """Rank as the engine takes it: None for full rank, and where ranks are chosen."""
         return self.rank if isinstance(self.rank, int) else None
+
+    @property
+    def measures_agreement(self) -> bool:
+        """Whether low ranks are compared with the full one on documents."""
+        return self.agreement_documents > 0 and self.rank != "full"
 
     @property
     def rank_agreement(self) -> float | None:

@@ -3,9 +3,12 @@
 from collections.abc import Iterator
 
 import dagster as dg
+import polars as pl
 import pyarrow as pa
 
 from assets.curvature.factors import eigenbasis_table, eigenvalues_table, stored_curvature
+from assets.curvature.sample import sample_sequences
+from assets.figures.previews import table_of
 from assets.lake.columns import METHOD, MODULE, QUERY_ID, STAMP
 from assets.lake.lake import Lake
 from assets.lake.matrices import VECTOR, vectors
@@ -59,7 +62,7 @@ def query_gradients_asset(study: Study) -> dg.AssetsDefinition:
             STORY,
             owners=study.spec.owners,
             kinds=("torch",),
-            checks=[_finite_check(study.name)],
+            checks=query_gradients_checks(study),
         ),
         deps=[each.asset_key for each in _upstream(study)],
         pool="gpu",
@@ -70,9 +73,27 @@ def query_gradients_asset(study: Study) -> dg.AssetsDefinition:
         def work(step: Step) -> None:
             _take_gradients(step, study)
 
-        yield from run_step(context, lake, tracking, work, checks=[_finite_check(study.name)])
+        yield from run_step(context, lake, tracking, work, checks=query_gradients_checks(study))
 
     return query_gradients
+
+
+def query_gradients_checks(study: Study) -> tuple[Check, ...]:
+    return (_finite_check(study.name), _agreement_check(study))
+
+
+def _agreement_check(study: Study) -> Check:
+    least, name = _least_agreement(study)
+    told = f"On a sample of documents every query's low-rank scores correlate with full-rank ones at {least} ({name})."
+    return Check(query_gradients_table(study.name), "low_rank_agrees", told, blocking=False)
+
+
+def _least_agreement(study: Study) -> tuple[float, str]:
+    """Below which a query is flagged, and the option that says so."""
+    options = study.spec.options
+    if options.rank_agreement is not None:
+        return options.agreement, "options.agreement"
+    return options.min_agreement, "options.min_agreement"
 
 
 def _finite_check(study: str) -> Check:
@@ -94,7 +115,7 @@ def _upstream(study: Study) -> tuple[Table, ...]:
 def _settings(study: Study) -> dict:
     settings = study.spec.options.model_dump(include={"methods", "rank", "damping"})
     if study.spec.options.rank == "auto":  # where it is not, it changes nothing
-        settings["agreement"] = study.spec.options.agreement
+        settings |= study.spec.options.model_dump(include={"agreement", "agreement_documents"})
     return settings
 
 
@@ -121,21 +142,57 @@ def _take_gradients(step: Step, study: Study) -> None:
         return
     step.tracking.log_params(settings)
     facts = {"methods": list(settings["methods"]), "rank": settings["rank"], "damping": settings["damping"]}
-    step.write(table, _batches(step, study, table, stamp, facts), stamp, metadata=facts)
+    agreements: list[tuple[str, str, float]] = []
+    rows = _batches(step, study, table, stamp, facts, agreements)
+    step.write(table, rows, stamp, metadata=facts)
     step.check(_finite_check(study.name), None)
+    _check_agreement(step, study, agreements)
 
 
-def _batches(step: Step, study: Study, table: Table, stamp: str, facts: dict) -> Iterator[pa.RecordBatch]:
-    """The rows; `facts` gets the mean rank when all of them are made, before they are written."""
-    from compute.factor_memory import gradient_copies, residence
+def _check_agreement(step: Step, study: Study, agreements: list[tuple[str, str, float]]) -> None:
+    """Flags the query that agrees least, where that is too little. Scores that are all equal agree with nothing."""
+    (least, name), told = _least_agreement(study), [each for each in agreements if each[2] == each[2]]
+    method, query_id, agreement = min(told, key=lambda each: each[2], default=("", "", 1.0))
+    problem = (
+        f"study {study.name}: on {study.spec.options.agreement_documents} documents the low-rank {method} scores of "
+        f"query {query_id} correlate with full-rank ones at {agreement:.4f}, below {least} ({name}); raise options.rank"
+    )
+    facts = {"worst": round(agreement, 5), "query": query_id, "method": method} if told else {"measured": False}
+    step.check(_agreement_check(study), problem if agreement < least else None, metadata=facts)
+
+
+def _told_agreements(step: Step, agreements: list[tuple[str, str, float]]) -> dict:
+    """The agreement of each method, mean and worst query, for Dagster; MLflow gets every query's."""
+    if not agreements:
+        return {}
+    rows = pl.DataFrame(agreements, schema=["method", "query_id", "agreement"], orient="row")
+    step.tracking.log_dict({"agreement": rows.to_dicts()}, "low_rank_agreement.json")
+    worst = pl.col("agreement").fill_nan(None).arg_min()
+    summary = rows.group_by("method", maintain_order=True).agg(
+        mean=pl.col("agreement").fill_nan(None).mean(),
+        worst=pl.col("agreement").fill_nan(None).min(),
+        worst_query=pl.col("query_id").gather(worst).first(),
+    )
+    step.tracking.log_metrics({"low_rank_agreement_worst": summary["worst"].min() or 1.0}, 0)
+    return {"agreement with full rank": table_of(summary)}
+
+
+def _batches(
+    step: Step, study: Study, table: Table, stamp: str, facts: dict, agreements: list[tuple[str, str, float]]
+) -> Iterator[pa.RecordBatch]:
+    """The rows; when all of them are made, before they are written, `facts` gets the mean rank and `agreements`
+    (method, query, correlation) what was measured."""
+    from compute.factor_memory import MEASURED_AT_ONCE, gradient_copies, residence
     from compute.methods import known_method, metrics_of
     from compute.query_gradients import query_gradients
 
     options = study.spec.options
     model, modules = open_traced_model(step, study, query_side=True)
     metrics = metrics_of(method for method in options.methods if not known_method(method).refined)
-    copies = gradient_copies(max(1, len(metrics)), options.rank_agreement is not None)
-    held = residence(modules, study.spec.curvature.blocks, options.memory_bytes, copies)
+    measured = options.measures_agreement
+    copies = gradient_copies(max(1, len(metrics)), options.rank_agreement is not None, measured)
+    most = MEASURED_AT_ONCE if measured else 1
+    held = residence(modules, study.spec.curvature.blocks, options.memory_bytes, copies, most=most)
     if not held.keeps_all:
         step.context.log.info(
             f"{study.name}: the factors of all modules do not fit into options.memory_mib ({options.memory_mib}); they "
@@ -143,7 +200,11 @@ def _batches(step: Step, study: Study, table: Table, stamp: str, facts: dict) ->
         )
     queries = query_sequences(step.scan(completions_table(study.name)).sort("position").collect().to_dicts())
     longest = max(map(len, queries), default=2)
-    sizes = {"documents": len(queries), "tokens": longest, "queries": len(queries), "query_tokens": longest}
+    sample = agreement_sample(step, study, model, modules)
+    sampled = sample.documents if sample else []
+    tokens = max(map(len, sampled), default=longest)
+    sizes = {"documents": max(len(queries), len(sampled)), "tokens": tokens}
+    sizes |= {"queries": len(queries), "query_tokens": longest}
     refuse_beyond_memory(study, "query_gradients", model, modules, **sizes)
     curvature = stored_curvature(step, study, model, modules, keeps_all=held.keeps_all)
     ranks: list[int] = []
@@ -155,15 +216,30 @@ def _batches(step: Step, study: Study, table: Table, stamp: str, facts: dict) ->
             curvature,
             rank=options.kept_rank,
             agreement=options.rank_agreement,
+            sample=sample,
             methods=options.methods,
             queries_at_once=held.queries_at_once,
             refined=lambda query_id: _placed(stored_refined(step, study.name, query_id), model, modules),
             on_query=lambda _: progress.advance(1),
+            on_agreement=lambda *measured: agreements.append(measured),
         ):
             for module, gradient in gradients.items():
                 ranks.append(gradient.rank)
                 yield _components(step, study.name, table, (method, query_id, module), gradient, stamp)
     facts["mean rank"] = round(sum(ranks) / max(1, len(ranks)), 1)
+    facts |= _told_agreements(step, agreements)
+
+
+def agreement_sample(step: Reading, study: Study, model, modules):
+    """Documents on which low ranks are compared with the full one: the first of the curvature's sample, which is in a
+    hashed order. None where nothing is to be compared. They pass through the model that the queries pass through."""
+    from compute.measured_agreement import AgreementSample
+
+    options = study.spec.options
+    if not options.measures_agreement:
+        return None
+    documents = sample_sequences(step, study.spec.curvature.name)[: options.agreement_documents]
+    return AgreementSample(model, modules, documents, options.token_budget)
 
 
 def _placed(gradients: dict, model, modules) -> dict:

@@ -25,10 +25,12 @@ from compute.eigenbasis import decompose
 from compute.eigenvalues import fit_eigenvalues
 from compute.errors import BadInput
 from compute.exact_scores import exact_scores
+from compute.factor_memory import MEASURED_AT_ONCE, gradient_copies, residence
 from compute.gradient_sketch import GradientSketch
 from compute.hardware import NAMED, hardware_named, hardware_of, measure
 from compute.influence import InfluencePass
 from compute.machine import machine_name, machine_used
+from compute.measured_agreement import AgreementSample
 from compute.operations import EIGH
 from compute.query_gradients import dense_gradients, directed, query_gradients
 from compute.tracked_modules import select_modules
@@ -162,6 +164,20 @@ def test_query_gradients(measured, rank):
     costs = dataclasses.replace(measured.costs, setting=dataclasses.replace(SETTING, rank=rank)).query_gradients()
     assert costs.total == pytest.approx(counted(lambda: measured.gradients(rank)), rel=0.05)
     assert (costs.operations[DECOMPOSITION] > 0) == (rank is not None)
+
+
+@pytest.mark.parametrize("memory_bytes", [2**28, 2**20], ids=["all queries at once", "a few"])
+def test_measuring_their_agreement(measured, memory_bytes):
+    setting = dataclasses.replace(SETTING, agreement_documents=DOCUMENTS, memory_bytes=memory_bytes)
+    costs = dataclasses.replace(measured.costs, setting=setting)
+    sample = AgreementSample(measured.model, measured.modules, measured.documents, SETTING.token_budget)
+    at_once = residence(measured.modules, 1, memory_bytes, gradient_copies(2, False, True), most=MEASURED_AT_ONCE)
+    settings = {"rank": RANK, "sample": sample, "queries_at_once": at_once.queries_at_once}
+
+    def work() -> list:
+        return list(query_gradients(measured.model, measured.modules, measured.queries, measured.curvature, **settings))
+
+    assert costs.query_gradients().total == pytest.approx(counted(work), rel=0.05)
 
 
 def test_ranks_chosen_by_agreement_cost_more_than_fixed_ones(measured):

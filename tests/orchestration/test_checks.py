@@ -320,3 +320,39 @@ def test_ids_are_looked_at_though_a_shard_of_the_run_cannot_be_read(copied):
     failure = next(event for event in result.all_events if event.is_step_failure).step_failure_data
     assert "part2.jsonl does not exist" in failure.user_failure_data.description
     assert failed_shards(shown(copied, "corpus/tiny/records", "ids_unique")) == {"00000", "00001"}
+
+
+GRADIENTS = "study/tiny/query_gradients"
+
+
+def with_options(copied, **options):
+    spec = copied.study.spec
+    changed = spec.model_copy(update={"options": spec.options.model_copy(update=options)})
+    return replace(copied, study=replace(copied.study, spec=changed))
+
+
+def test_low_ranks_are_compared_with_the_full_one(copied):
+    """A fixed one is flagged where it agrees too little; ranks that are chosen follow the agreement asked for."""
+    assert copied.materialize(GRADIENTS).success
+    found = shown(copied, GRADIENTS, "low_rank_agrees")
+    worst = found.metadata["worst"].value
+    assert found.passed and not found.blocking and 0.9 <= worst < 1
+
+    flagged = with_options(copied, min_agreement=1.0)
+    assert flagged.materialize(GRADIENTS).success
+    found = shown(copied, GRADIENTS, "low_rank_agrees")
+    assert not found.passed and f"query {found.metadata['query'].value} correlate with full-rank" in found.description
+
+    chosen = with_options(copied, rank="auto", agreement=0.9999, min_agreement=1.0)
+    result = chosen.materialize(GRADIENTS)
+    found = shown(copied, GRADIENTS, "low_rank_agrees")
+    assert found.passed and found.metadata["worst"].value >= 0.9999 > worst
+    (event,) = result.asset_materializations_for_node("study__tiny__query_gradients")
+    assert "| `ekfac` |" in event.metadata["agreement with full rank"].value
+
+
+def test_nothing_is_compared_at_full_rank_or_where_no_document_is_asked_for(copied):
+    for options in ({"rank": "full"}, {"agreement_documents": 0}):
+        assert with_options(copied, **options).materialize(GRADIENTS).success
+        found = shown(copied, GRADIENTS, "low_rank_agrees")
+        assert found.passed and found.metadata["measured"].value is False

@@ -114,7 +114,7 @@ def _stamp(step: Step, study: Study) -> str:
         ANALYSIS,
         CODE_VERSION,
         spec.model_dump(exclude={"documents", "seed"}),  # these are the sample's
-        [options.rank, options.agreement, options.products, options.damping],
+        [options.rank, options.agreement, options.agreement_documents, options.products, options.damping],
         query_side_dtypes(study),
         [findings.resamples, findings.seed],
         [step.fingerprint(table) for table in _upstream(study)],

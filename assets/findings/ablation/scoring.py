@@ -21,6 +21,7 @@ from assets.model.memory import refuse_beyond_memory
 from assets.model.opening import open_traced_model
 from assets.study.completions import completions_table, query_sequences
 from assets.study.influence import pass_over_documents
+from assets.study.query_gradients import agreement_sample
 
 if TYPE_CHECKING:
     from assets.specs.study import Study
@@ -100,16 +101,17 @@ class Scoring:
         from compute.query_gradients import query_gradients
 
         rank = variant.rank if isinstance(variant.rank, int) else None
-        agreement = self.study.spec.options.agreement if variant.rank == "auto" else None
+        auto = variant.rank == "auto"
         found = query_gradients(
             models.query_model,
             models.modules,
             self.queries,
             self._curvature_of(variant, models, progress),
             rank=rank,
-            agreement=agreement,
+            agreement=self.study.spec.options.agreement if auto else None,
+            sample=agreement_sample(self.step, self.study, models.query_model, models.modules) if auto else None,
             methods=(variant.method,),
-            queries_at_once=self._residence(models, variant.blocks).queries_at_once,
+            queries_at_once=self._residence(models, variant.blocks, measured=auto).queries_at_once,
         )
         return (gradients for _, _, gradients in found)
 
@@ -148,13 +150,14 @@ class Scoring:
         curvature = stored_curvature(self.step, self.study, models.model, models.modules, keeps_all=keeps_all)
         return replace(curvature, document_tokens=document_tokens(self.step, self.study.spec.curvature.name))
 
-    def _residence(self, models: _Models, blocks: int) -> Residence:
+    def _residence(self, models: _Models, blocks: int, *, measured: bool = False) -> Residence:
         """What is held of the stored factors at once; those in blocks are stored nowhere, so all of them."""
-        from compute.factor_memory import gradient_copies, residence
+        from compute.factor_memory import MEASURED_AT_ONCE, gradient_copies, residence
 
         stored, memory = self.study.spec.curvature.blocks, self.study.spec.options.memory_bytes
-        copies = gradient_copies(1, agreement=True)
-        return residence(models.modules, stored * blocks, memory, copies, keeps_all=blocks > 1)
+        copies = gradient_copies(1, agreement=True, measured=True)
+        most = MEASURED_AT_ONCE if measured else 1
+        return residence(models.modules, stored * blocks, memory, copies, keeps_all=blocks > 1, most=most)
 
 
 def in_precision(study: Study, dtype: str) -> Study:
