@@ -41,7 +41,7 @@ def load_model(
     _refuse_adapter(location)
     made_again = TemporaryDirectory(prefix="headwater-")
     try:
-        with _quiet_loading():
+        with quiet_transformers():
             model, report = AutoModelForCausalLM.from_pretrained(
                 location,
                 revision=revision,
@@ -85,7 +85,7 @@ def model_skeleton(location: str, *, revision: str | None = None) -> nn.Module:
     """The architecture alone, on the meta device: module names and shapes, no weights."""
     _refuse_adapter(location)
     try:
-        with _quiet_loading():
+        with quiet_transformers():
             config = AutoConfig.from_pretrained(location, revision=revision, trust_remote_code=False)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
@@ -181,8 +181,8 @@ def _first_sentence(error: Exception) -> str:
     return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
 
 
-class _quiet_loading:  # noqa: N801 (a context manager used like a function)
-    """Keeps transformers' progress bar, and notices about loading and about tries to reach the hub, out of the
+class quiet_transformers:  # noqa: N801 (a context manager used like a function)
+    """Keeps transformers' progress bars, and notices about loading and about tries to reach the hub, out of the
     terminal: what they come to is an error or nothing."""
 
     hub = logging.getLogger("huggingface_hub")

@@ -31,6 +31,7 @@ from transformers import (
     set_seed,
 )
 
+from compute.checkpoint import quiet_transformers
 from compute.errors import BadInput
 from compute.kept_memory import memory_kept
 from compute.packing import PackedRows
@@ -283,5 +284,6 @@ def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory:
             "lower learning_rate in model.train."
         )
     directory.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    with quiet_transformers():
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)

@@ -31,10 +31,10 @@ EXPECTED = {
     "list_type": "a list",
     "tuple_type": "a list",
     "literal_error": "{expected}",
-    "greater_than": "greater than {gt}",
-    "greater_than_equal": "at least {ge}",
-    "less_than": "less than {lt}",
-    "less_than_equal": "at most {le}",
+    "greater_than": "greater than {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le:g}",
     "finite_number": "a finite number",
 }
 NAME = "lower-case letters, digits, '-' and '_', beginning with a letter or digit"

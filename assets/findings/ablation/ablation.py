@@ -145,7 +145,7 @@ def _compared(step: Step, study: Study, scoring: Scoring) -> Iterator[dict]:
     variants, own = variants_of(study), own_variant(study)
     total = len(variants) * len(scoring.documents)
     expected: Scored | None = None
-    with step.progress(f"{study.name}: ablation", total, "documents") as progress:
+    with step.progress(f"{study.name}: ablation by {len(variants)} settings", total, "documents") as progress:
         for variant in variants:
             scored = scoring.scored(variant, progress)
             expected = expected or scored
