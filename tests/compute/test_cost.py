@@ -258,7 +258,11 @@ def test_the_index_of_documents_and_its_agreement(blocks):
         for of_query in gradients:
             sketch.of_direction({name: each.dense() for name, each in of_query.items()})
 
-    assert costs.index_agreement().total == pytest.approx(counted(sketches), rel=0.01)
+    agreement = costs.index_agreement()
+    assert agreement.total == pytest.approx(counted(sketches), rel=0.01)
+    assert agreement.codes_compared == DOCUMENTS * QUERIES * 4096 / 8  # and read once, whatever the number of queries
+    index_bytes = DOCUMENTS * QUERIES * 6 + costs.document_index().lake_bytes
+    assert agreement.lake_read == index_bytes + costs.curvature_bytes() + costs.query_factor_bytes()
 
 
 def test_stages_are_those_that_are_asked_for(measured):
