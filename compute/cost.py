@@ -98,6 +98,7 @@ class Cost:
     lake_bytes: float = 0  # written
     lake_read: float = 0
     weights_read: float = 0  # bytes of weights that generation reads, a token at a time
+    codes_compared: float = 0  # bytes of the index, times queries
     routes: dict[str, Choice] = field(default_factory=dict)
 
     @property
@@ -111,7 +112,8 @@ class Cost:
     def share(self, part: float) -> Cost:
         """The cost of a part of the work, such as one shard; memory stays."""
         operations = Counter({kind: count * part for kind, count in self.operations.items()})
-        return replace(self, operations=operations, lake_bytes=self.lake_bytes * part, lake_read=self.lake_read * part)
+        lake = {"lake_bytes": self.lake_bytes * part, "lake_read": self.lake_read * part}
+        return replace(self, operations=operations, codes_compared=self.codes_compared * part, **lake)
 
 
 @dataclass(frozen=True)
@@ -282,9 +284,8 @@ class CostModel:
         return Cost(_times(setting.documents, per_document), memory, written, curvature)
 
     def index_agreement(self) -> Cost:
-        """The queries' sketches, of dense gradients that are turned into the eigenbasis; then every query's codes are
-        compared with the whole index, which is read anew for it. Comparing bits has no products, and takes about as
-        long as reading them (`docs/log.md`, *What the index costs*)."""
+        """The queries' sketches, of dense gradients that are turned into the eigenbasis; then the index and the scores
+        are read once, and each code is compared with every query, which has no products."""
         setting, tracked = self.setting, self.architecture.tracked
         per_query = sum(2 * self.rank(each) * entries(each) + turn(each, setting.blocks) for each in tracked)
         curvature = self.curvature_bytes()
@@ -295,10 +296,11 @@ class CostModel:
             "sketch": self._sketch_bytes() + 2 * self._entry_bytes(),  # choosing directions; later a dense gradient
             "queries' gradients": factors,
         }
-        scanned = setting.documents * setting.queries * (self._index_row_bytes() + SCORE_ROW_BYTES)
+        scanned = setting.documents * (self._index_row_bytes() + setting.queries * SCORE_ROW_BYTES)
+        compared = setting.documents * setting.queries * setting.index_dimensions / 8
         written = setting.queries * NORM_ROW_BYTES
         operations = Counter({self._sums: setting.queries * per_query})
-        return Cost(operations, memory, written, scanned + curvature + factors)
+        return Cost(operations, memory, written, scanned + curvature + factors, codes_compared=compared)
 
     def exact_scores(self) -> Cost:
         """Full-rank gradients of some queries at a time, and a pass over the documents that their rankings list; at

@@ -28,6 +28,7 @@ EFFICIENCY_HERE = 0.5  # of the measured rate of a square product; attention, no
 DECOMPOSING = 0.05  # of the float64 peak
 HOST_DECOMPOSING = 1e11  # operations per second of a decomposition on a server's CPU, 32 cores or so: assumed
 LAKE_BYTES_PER_SECOND = 2.5e8  # matrices, written or read: docs/platform.md, 1 GB in 2.8 to 5.6 seconds
+CODE_BYTES_PER_SECOND = 7.5e8  # compared with a query on one thread of a CPU: docs/log.md, *What the index costs*
 SIDE, DECOMPOSED_SIDE = 1024, 384  # of the products and decompositions that are measured
 REPETITIONS = 3
 
@@ -66,6 +67,7 @@ class Hardware:
             rate = self.rates[kind] * (1 if decomposing else self.efficiency)
             found[kind if decomposing else f"{kind} products"] = operations / rate
         found["reading weights"] = cost.weights_read / self.bandwidth
+        found["comparing codes"] = cost.codes_compared / CODE_BYTES_PER_SECOND
         found["the lake"] = (cost.lake_bytes + cost.lake_read) / LAKE_BYTES_PER_SECOND
         return {what: seconds for what, seconds in found.items() if seconds}
 

@@ -17,7 +17,7 @@ def _each_once(values: tuple) -> tuple:
 
 Ranks = Annotated[tuple[Annotated[int, Field(ge=1)], ...], AfterValidator(_each_once)]
 Blocks = Annotated[tuple[Annotated[int, Field(ge=2)], ...], AfterValidator(_each_once)]
-Precisions = Annotated[tuple[Literal["bfloat16"], ...], AfterValidator(_each_once)]
+Precisions = Annotated[tuple[Literal["bfloat16", "float16"], ...], AfterValidator(_each_once)]
 
 
 class AblationSpec(Spec):
@@ -35,6 +35,7 @@ class AblationSpec(Spec):
         "each number takes one more pass over the fit's sample.",
     )
     precisions: Precisions = Field(
-        ("bfloat16",), description="Precisions, each of the products of scoring alone, and of the whole model."
+        ("bfloat16",),
+        description="Precisions, each of the whole model, and bfloat16 also of the products of scoring alone.",
     )
     kfac: bool = Field(True, description="K-FAC in place of EK-FAC, at full rank.")

@@ -4,10 +4,12 @@ What it will do for a query that is asked later is measured on those of the set:
 scores of the pass, over all documents, and whether the documents that come first are among those that it proposes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import dagster as dg
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -25,11 +27,14 @@ from assets.step.step import Step, run_step
 from assets.study.completions import completions_table
 from assets.study.coverage import coverage_table, refuse_incomplete
 from assets.study.document_index import document_index_table, study_sketch
-from assets.study.index_search import estimated_batches, refuse_without_index
+from assets.study.index_search import codes_of, index_batches, refuse_without_index
 from assets.study.influence import document_norms_table, influence_table
 from assets.study.query_gradients import query_gradients_table
 from assets.study.stored_gradients import stored_gradients
 from assets.tracking.tracking import Tracking
+
+if TYPE_CHECKING:
+    from compute.sign_codes import CodeQuery
 
 CODE_VERSION = "1"
 STORY = "Estimates of the index against the scores of the pass: what headwater ask will find of a query's documents."
@@ -175,7 +180,7 @@ def _agreement(step: Step, study: Study) -> pl.DataFrame:
     return compared.rows()
 
 
-def _code_queries(step: Step, study: Study) -> dict:
+def _code_queries(step: Step, study: Study) -> dict[str, "CodeQuery"]:
     """The queries' sketches by id, of their EK-FAC gradients as the pass takes them."""
     from compute.sign_codes import CodeQuery
 
@@ -192,16 +197,30 @@ def _code_queries(step: Step, study: Study) -> dict:
     }
 
 
-def _of_shard(step: Step, study: Study, queries: dict, shard: str) -> pl.DataFrame:
-    estimates = pl.concat(
-        frame.with_columns(query_id=pl.lit(query_id))
-        for query_id, query in queries.items()
-        for frame in estimated_batches(step, study, query, shard=shard)
-    )
+def _of_shard(step: Step, study: Study, queries: Mapping[str, "CodeQuery"], shard: str) -> pl.DataFrame:
+    """A row per query and document. The codes of a batch are compared with all queries while they are in memory, so
+    that the index is read once."""
+    listed, estimates_QD = _estimated(step, study, queries, shard)
+    places = pl.DataFrame({"query_id": list(queries)}).with_row_index("query_place")
     scores = step.scan(influence_table(study.name), shard=shard).filter(method="ekfac")
-    rows = scores.select("query_id", "document_id", "score").collect().join(estimates, on=["query_id", "document_id"])
+    scores = scores.select("query_id", "document_id", "score").join(places.lazy(), on="query_id")
+    rows = scores.join(listed.lazy(), on="document_id").collect()
+    estimates = estimates_QD[rows["query_place"].to_numpy(), rows["place"].to_numpy()]
+    rows = rows.drop("query_place", "place").with_columns(estimate=pl.Series(estimates, dtype=pl.Float32))
 
     def over(value: str) -> pl.Expr:
         return pl.when(pl.col("norm") > 0).then(pl.col(value) / pl.col("norm")).otherwise(0.0)
 
     return rows.with_columns(normed_score=over("score"), normed_estimate=over("estimate"))
+
+
+def _estimated(
+    step: Step, study: Study, queries: Mapping[str, "CodeQuery"], shard: str
+) -> tuple[pl.DataFrame, np.ndarray]:
+    """The shard's documents with their norms and places, and the estimates of all queries in that order."""
+    listed, estimates = [], []
+    for batch in index_batches(step, study, shard):
+        codes, factors_D = codes_of(batch), batch.column("factor").to_numpy()
+        estimates.append(np.stack([query.estimates(codes, factors_D) for query in queries.values()]))
+        listed.append(pl.DataFrame({name: pl.from_arrow(batch.column(name)) for name in ("document_id", "norm")}))
+    return pl.concat(listed).with_row_index("place"), np.concatenate(estimates, axis=1)

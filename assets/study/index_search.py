@@ -67,11 +67,9 @@ def scan_index(opened: OpenedStudy, direction: Mapping[str, Tensor], *, normed: 
     return best
 
 
-def estimated_batches(
-    reading: Reading, study: Study, query: CodeQuery, *, shard: str | None = None
-) -> Iterator[pl.DataFrame]:
+def estimated_batches(reading: Reading, study: Study, query: CodeQuery) -> Iterator[pl.DataFrame]:
     """The documents of the index with their estimated scores, of columns `FOUND`, a batch of rows at a time."""
-    for batch in _index_batches(reading, study, shard):
+    for batch in index_batches(reading, study):
         columns = {name: pl.from_arrow(batch.column(name)) for name in ("document_id", "norm")}
         estimates = query.estimates(codes_of(batch), batch.column("factor").to_numpy())
         yield pl.DataFrame(columns | {"estimate": estimates}).select(
@@ -79,7 +77,8 @@ def estimated_batches(
         )
 
 
-def _index_batches(reading: Reading, study: Study, shard: str | None) -> Iterator[pa.RecordBatch]:
+def index_batches(reading: Reading, study: Study, shard: str | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of the index, or of one shard of it, some thousand at a time."""
     table = document_index_table(study.name)
     return reading.lake.read_batches(
         table,

@@ -49,6 +49,10 @@ def test_one_thing_differs_at_a_time_and_the_study_itself_is_there():
         "rank 16, 2 blocks",
         "model in bfloat16",
     ]
+    halves = names(
+        study({"ranks": [], "blocks": [], "precisions": ["float16", "bfloat16"], "kfac": False}, rank="full")
+    )
+    assert halves == ["full rank", "products in bfloat16", "model in bfloat16", "model in float16"]
     few = {"ranks": [4], "blocks": [], "precisions": [], "kfac": False}
     own = study(few, dtype="bfloat16", rank="auto", products="bfloat16")
     assert own_variant(own) == Variant(rank="auto", products="bfloat16", dtype="bfloat16")
@@ -77,7 +81,7 @@ def test_both_models_are_opened_in_the_precision_of_the_setting():
         ({"documents": 5}, {}, "greater than or equal to 12"),
         ({"ranks": [8, 8]}, {}, "lists 8 twice"),
         ({"ranks": [0]}, {}, "greater than or equal to 1"),
-        ({"precisions": ["int8"]}, {}, "'bfloat16'"),
+        ({"precisions": ["int8"]}, {}, "'bfloat16' or 'float16'"),
         ({"precision": ["bfloat16"]}, {}, "Extra inputs"),
         ({"blocks": [1]}, {}, "greater than or equal to 2"),
         ({}, {"methods": ["dot"]}, "ablation compares scores by ekfac, which methods does not list"),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 import torch
+import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from transformers import AutoModelForCausalLM, CohereConfig, GPT2Config, GPTNeoXConfig, LlamaConfig
@@ -35,7 +37,9 @@ from compute.operations import EIGH
 from compute.query_gradients import dense_gradients, directed, query_gradients
 from compute.tracked_modules import select_modules
 from tests.compute.test_architectures import CONFIGS
+from tests.docs.blocks import ROOT, blocks
 
+PLAN_PAGE = ROOT / "docs/how-to/plan.md"
 DOCUMENTS, TOKENS, QUERIES, QUERY_TOKENS, COMPLETION, RANK = 6, 32, 5, 12, 4, 8
 SHAPE = {"vocab_size": 300, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
 MODELS = {
@@ -274,7 +278,11 @@ def test_the_index_of_documents_and_its_agreement(blocks):
         for of_query in gradients:
             sketch.of_direction({name: each.dense() for name, each in of_query.items()})
 
-    assert costs.index_agreement().total == pytest.approx(counted(sketches), rel=0.01)
+    agreement = costs.index_agreement()
+    assert agreement.total == pytest.approx(counted(sketches), rel=0.01)
+    assert agreement.codes_compared == DOCUMENTS * QUERIES * 4096 / 8  # and read once, whatever the number of queries
+    index_bytes = DOCUMENTS * QUERIES * 6 + costs.document_index().lake_bytes
+    assert agreement.lake_read == index_bytes + costs.curvature_bytes() + costs.query_factor_bytes()
 
 
 def test_stages_are_those_that_are_asked_for(measured):
@@ -304,6 +312,7 @@ PAPER = dataclasses.replace(
     generated=100,
     new_tokens=64,
     methods=1,
+    metrics=1,
     rank=32,
     top_k=50,
     token_budget=8192,
@@ -314,8 +323,9 @@ PAPER = dataclasses.replace(
 )
 
 
-def test_the_papers_setting_by_hand():
-    """The arithmetic of docs/how-to/plan.md: the shapes of Command R, 35 B parameters, MLP modules."""
+@pytest.fixture(scope="module")
+def command_r():
+    """The shapes of docs/how-to/plan.md: Command R, 35 B parameters, MLP modules."""
     config = CohereConfig(
         vocab_size=256_000,
         hidden_size=8192,
@@ -326,7 +336,12 @@ def test_the_papers_setting_by_hand():
     )
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config)
-    model = architecture_of(skeleton, select_modules(skeleton, "mlp"))
+    return architecture_of(skeleton, select_modules(skeleton, "mlp"))
+
+
+def test_the_papers_setting_by_hand(command_r):
+    """The arithmetic of docs/how-to/plan.md."""
+    model = command_r
     narrow, wide, layers, T = 8192, 22_528, 40, 512
     mlp, attention, head = 3 * narrow * wide, 4 * narrow**2, narrow * 256_000
     assert sum(each.weights for each in model.tracked) == layers * mlp == 22_145_925_120
@@ -362,6 +377,82 @@ def test_the_papers_setting_by_hand():
     assert in_blocks.eigenvalues().memory["eigenbasis and eigenvalues"] == factors / 4 + of_entries
     assert in_blocks.eigenbasis().total == costs.eigenbasis().total / 16
     assert in_blocks.influence() == influence
+
+
+def page_tables() -> list[dict[str, dict[str, str]]]:
+    """The tables of stages in docs/how-to/plan.md: by stage, and by column."""
+    found: list[dict[str, dict[str, str]]] = []
+    for line in PLAN_PAGE.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[0] == "stage":
+            found.append({})
+            columns = cells[1:]
+        elif found and line.startswith("| "):
+            found[-1][cells[0].replace(" ", "_")] = dict(zip(columns, cells[1:], strict=True))
+    return found
+
+
+def is_shown(text: str, value: float) -> bool:
+    """Whether a number of the page, such as `1.06 · 10¹⁹` or `2 min`, is this value, rounded."""
+    digits, power = re.fullmatch(r"([\d.]+)(?: · 10([⁰¹²³⁴-⁹]+))?(?: \w+)?", text).groups()
+    unit = 10.0 ** int(power.translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789"))) if power else 1.0
+    return f"{value / unit:.{len(digits.partition('.')[2])}f}" == digits
+
+
+def time_is_shown(text: str, cost: Cost) -> bool:
+    unit = {"h": 3600, "min": 60}[text.split()[1]]
+    return is_shown(text, sum(NAMED["h100"].seconds(cost).values()) / unit)
+
+
+def test_the_papers_setting_is_what_its_table_says(command_r):
+    costs, (table, _) = CostModel(command_r, PAPER), page_tables()
+    assert table.keys() == costs.stages().keys()
+    for name, cost in costs.stages().items():
+        shown = table[name]
+        assert is_shown(shown["operations"], cost.total), name
+        assert is_shown(shown["× training"], cost.total / costs.training_pass()), name
+        assert time_is_shown(shown["time on one H100"], cost), name
+        assert cost.lake_bytes < 1e7 if shown["lake"] == "–" else is_shown(shown["lake"], cost.lake_bytes / 1e9), name
+
+
+@pytest.mark.parametrize(
+    ("stage", "memory_mib", "time"), [("query_gradients", 432_000, "7 h"), ("rankings", 516_480, "9 h")]
+)
+def test_factors_are_read_once_where_memory_holds_them(command_r, stage, memory_mib, time):
+    there, short = (
+        CostModel(command_r, dataclasses.replace(PAPER, memory_bytes=mib * 2**20)).stage(stage)
+        for mib in (memory_mib, memory_mib - 1)
+    )
+    assert time_is_shown(time, there) and there.lake_read < short.lake_read
+
+
+def test_the_setting_that_fits_four_cards(command_r):
+    """Weights and queries' gradients are spread over cards by module; all the rest is taken to be on one of them."""
+    said = yaml.safe_load(next(blocks(PLAN_PAGE, "yaml")).text)
+    fit, options = said["curvature"], said["options"]
+    setting = dataclasses.replace(
+        PAPER,
+        sample_documents=fit["sample_documents"],
+        blocks=fit["blocks"],
+        fit_memory_bytes=fit["memory_mib"] * 2**20,
+        fit_token_budget=fit["token_budget"],
+        methods=len(options["methods"]),
+        token_budget=options["token_budget"],
+    )
+    costs, (_, table) = CostModel(command_r, setting), page_tables()
+    assert table.keys() == costs.stages().keys() - {"eigenbasis"}
+    for name, shown in table.items():
+        memory = costs.stage(name).memory
+        spread = sum(memory.get(what, 0) for what in ("weights", "queries' gradients", "full-rank gradients"))
+        of_a_card = spread / 4 + sum(memory.values()) - spread
+        assert is_shown(shown["memory in all"], sum(memory.values()) / 2**30), name
+        assert is_shown(shown["of a card"], of_a_card / 2**30) and of_a_card < 0.95 * NAMED["h100"].memory, name
+        assert time_is_shown(shown["time on one H100"], costs.stage(name)), name
+
+    whole = CostModel(command_r, dataclasses.replace(setting, fit_memory_bytes=None)).eigenvalues().memory
+    spread = whole["weights"] + whole["eigenbasis and eigenvalues"]
+    on_four, on_six = ((spread / cards + sum(whole.values()) - spread) / 2**30 for cards in (4, 6))
+    assert round(on_four) == 91 and round(on_six) == 67
 
 
 MEASURE = """

@@ -36,7 +36,7 @@ from tests.docs.blocks import commands
 from tests.orchestration.copied_study import CopiedStudy, copy_of
 from tests.orchestration.tiny_study import QUERIES, write_study
 
-ABLATION = {"documents": 40, "ranks": [4, 16], "blocks": [2]}
+ABLATION = {"documents": 40, "ranks": [4, 16], "blocks": [2], "precisions": ["bfloat16", "float16"]}
 ALL = [
     "full rank",
     "rank 4",
@@ -47,6 +47,7 @@ ALL = [
     "2 blocks",
     "rank 8, 2 blocks",
     "model in bfloat16",
+    "model in float16",
 ]
 
 
@@ -128,6 +129,7 @@ def test_rows_are_those_of_scores_by_hand(rows, ablated, reading):
         "2 blocks": scores(curvature=in_blocks),
         "rank 8, 2 blocks": scores(rank=8, curvature=in_blocks),
         "model in bfloat16": scores(dtype="bfloat16"),
+        "model in float16": scores(dtype="float16"),
     }
     assert set(by_hand) | {"full rank"} == set(ALL)
     for variant, found_QD in by_hand.items():
@@ -303,7 +305,7 @@ def test_what_did_not_change_is_kept_and_what_did_is_made_anew(ablated, tmp_path
         ({"ablation": {"ranks": [8, 64]}}, "options.ablation.ranks: 64 is above 32, the smaller dimension of"),
         ({"ablation": {"ranks": [8], "blocks": [3]}}, "options.ablation.blocks: 3, and gpt_neox.layers.0"),
         ({"ablation": {"ranks": [8], "documents": 3}}, "options.ablation.documents: should be at least 12, not 3"),
-        ({"ablation": {"ranks": [8], "precisions": ["int8"]}}, "should be 'bfloat16', not 'int8'"),
+        ({"ablation": {"ranks": [8], "precisions": ["int8"]}}, "should be 'bfloat16' or 'float16', not 'int8'"),
         ({"ablation": {"ranks": [8]}, "methods": ["dot"]}, "ablation compares scores by ekfac"),
     ],
 )

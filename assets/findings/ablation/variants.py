@@ -9,6 +9,7 @@ from typing import Literal
 from assets.specs.study import Study
 
 FLOAT32 = "float32"
+OF_PRODUCTS = ("bfloat16",)  # precisions that options.products has too
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def variants_of(study: Study) -> list[Variant]:
     listed = [
         REFERENCE,
         *(Variant(rank=each) for each in (*ranks, rank)),
-        *(Variant(products=each) for each in spec.precisions),
+        *(Variant(products=each) for each in spec.precisions if each in OF_PRODUCTS),
         own,
         *([Variant(method="kfac")] if spec.kfac else []),
         *(variant for each in spec.blocks for variant in (Variant(blocks=each), Variant(rank=rank, blocks=each))),
