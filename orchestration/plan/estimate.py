@@ -120,7 +120,14 @@ def plan_study(
     past, device = history(study, home, corpus.documents), hardware_named(hardware, _dtypes(study))
     as_it_is = CostModel(architecture, _setting(study, corpus, asked, past.rank, device))
     compared = _comparisons(study, as_it_is, device, past)
-    corpus, asked = changed(corpus, asked, documents=documents, tokens=tokens, count=queries)
+    corpus, asked = changed(
+        corpus,
+        asked,
+        documents=documents,
+        tokens=tokens,
+        count=queries,
+        shard_records=study.spec.corpus.shard_records,
+    )
     model = replace(as_it_is, setting=_setting(study, corpus, asked, past.rank, device))
     if corpus.tokens > study.spec.options.token_budget:
         raise BadInput(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from assets.findings.report.numerals import plural
 from orchestration.plan.recorded import DAGSTER
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _calibration(plan: Plan) -> Iterator[str]:
 
 def _basis(plan: Plan) -> Iterator[str]:
     corpus, asked, model, device = plan.corpus, plan.queries, plan.architecture, plan.hardware
-    weights = sum(each.weights for each in model.tracked)
+    weights, methods = sum(each.weights for each in model.tracked), plural(plan.setting.methods, "method")
     yield f"Study {plan.study}, estimated on {device.name}; nothing was run."
     yield (
         f"  model    {count(model.parameters)} parameters in {plan.setting.dtype}; {len(model.tracked)} tracked "
@@ -130,7 +131,7 @@ def _basis(plan: Plan) -> Iterator[str]:
         f"({corpus.origin}); curvature on {plan.setting.sample_documents:,} of them"
     )
     yield (
-        f"  queries  {asked.queries:,} of {asked.tokens} tokens on average, {plan.setting.methods} methods, rank "
+        f"  queries  {asked.queries:,} of {asked.tokens} tokens on average, {methods}, rank "
         f"{plan.setting.rank or 'full'} ({plan.rank_origin}; {asked.origin})"
     )
     rates = f"{count(device.rates[plan.setting.dtype])}FLOP/s in {plan.setting.dtype}"

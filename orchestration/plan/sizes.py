@@ -106,11 +106,19 @@ def query_sizes(study: Study, lake: Lake) -> Queries:
 
 
 def changed(
-    corpus: Corpus, queries: Queries, *, documents: int | None, tokens: int | None, count: int | None
+    corpus: Corpus,
+    queries: Queries,
+    *,
+    documents: int | None,
+    tokens: int | None,
+    count: int | None,
+    shard_records: int,
 ) -> tuple[Corpus, Queries]:
-    """The sizes with what the caller says instead; shards and generated completions keep their proportion."""
+    """The sizes with what the caller says instead; shards and generated completions keep their proportion. A single
+    shard may not be full: it is filled up to `shard_records` first."""
     if documents is not None:
-        shards = max(1, round(corpus.shards * documents / corpus.documents))
+        in_one = corpus.documents if corpus.shards > 1 else max(corpus.documents, shard_records)
+        shards = max(1, math.ceil(corpus.shards * documents / in_one))
         corpus = replace(corpus, documents=documents, shards=shards, origin=f"{corpus.origin}; --documents")
     if tokens is not None:
         corpus = replace(corpus, tokens=tokens, origin=f"{corpus.origin}; --tokens")

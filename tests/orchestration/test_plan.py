@@ -17,6 +17,7 @@ from compute.machine import machine_used
 from orchestration.cli import app
 from orchestration.plan.page import size
 from orchestration.plan.recorded import Recorded, last_work
+from orchestration.plan.sizes import Corpus, Queries, changed
 from tests.orchestration.tiny_study import RECORDS, headwater, write_study
 
 STAGES = ["covariances", "eigenbasis", "eigenvalues", "completions", "query_gradients", "influence", "rankings"]
@@ -204,6 +205,17 @@ def test_the_index_and_the_ablation_are_planned_where_they_are_asked_for(tmp_pat
     assert grown["index_agreement"]["seconds_by"]["the lake"] > stages["index_agreement"]["seconds_by"]["the lake"]
     assert stages["ablation"]["operations"] == grown["ablation"]["operations"]  # of its own sample
     assert "bfloat16" in stages["ablation"]["operations_by_precision"]
+
+
+@pytest.mark.parametrize(
+    ("documents", "shards", "wanted", "expected"),
+    [(206, 1, 5_000_000, 1_000), (206, 1, 4_000, 1), (9_000, 1, 18_000, 2), (600, 3, 1_200, 6), (600, 3, 100, 1)],
+)
+def test_shards_grow_with_the_documents(documents, shards, wanted, expected):
+    """A single shard that is not full is filled first; several keep their size."""
+    sizes = Corpus(documents, 64, shards, "counted"), Queries(1, 8, 2, 0, "counted")
+    corpus, _ = changed(*sizes, documents=wanted, tokens=None, count=None, shard_records=5_000)
+    assert (corpus.documents, corpus.shards) == (wanted, expected)
 
 
 def test_a_model_to_be_trained_is_planned_with_its_training(tmp_path):
