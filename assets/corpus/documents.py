@@ -140,20 +140,22 @@ class ShardDocuments:
 
 
 def shard_documents(step: Reading, corpus: str, shard: str) -> ShardDocuments:
-    """Four bytes a token, as the lake keeps them. Raises BadInput where they were cut with another tokenizer."""
-    from compute.batches import Sequence
-
+    """Raises BadInput where they were cut with another tokenizer."""
     columns = ("position", "document_id", "shard", "token_ids", TOKENIZER.name)
     rows = step.scan(documents_table(corpus), shard=shard).select(columns).sort("position").collect()
     refuse_other_tokenizer(step, corpus, rows)
+    return ShardDocuments(rows["document_id"].to_list(), sequences_of(rows))
+
+
+def sequences_of(rows: pl.DataFrame) -> list["Sequence"]:
+    """Documents of these ids and tokens as the engine takes them: slices of one array, of four bytes a token as in the
+    lake, where Python's integers would be nine times as much."""
+    from compute.batches import Sequence
+
     lists = rows["token_ids"].to_arrow()
     tokens, ends = np.array(lists.values, np.int32), lists.offsets.to_pylist()
-    ids = rows["document_id"].to_list()
-    return ShardDocuments(ids, [Sequence(*each) for each in zip(ids, _slices(tokens, ends), strict=True)])
-
-
-def _slices(tokens: np.ndarray, ends: list[int]) -> Iterator[np.ndarray]:
-    return (tokens[start:end] for start, end in pairwise(ends))
+    slices = (tokens[start:end] for start, end in pairwise(ends))
+    return [Sequence(*each) for each in zip(rows["document_id"].to_list(), slices, strict=True)]
 
 
 def refuse_other_tokenizer(step: Reading, corpus: str, rows: pl.DataFrame) -> None:
