@@ -67,6 +67,7 @@ def _check_modules(study: Study, skeleton, queries: list[Query]) -> None:
     check_settings(study, tracked, best_device())
     fit, corpus = study.spec.curvature, study.spec.corpus
     sizes = {"documents": fit.sample_documents, "tokens": corpus.max_tokens, "queries": len(queries)}
+    sizes["shard_documents"] = min(corpus.shard_records, fit.sample_documents)  # before it is cut, it is not counted
     further = {"ablation": partial(study_ablation_cost, study)} if study.spec.options.ablation else {}
     refuse_study_beyond_memory(study, skeleton, tracked, further, **sizes)
 

@@ -188,9 +188,9 @@ def _score_shards(step: Step, study: Study) -> None:
     length, rows = typical_tokens(step, study.spec.curvature.name), step.lake.partition_rows(documents)
     queries = step.scan(completions_table(study.name)).select(pl.len()).collect().item()
     most = max((rows.get(shard, 0) for shard in due), default=0)
-    sizes = {"documents": max(1, most), "tokens": length, "queries": queries}
+    sizes = {"documents": max(1, most), "tokens": length, "queries": queries, "shard_documents": most}
     directions = queries * len(study.spec.options.methods)
-    beside = bytes_beside(most, length, directions, study.spec.options.top_k) if len(due) > 1 else {}
+    beside = bytes_beside(most, length, directions, study.spec.options.top_k, several=len(due) > 1)
     refuse_beyond_memory(study, "influence", model, modules, beside=beside, **sizes)
     curvature = _whitening(step, study, model, modules)
     gradients = stored_gradients(step, study.name, factors_bytes(study.spec.options.memory_bytes))

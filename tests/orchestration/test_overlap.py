@@ -10,10 +10,11 @@ import pytest
 
 from assets.lake.lake import Lake
 from assets.step.report import Report
-from assets.study.shards_in_flight import BESIDE
+from assets.study.shards_in_flight import BESIDE, NORMED
 from assets.tracking.tracked_run import StepRun
 from tests.orchestration.test_bounded_memory import failure
 from tests.orchestration.test_failures import SCORES, reported
+from tests.orchestration.tiny_study import QUERIES
 
 ALL = ("00000", "00002")
 
@@ -107,10 +108,13 @@ def test_documents_of_another_tokenizer_are_told_of_their_shard(copied):
 
 
 def test_the_memory_of_the_shards_beside_is_looked_at(copied, monkeypatch):
-    """Of several shards; one has none beside it."""
+    """Of several shards; one has none beside it. Scores are counted of one too."""
     asked = []
     monkeypatch.setattr("assets.model.memory.refuse_parts", lambda study, stage, parts: asked.append(parts))
     assert copied.materialize(*SCORES, shards=ALL).success
     assert copied.materialize(*SCORES, shards=("00001", "00001")).success
     several, one = asked
     assert several.pop(BESIDE) > 0 and several.keys() == one.keys()
+    (rows,) = copied.table("corpus/tiny/documents").group_by("shard").len()["len"].top_k(1)
+    directions = len(QUERIES) * len(copied.study.spec.options.methods)
+    assert one["scores"] <= 4 * rows * directions and one[NORMED] == 2 * one["scores"] > 0
