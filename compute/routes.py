@@ -58,6 +58,11 @@ class Choice:
     costs: dict[str, float]
     multiplications: dict[str, float]
 
+    @property
+    def beyond_memory(self) -> list[str]:
+        """Routes that would take less time, and whose dense gradients do not fit."""
+        return [route for route, cost in self.costs.items() if cost < self.costs[self.route]]
+
 
 @dataclass(frozen=True)
 class Routes:
