@@ -107,6 +107,28 @@ def test_documents_of_another_tokenizer_are_told_of_their_shard(copied):
     assert reported(result, "study/tiny/influence") == {"00000", "00002"}
 
 
+def test_documents_are_written_behind_too_and_a_shard_that_cannot_be_keeps_no_other(copied, monkeypatch):
+    wrote = []
+
+    def overwrite(write, table, shard):
+        if (table.key[-1], shard) == ("documents", "00001"):
+            raise OSError("no space left on device")
+        wrote.append((threading.current_thread().name.rstrip("_0"), table.key[-1], shard))
+        return write()
+
+    overwrites(monkeypatch, overwrite)
+    monkeypatch.setattr("assets.step.declaring.AfterACrash.calculate_delay", lambda *_: 0)
+    before = copied.table("corpus/tiny/documents").sort("shard", "position")
+    result = copied.materialize("corpus/tiny/documents", shards=ALL)
+    assert "no space left on device" in failure(result)
+    assert reported(result, "corpus/tiny/documents") == {"00000", "00002"}
+    tables = [("rejected", "00000"), ("documents", "00000"), ("rejected", "00001")]
+    tables += [("rejected", "00002"), ("documents", "00002")]
+    assert wrote[:5] == [("write-behind", *each) for each in tables]
+    assert set(wrote[5:]) == {("write-behind", "rejected", "00001")}  # which is tried again, and the others kept
+    assert copied.table("corpus/tiny/documents").sort("shard", "position").equals(before)
+
+
 def test_the_memory_of_the_shards_beside_is_looked_at(copied, monkeypatch):
     """Of several shards; one has none beside it. Scores are counted of one too."""
     asked = []
