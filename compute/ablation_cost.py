@@ -53,9 +53,11 @@ def ablation_cost(
 
 
 def _setting(setting: Setting, compared: ComparedSetting, documents: int) -> Setting:
+    documents = min(documents, setting.documents)
     return replace(
         setting,
-        documents=min(documents, setting.documents),
+        documents=documents,
+        shard_documents=documents,  # the sample is scored as one
         methods=1,
         metrics=1,
         whitens=False,

@@ -87,6 +87,7 @@ class Setting:
     refined_documents: int = 0  # of the sample
     agreement_documents: int = 0  # of the sample, on which the agreement of low ranks is measured
     index_dimensions: int | None = None  # bits of a document in the index; None: there is none
+    shard_documents: int = 0  # of the largest shard, whose scores are held until it is done
 
 
 @dataclass(frozen=True)
@@ -258,6 +259,7 @@ class CostModel:
             # As they were read, and laid out for the routes; else in a file.
             "queries' gradients": factors * (1 + size / self._sum_bytes) if routes.kept else 0,
             "options.memory_mib": self._formed_bytes(routes, workload, directions),
+            "scores": self._sum_bytes * setting.shard_documents * directions,
             "curvature": curvature,
         }
         rows = setting.documents * (directions * SCORE_ROW_BYTES + NORM_ROW_BYTES)

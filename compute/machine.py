@@ -1,4 +1,5 @@
-"""The name of the machine that work runs on, which is recorded with it: elsewhere it takes another time."""
+"""The machine that work runs on: its name, which is recorded with it (elsewhere it takes another time), and what it
+cannot do."""
 
 from __future__ import annotations
 
@@ -20,6 +21,12 @@ def machine_name(device: str) -> str:
 def machine_used() -> str:
     """What this process works on: a GPU that it has not touched so far is not woken to be asked for its name."""
     return machine_name("cuda" if torch.cuda.is_initialized() else "cpu")
+
+
+def lacks_instructions(device: str, dtype: str) -> bool:
+    """Whether products of this dtype are only emulated there: bfloat16 on a GPU older than Ampere. A CPU multiplies in
+    every dtype that a model may have (tried with torch 2.13)."""
+    return device == "cuda" and dtype == "bfloat16" and not torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 @cache

@@ -30,8 +30,8 @@ FORMING, GRAM = 1.3, 1.7
 DOCUMENTS_PER_PRODUCT = 32  # from so many on a product's time is that of its multiplications
 QUERIES_AT_ONCE = 32  # that are rebuilt
 FACTORS_SHARE = 2  # of the memory such a part is for the queries' factors
-PASSING_SHARE = 4  # of the memory one such part is for gradients that are formed or rebuilt and let go
-PARTS = {"factors": 0, "formed": 1, "rebuilt": 2}  # that this part is divided into
+PASSING_SHARE = 4  # of the memory one such part is for gradients of documents that are formed and let go
+PARTS = {"factors": 0, "formed": 1, "rebuilt": 2}  # parts of it, of documents and of queries that are rebuilt
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Workload:
 
     @property
     def passing_bytes(self) -> int:
-        """What gradients that are formed or rebuilt and let go may take at a time."""
+        """What a module's gradients that are formed and rebuilt, or factors that are read, may take at a time."""
         return self.memory_bytes // PASSING_SHARE
 
 
@@ -57,6 +57,11 @@ class Choice:
     route: str
     costs: dict[str, float]
     multiplications: dict[str, float]
+
+    @property
+    def beyond_memory(self) -> list[str]:
+        """Routes that would take less time, and whose dense gradients do not fit."""
+        return [route for route, cost in self.costs.items() if cost < self.costs[self.route]]
 
 
 @dataclass(frozen=True)
@@ -86,15 +91,39 @@ def choose_routes(modules: SequenceOf[TrackedModule], ranks: dict[str, list[int]
     left = workload.memory_bytes - factors if kept else workload.memory_bytes
     of_document = sum(each.out_features * each.in_dim for each in modules) * workload.bytes_per_entry
     gathered = _gathered(workload, of_document, left)
+    waiting = gathered * of_document
     # Queries that are rebuilt stand beside what is gathered.
-    left -= max(gathered * of_document + workload.passing_bytes // PARTS["rebuilt"], workload.passing_bytes)
+    passing = max(waiting + workload.passing_bytes // PARTS["rebuilt"], workload.passing_bytes)
+    while True:
+        choices = _choices(modules, ranks, workload, left - passing, gathered)
+        needed = _passing(choices, workload, waiting, kept)
+        if needed <= passing:
+            break
+        passing = needed  # these routes have more in hand at once, which leaves less for dense gradients
+    for module in modules:
+        _refuse_too_little(module, choices[module.name], workload)
+    return Routes(choices, gathered, kept)
+
+
+def _choices(
+    modules: SequenceOf[TrackedModule], ranks: dict[str, list[int]], workload: Workload, left: int, gathered: int
+) -> dict[str, Choice]:
+    """The choice of each module in turn, as long as dense gradients have memory `left`."""
     choices = {}
     for module in modules:
         choice = choices[module.name] = choose(module, ranks[module.name], workload, left, gathered)
-        _refuse_too_little(module, choice, workload)
         if choice.route == "formed":
             left -= len(ranks[module.name]) * module.out_features * module.in_dim * workload.bytes_per_entry
-    return Routes(choices, gathered, kept)
+    return choices
+
+
+def _passing(choices: dict[str, Choice], workload: Workload, waiting: int, kept: bool) -> int:
+    """What routes have in hand at once next to what they keep: one piece of memory serves the documents of all modules,
+    another one the queries that are rebuilt (`query_products.Scratch`), and factors that are not kept are read."""
+    taken, part = {choice.route for choice in choices.values()}, workload.passing_bytes
+    documents = waiting or max((part // PARTS[route] for route in taken - {"factors"}), default=0)
+    queries = part // PARTS["rebuilt"] if "rebuilt" in taken else 0
+    return documents + queries + (part if "factors" in taken and not kept else 0)
 
 
 def factors_bytes(memory_bytes: int) -> int:

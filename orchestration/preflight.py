@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 from assets.corpus.preflight import preflight_corpus
 from assets.findings.ablation.costs import study_ablation_cost
@@ -11,13 +10,11 @@ from assets.findings.answer_statistics import study_rules
 from assets.findings.judge import check_judge
 from assets.model.fit import check_architecture, check_context, check_query_length
 from assets.model.memory import refuse_study_beyond_memory
+from assets.model.settings import check_settings
 from assets.queries.reading import Query, read_queries
 from assets.specs.model import ModelSpec
 from assets.specs.study import Study
 from compute.errors import BadInput
-
-if TYPE_CHECKING:
-    from compute.tracked_modules import TrackedModule
 
 
 def preflight(study: Study) -> None:
@@ -60,31 +57,19 @@ def _named_skeleton(model: ModelSpec, base: str):
 
 def _check_modules(study: Study, skeleton, queries: list[Query]) -> None:
     from compute.block_diagonal import check_blocks
+    from compute.checkpoint import best_device
     from compute.tracked_modules import select_modules
 
     tracked = select_modules(skeleton, study.spec.curvature.modules)
     check_blocks(tracked, study.spec.curvature.blocks)
     for blocks in study.spec.options.ablation.blocks if study.spec.options.ablation else ():
         check_blocks(tracked, blocks, "options.ablation.blocks")
-    _check_ranks(study, min(tracked, key=_smaller_dimension))
+    check_settings(study, tracked, best_device())
     fit, corpus = study.spec.curvature, study.spec.corpus
     sizes = {"documents": fit.sample_documents, "tokens": corpus.max_tokens, "queries": len(queries)}
+    sizes["shard_documents"] = min(corpus.shard_records, fit.sample_documents)  # before it is cut, it is not counted
     further = {"ablation": partial(study_ablation_cost, study)} if study.spec.options.ablation else {}
     refuse_study_beyond_memory(study, skeleton, tracked, further, **sizes)
-
-
-def _check_ranks(study: Study, smallest: TrackedModule) -> None:
-    options, limit = study.spec.options, _smaller_dimension(smallest)
-    of_ablation = options.ablation.ranks if options.ablation else ()
-    asked = [("options.rank", options.rank, "lower it, or write 'full'")]
-    asked += [("options.ablation.ranks", rank, "leave it out: full rank is compared with") for rank in of_ablation]
-    for field, rank, advice in asked:
-        if isinstance(rank, int) and rank > limit:
-            raise BadInput(f"{field}: {rank} is above {limit}, the smaller dimension of {smallest.name}; {advice}")
-
-
-def _smaller_dimension(module: TrackedModule) -> int:
-    return min(module.out_features, module.in_dim)
 
 
 def _check_same_tokenizer(study: Study) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pyarrow as pa
 
-from assets.corpus.documents import document_identity, documents_table
+from assets.corpus.documents import document_identity, documents_table, sequences_of
 from assets.corpus.sampling import drawn
 from assets.corpus.tokenizer import tokenizer_table
 from assets.figures.charts import document_lengths
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from assets.specs.corpus import CorpusSpec
     from assets.step.reading import Reading
     from assets.step.step import Step
+    from compute.batches import Sequence
 
 SAMPLE_ROWS = 1_000
 
@@ -77,12 +78,9 @@ def write_sample(
     return rows
 
 
-def stored_sample(step: Reading, table: Table) -> list:
+def stored_sample(step: Reading, table: Table) -> list[Sequence]:
     """The pinned documents as the engine takes them."""
-    from compute.batches import Sequence
-
-    rows = step.scan(table).select("position", "document_id", "token_ids").sort("position").collect()
-    return [Sequence(row["document_id"], row["token_ids"]) for row in rows.iter_rows(named=True)]
+    return sequences_of(step.scan(table).select("position", "document_id", "token_ids").sort("position").collect())
 
 
 def _drawn_documents(step: Step, corpus: CorpusSpec, count: int, seed: int, purpose: str) -> pl.DataFrame:

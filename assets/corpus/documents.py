@@ -1,6 +1,6 @@
 """corpus/<corpus>/documents: records cut into windows of at most `max_tokens` tokens, which is what is scored."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from assets.step.checks import Check
 from assets.step.declaring import asset_arguments
 from assets.step.fingerprints import fingerprint
 from assets.step.reading import Reading
-from assets.step.step import Step, run_step
+from assets.step.step import Step, Written, run_step
 from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
 
@@ -106,13 +106,27 @@ def _cut_shards(step: Step, study: Study) -> None:
     trained_here = study.spec.model.train  # such a model has no other tokenizer
     foreign = None if trained_here else foreign_tokenizer(step, study, study.spec.model)
     step.check(_tokenizer_check(corpus.name), foreign, metadata={"model is trained here": bool(trained_here)})
-    with step.progress(f"{corpus.name}: documents", len(shards), "shards") as progress:
+    records, table = records_table(corpus.name), documents_table(corpus.name)
+    stamps = {shard: documents_stamp(corpus, tokenizer_stamp, step.fingerprint(records, shard)) for shard in shards}
+    due = [shard for shard in shards if not step.is_current(table, stamps[shard], shard)]
+    if not due:
+        return
+    pictured = False  # one a run: it costs more than cutting a shard
+    with step.progress(f"{corpus.name}: documents", len(due), "shards") as progress:
 
-        def cut(shard: str) -> None:
-            _cut_shard(step, study, shard, tokenizer, tokenizer_stamp)
+        def read(shard: str) -> pl.DataFrame:
+            return step.scan(records, shard=shard).sort("position").collect()
+
+        def cut(shard: str, found: pl.DataFrame, look: Callable[[], None]) -> Callable[[], list[Written]]:
+            nonlocal pictured
+            done = _cut_shard(step, study, shard, found, tokenizer, tokenizer_stamp, stamps[shard])
+            look()
+            picture = {} if pictured else _picture(step, done)
+            pictured = True
             progress.advance(1)
+            return lambda: _write_shard(step, corpus, done, picture)
 
-        step.each_shard(cut, shards)
+        step.each_shard_overlapped(due, read=read, work=cut)
 
 
 def documents_stamp(corpus: CorpusSpec, tokenizer_stamp: str, records_stamp: str | None) -> str | None:
@@ -140,20 +154,22 @@ class ShardDocuments:
 
 
 def shard_documents(step: Reading, corpus: str, shard: str) -> ShardDocuments:
-    """Four bytes a token, as the lake keeps them. Raises BadInput where they were cut with another tokenizer."""
-    from compute.batches import Sequence
-
+    """Raises BadInput where they were cut with another tokenizer."""
     columns = ("position", "document_id", "shard", "token_ids", TOKENIZER.name)
     rows = step.scan(documents_table(corpus), shard=shard).select(columns).sort("position").collect()
     refuse_other_tokenizer(step, corpus, rows)
+    return ShardDocuments(rows["document_id"].to_list(), sequences_of(rows))
+
+
+def sequences_of(rows: pl.DataFrame) -> list["Sequence"]:
+    """Documents of these ids and tokens as the engine takes them: slices of one array, of four bytes a token as in the
+    lake, where Python's integers would be nine times as much."""
+    from compute.batches import Sequence
+
     lists = rows["token_ids"].to_arrow()
     tokens, ends = np.array(lists.values, np.int32), lists.offsets.to_pylist()
-    ids = rows["document_id"].to_list()
-    return ShardDocuments(ids, [Sequence(*each) for each in zip(ids, _slices(tokens, ends), strict=True)])
-
-
-def _slices(tokens: np.ndarray, ends: list[int]) -> Iterator[np.ndarray]:
-    return (tokens[start:end] for start, end in pairwise(ends))
+    slices = (tokens[start:end] for start, end in pairwise(ends))
+    return [Sequence(*each) for each in zip(rows["document_id"].to_list(), slices, strict=True)]
 
 
 def refuse_other_tokenizer(step: Reading, corpus: str, rows: pl.DataFrame) -> None:
@@ -166,39 +182,57 @@ def refuse_other_tokenizer(step: Reading, corpus: str, rows: pl.DataFrame) -> No
         )
 
 
-def _cut_shard(step: Step, study: Study, shard: str, tokenizer, tokenizer_stamp: str) -> None:
-    corpus = study.spec.corpus
-    table = documents_table(corpus.name)
-    records_stamp = step.fingerprint(records_table(corpus.name), shard)
-    stamp = documents_stamp(corpus, tokenizer_stamp, records_stamp)
-    if step.is_current(table, stamp, shard):
-        return
-    rows, rejected = _windows(step, study, shard, tokenizer)
-    step.check(_keys_check(corpus.name), _lost_or_doubled(step, study, shard, rows, rejected), shard=shard)
-    step.write(
-        rejected_table(corpus.name),
-        rejected_rows(corpus.name, shard, "documents", rejected, stamp),
-        stamp,
-        where={"shard": shard, "stage": "documents"},
-    )
+@dataclass(frozen=True)
+class _CutShard:
+    """The rows of a shard's documents, and what was rejected of it."""
+
+    shard: str
+    data: pa.Table
+    rejected: list[Rejected]
+    stamp: str | None
+
+    @property
+    def frame(self) -> pl.DataFrame:
+        return pl.from_arrow(self.data.select(["document_id", "source", "tokens", "text"]))
+
+
+def _cut_shard(
+    step: Step, study: Study, shard: str, records: pl.DataFrame, tokenizer, tokenizer_stamp: str, stamp: str | None
+) -> _CutShard:
+    """Raises CheckFailedError for documents that are not to be written."""
+    corpus = study.spec.corpus.name
+    rows, rejected = _windows(study, records.to_dicts(), tokenizer)
+    problem = _lost_or_doubled(corpus, shard, records["record_id"], rows, rejected)
+    step.check(_keys_check(corpus), problem, shard=shard)
     for position, row in enumerate(rows):
         row |= {"shard": shard, "position": position, "tokenizer_fingerprint": tokenizer_stamp, "fingerprint": stamp}
-    data = pa.Table.from_pylist(rows, schema=table.schema)
-    frame = pl.from_arrow(data.select(["document_id", "source", "tokens", "text"]))
-    metadata = {
-        "tokens": sum(row["tokens"] for row in rows),
-        "rejected windows": len(rejected),
-        "first documents": table_of(frame),
+    return _CutShard(shard, pa.Table.from_pylist(rows, schema=documents_table(corpus).schema), rejected, stamp)
+
+
+def _picture(step: Step, cut: _CutShard) -> dict:
+    return kept_figure(step.tracking, "document_lengths", lambda: document_lengths(cut.frame))
+
+
+def _write_shard(step: Step, corpus: CorpusSpec, cut: _CutShard, picture: dict) -> list[Written]:
+    """Commits a shard's documents, after what was rejected of it: it may run beside the work on the next shard."""
+    rejected = rejected_rows(corpus.name, cut.shard, "documents", cut.rejected, cut.stamp)
+    where = {"shard": cut.shard, "stage": "documents"}
+    facts = {
+        "tokens": cut.frame["tokens"].sum(),
+        "rejected windows": len(cut.rejected),
+        "first documents": table_of(cut.frame),
     }
-    if not step.done:  # one picture a run: it costs more than cutting a shard
-        metadata |= kept_figure(step.tracking, "document_lengths", lambda: document_lengths(frame))
-    step.write(table, data, stamp, shard=shard, metadata=metadata)
+    return [
+        step.commit(rejected_table(corpus.name), rejected, cut.stamp, where=where),
+        step.commit(documents_table(corpus.name), cut.data, cut.stamp, shard=cut.shard, metadata=facts | picture),
+    ]
 
 
-def _lost_or_doubled(step: Step, study: Study, shard: str, rows: list[dict], rejected: list[Rejected]) -> str | None:
-    records = step.scan(records_table(study.spec.corpus.name), shard=shard).select("record_id").collect()["record_id"]
+def _lost_or_doubled(
+    corpus: str, shard: str, records: pl.Series, rows: list[dict], rejected: list[Rejected]
+) -> str | None:
     owners = {row["record_id"] for row in rows}
-    where = f"corpus {study.spec.corpus.name}: shard {shard}"
+    where = f"corpus {corpus}: shard {shard}"
     if strangers := owners - set(records):
         return f"{where}: document of a record that is not there: {min(strangers)}"
     if lost := set(records) - owners - {one.record_id for one in rejected}:
@@ -208,10 +242,10 @@ def _lost_or_doubled(step: Step, study: Study, shard: str, rows: list[dict], rej
     return None
 
 
-def _windows(step: Step, study: Study, shard: str, tokenizer) -> tuple[list[dict], list[Rejected]]:
-    """Documents of a shard, and windows that are too short to carry any loss."""
+def _windows(study: Study, records: list[dict], tokenizer) -> tuple[list[dict], list[Rejected]]:
+    """Documents of a shard's records, and windows that are too short to carry any loss."""
     rows, rejected = [], []
-    for record, window in _cut_records(step, study, shard, tokenizer):
+    for record, window in _cut_records(study, records, tokenizer):
         text = record["text"][window.char_start : window.char_end]
         if len(window.token_ids) < 2:
             reason = f"Window {window.index} has fewer than two tokens, so none of them can be predicted."
@@ -231,11 +265,10 @@ def _windows(step: Step, study: Study, shard: str, tokenizer) -> tuple[list[dict
     return rows, rejected
 
 
-def _cut_records(step: Step, study: Study, shard: str, tokenizer) -> Iterator[tuple[dict, object]]:
+def _cut_records(study: Study, records: list[dict], tokenizer) -> Iterator[tuple[dict, object]]:
     from compute.windows import cut_windows_batch
 
     corpus = study.spec.corpus
-    records = step.scan(records_table(corpus.name), shard=shard).sort("position").collect().to_dicts()
     cut = cut_windows_batch(
         [record["text"] for record in records],
         tokenizer,

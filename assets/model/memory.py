@@ -38,6 +38,8 @@ REMEDIES = {
     "decomposition": "leave the widest modules out of curvature.modules",
     "options.memory_mib": "lower options.memory_mib",
     "sketch": "leave modules out of curvature.modules, or leave options.index out",
+    "scores": "lower corpus.shard_records, or ask fewer queries",
+    "scores by norm": "lower corpus.shard_records, or ask fewer queries",
     "shards read ahead and written behind": "lower corpus.shard_records",
     "full-rank gradients": "leave methods out of options.methods",
     "weights": "give model.device_map: auto, or a narrower model.dtype",
@@ -64,6 +66,7 @@ def cost_setting(
     query_tokens: int = 2,
     generated: int = 0,
     new_tokens: int = 1,
+    shard_documents: int = 0,
     rank: float | None = None,
     logits_at_once: int,
 ) -> Setting:
@@ -102,6 +105,7 @@ def cost_setting(
         fit_memory_bytes=fit.memory_bytes,
         agreement_documents=min(options.agreement_documents, fit.sample_documents, documents),
         index_dimensions=options.index.dimensions if options.index else None,
+        shard_documents=shard_documents,
     )
 
 

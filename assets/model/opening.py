@@ -5,6 +5,7 @@ from __future__ import annotations
 from assets.corpus.tokenizer import foreign_tokenizer, stored_tokenizer
 from assets.model.checkpoint import load_checkpoint
 from assets.model.fit import check_architecture, check_context
+from assets.model.settings import check_settings
 from assets.specs.model import ModelSpec
 from assets.specs.study import Study
 from assets.step.reading import Reading
@@ -14,17 +15,19 @@ from compute.errors import BadInput
 def open_traced_model(step: Reading, study: Study, *, query_side: bool = False, device: str | None = None):
     """The model (the query-side one on request, where the study names it) and its tracked modules.
 
-    Raises BadInput for an unknown module pattern, modules that cannot be cut into the fit's diagonal blocks, a
-    tokenizer that does not fit, documents longer than the model's context, or a query-side model of another
-    architecture.
+    Raises BadInput for an unknown module pattern, modules that cannot be cut into the fit's diagonal blocks, a rank or
+    a precision that cannot be had, a tokenizer that does not fit, documents longer than the model's context, or a
+    query-side model of another architecture.
     """
     from compute.block_diagonal import check_blocks
+    from compute.devices import input_device
     from compute.tracked_modules import select_modules
 
     model = load_checkpoint(study.spec.model, study.base, step, device=device)
     _check_fit(step, study, model)
     modules = select_modules(model, study.spec.curvature.modules)
     check_blocks(modules, study.spec.curvature.blocks)
+    check_settings(study, modules, input_device(model).type)
     if query_side and study.spec.query_model:
         model = _open_query_model(step, study, model)
     return model, modules

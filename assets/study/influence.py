@@ -33,6 +33,7 @@ from assets.step.stored_now import StoredNow
 from assets.study.candidates import best_of, candidate_rows, candidates_table, score_sample
 from assets.study.completions import completions_table
 from assets.study.query_gradients import query_gradients_table, refuse_other_curvature
+from assets.study.routes_told import tell_routes
 from assets.study.shards_in_flight import bytes_beside
 from assets.study.stored_gradients import stored_gradients
 from assets.tracking.tracking import Tracking
@@ -188,9 +189,9 @@ def _score_shards(step: Step, study: Study) -> None:
     length, rows = typical_tokens(step, study.spec.curvature.name), step.lake.partition_rows(documents)
     queries = step.scan(completions_table(study.name)).select(pl.len()).collect().item()
     most = max((rows.get(shard, 0) for shard in due), default=0)
-    sizes = {"documents": max(1, most), "tokens": length, "queries": queries}
+    sizes = {"documents": max(1, most), "tokens": length, "queries": queries, "shard_documents": most}
     directions = queries * len(study.spec.options.methods)
-    beside = bytes_beside(most, length, directions, study.spec.options.top_k) if len(due) > 1 else {}
+    beside = bytes_beside(most, length, directions, study.spec.options.top_k, several=len(due) > 1)
     refuse_beyond_memory(study, "influence", model, modules, beside=beside, **sizes)
     curvature = _whitening(step, study, model, modules)
     gradients = stored_gradients(step, study.name, factors_bytes(study.spec.options.memory_bytes))
@@ -199,7 +200,8 @@ def _score_shards(step: Step, study: Study) -> None:
         study, model, modules, [(method, each) for (method, _), each in gradients.items()], length, curvature
     )
     del gradients  # the pass has laid them out
-    step.tracking.log_params({"queries": len({query for _, query in keys}), "routes": influence_pass.chosen.names()})
+    step.tracking.log_params({"queries": len({query for _, query in keys})})
+    routes = tell_routes(step.tracking, influence_pass.chosen, modules)
     step.version(tokenizer_table(study.spec.corpus.name))  # which tells MLflow, and reading ahead must not
     kinds = dict(step.scan(completions_table(study.name)).select("query_id", "kind").collect().iter_rows())
     places = {shard: place for place, shard in enumerate(due)}
@@ -222,7 +224,7 @@ def _score_shards(step: Step, study: Study) -> None:
             step.tracking.log_metrics(rate | {"shard_tokens": documents.tokens}, places[shard])
             picture = {} if pictured or not documents.ids else _picture(step, scored, kinds)
             pictured = pictured or bool(picture)
-            return lambda: _write_shard(step, study, scored, stamps[shard], picture)
+            return lambda: _write_shard(step, study, scored, stamps[shard], routes | picture)
 
         step.each_shard_overlapped(due, read=read, work=score)
 
@@ -259,8 +261,9 @@ def _picture(step: Step, scored: _ScoredShard, kinds: dict[str, str | None]) -> 
     return kept_figure(step.tracking, "scores", lambda: influence_distribution(sampled))
 
 
-def _write_shard(step: Step, study: Study, scored: _ScoredShard, stamp: str | None, picture: dict) -> list[Written]:
-    """Commits the shard's rows of all three tables, influence last: it may run beside the work on the next shard."""
+def _write_shard(step: Step, study: Study, scored: _ScoredShard, stamp: str | None, shown: dict) -> list[Written]:
+    """Commits the shard's rows of all three tables, influence last, with what is `shown` of it: it may run beside the
+    work on the next shard."""
     influence, norms, candidates = scores_tables(study.name)
     shard, keys, documents, scores = scored.shard, scored.keys, scored.documents, scored.scores
     best_rows = candidate_rows(
@@ -268,7 +271,7 @@ def _write_shard(step: Step, study: Study, scored: _ScoredShard, stamp: str | No
     )
     rows = score_rows(influence, shard, keys, documents.ids, scores.scores_QD, stamp)
     best, tokens = best_of(best_rows), documents.tokens
-    facts = {"documents": len(documents.ids), "tokens": tokens, "best of the shard": best} | picture
+    facts = {"documents": len(documents.ids), "tokens": tokens, "best of the shard": best} | shown
     norm_rows = _norm_rows(norms, shard, documents, scores, stamp)
     return [
         step.commit(norms, norm_rows, stamp, shard=shard, metadata=_norm_facts(scores, tokens)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
@@ -165,6 +166,7 @@ def _setting(study: Study, corpus: Corpus, queries: Queries, rank: float | None,
         query_tokens=queries.tokens,
         generated=queries.generated,
         new_tokens=queries.new_tokens,
+        shard_documents=math.ceil(corpus.documents / corpus.shards),
         rank=rank,
         logits_at_once=device.logits_at_once,
     )

@@ -14,7 +14,7 @@ import compute.routes
 from compute.errors import BadInput
 from compute.influence import InfluencePass, Scores
 from compute.query_gradients import query_gradients
-from compute.routes import Choice, Workload, choose_routes, queries_at_once
+from compute.routes import Choice, Workload, choose_routes, documents_at_once, queries_at_once
 from compute.tracked_modules import TrackedModule
 from tests.compute import oracle
 from tests.compute.models import VOCABULARY, random_documents
@@ -150,6 +150,7 @@ def test_memory_that_runs_out_loses_nothing_and_adds_nothing_twice(
         (512, 16, 8, 700, {"rebuilt"}, 16),  # the queries' factors are 320 MiB
         (512, 16, 8, 600, {"rebuilt"}, 32),  # … more than half of the memory, and stay where they are
         (64, 16, 8, 256, {"formed", "rebuilt"}, 0),
+        (70, 16, 64, 256, {"formed", "rebuilt"}, 0),  # documents of a batch take all that they may
         (100, 16, 8, 1024, {"formed", "rebuilt"}, 32),
         (1, 4, 8, 1024, {"formed"}, 32),  # the norm asks for the gradient
     ],
@@ -165,9 +166,13 @@ def test_the_memory_is_for_queries_and_documents_together(queries, rank, documen
     assert chosen.kept == (factors <= workload.memory_bytes / 2)
     factors *= chosen.kept
     dense = sum(queries * gradient[name] for name, route in chosen.names().items() if route == "formed")
-    passing = gathered * sum(gradient.values()) if gathered else workload.passing_bytes
-    if "rebuilt" in routes and gathered:
-        passing += max(queries_at_once(workload, size // 4) * size for size in gradient.values())
+    taken = [(route, gradient[name]) for name, route in chosen.names().items()]
+    passing = gathered * sum(gradient.values())
+    if not gathered:
+        passing = max(documents_at_once(workload, size // 4, route) * size for route, size in taken)
+    passing += max(
+        (queries_at_once(workload, size // 4) * size for route, size in taken if route == "rebuilt"), default=0
+    )
     assert factors + dense + passing <= workload.memory_bytes
 
 

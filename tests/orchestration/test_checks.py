@@ -133,7 +133,7 @@ def test_a_shard_that_failed_does_not_hide_that_another_is_mended(copied, lose_a
         def crash_on_the_second(step, study, shard, *rest):
             if shard == "00001":
                 raise stage.BadInput("cannot be cut")
-            cut(step, study, shard, *rest)
+            return cut(step, study, shard, *rest)
 
         patch.setattr(stage, "_cut_shard", crash_on_the_second)
         assert not copied.materialize("corpus/tiny/documents", shards=("00000", "00001")).success

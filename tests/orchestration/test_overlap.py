@@ -10,10 +10,11 @@ import pytest
 
 from assets.lake.lake import Lake
 from assets.step.report import Report
-from assets.study.shards_in_flight import BESIDE
+from assets.study.shards_in_flight import BESIDE, NORMED
 from assets.tracking.tracked_run import StepRun
 from tests.orchestration.test_bounded_memory import failure
 from tests.orchestration.test_failures import SCORES, reported
+from tests.orchestration.tiny_study import QUERIES
 
 ALL = ("00000", "00002")
 
@@ -106,11 +107,36 @@ def test_documents_of_another_tokenizer_are_told_of_their_shard(copied):
     assert reported(result, "study/tiny/influence") == {"00000", "00002"}
 
 
+def test_documents_are_written_behind_too_and_a_shard_that_cannot_be_keeps_no_other(copied, monkeypatch):
+    wrote = []
+
+    def overwrite(write, table, shard):
+        if (table.key[-1], shard) == ("documents", "00001"):
+            raise OSError("no space left on device")
+        wrote.append((threading.current_thread().name.rstrip("_0"), table.key[-1], shard))
+        return write()
+
+    overwrites(monkeypatch, overwrite)
+    monkeypatch.setattr("assets.step.declaring.AfterACrash.calculate_delay", lambda *_: 0)
+    before = copied.table("corpus/tiny/documents").sort("shard", "position")
+    result = copied.materialize("corpus/tiny/documents", shards=ALL)
+    assert "no space left on device" in failure(result)
+    assert reported(result, "corpus/tiny/documents") == {"00000", "00002"}
+    tables = [("rejected", "00000"), ("documents", "00000"), ("rejected", "00001")]
+    tables += [("rejected", "00002"), ("documents", "00002")]
+    assert wrote[:5] == [("write-behind", *each) for each in tables]
+    assert set(wrote[5:]) == {("write-behind", "rejected", "00001")}  # which is tried again, and the others kept
+    assert copied.table("corpus/tiny/documents").sort("shard", "position").equals(before)
+
+
 def test_the_memory_of_the_shards_beside_is_looked_at(copied, monkeypatch):
-    """Of several shards; one has none beside it."""
+    """Of several shards; one has none beside it. Scores are counted of one too."""
     asked = []
     monkeypatch.setattr("assets.model.memory.refuse_parts", lambda study, stage, parts: asked.append(parts))
     assert copied.materialize(*SCORES, shards=ALL).success
     assert copied.materialize(*SCORES, shards=("00001", "00001")).success
     several, one = asked
     assert several.pop(BESIDE) > 0 and several.keys() == one.keys()
+    (rows,) = copied.table("corpus/tiny/documents").group_by("shard").len()["len"].top_k(1)
+    directions = len(QUERIES) * len(copied.study.spec.options.methods)
+    assert one["scores"] <= 4 * rows * directions and one[NORMED] == 2 * one["scores"] > 0

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable
 
+from assets.study.routes_told import FILE
 from tests.orchestration.tiny_study import QUERIES, headwater, records, write_checkpoint, write_jsonl, write_study
 
 KEYS = ("method", "query_id", "document_id")
@@ -79,6 +80,7 @@ def test_dagster_shows_rows_versions_and_a_link(finished):
     assert metadata["dagster/row_count"].value > 0
     assert metadata["Delta version"].value >= 1
     assert "/runs/" in metadata["MLflow run"].value
+    assert "| modules | first | outputs × inputs | route |" in metadata["routes"].value
 
 
 def test_mlflow_has_a_parent_per_dagster_run_and_a_child_per_step(finished):
@@ -92,6 +94,8 @@ def test_mlflow_has_a_parent_per_dagster_run_and_a_child_per_step(finished):
     assert len(parents) == 2
     assert {run.data.tags["asset"] for run in children} >= {"curvature/tiny/covariances", "study/tiny/rankings"}
     assert all(run.info.status == "FINISHED" for run in runs)
+    scored = [run.info.run_id for run in children if run.data.tags["asset"] == "study/tiny/influence"]
+    assert FILE in {file.path for run_id in scored for file in client.list_artifacts(run_id)}
 
 
 def test_a_second_run_changes_nothing(finished):
