@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from compute.batches import Batch, Sequence
+from compute.devices import input_device
 from compute.eigenvalues import rotated_gradients
 from compute.gradient_sketch import GradientSketch
 from compute.module_gradients import squared_norms
@@ -43,7 +44,7 @@ def indexed_documents(
     on_batch: OnBatch | None = None,
 ) -> Iterator[IndexedDocuments]:
     """The documents batch by batch, the longest first. Raises BadInput naming a document whose loss is not finite."""
-    dtype, device = accumulation_dtype(model), next(model.parameters()).device
+    dtype, device = accumulation_dtype(model), input_device(model)
     buckets: dict[int, Tensor] = {}  # by document, until its batch is done
     squares_D = torch.zeros(len(documents), dtype=dtype, device=device)
 
@@ -53,12 +54,13 @@ def indexed_documents(
         for rotated_DSA in rotated_gradients(module, basis, activation_BTI.to(dtype), gradient_BTO.to(dtype)):
             squares.append(squared_norms(rotated_DSA.flatten(1)))
             entries.append(sketch.kept(module.name, rotated_DSA))
-        squares_B, kept_BN = torch.cat(squares).to(dtype), torch.cat(entries)
+        squares_B, kept_BN = torch.cat(squares).to(device, dtype), torch.cat(entries).to(device)
+        places_B = batch.places.to(device)
         for index in batch.index_B:
             if index not in buckets:
                 buckets[index] = torch.zeros(sketch.dimensions, dtype=dtype, device=device)
         # In place and last: where memory runs out before, nothing has been added.
-        squares_D.index_add_(0, batch.places, squares_B)
+        squares_D.index_add_(0, places_B, squares_B)
         for index, kept_N in zip(batch.index_B, kept_BN, strict=True):
             sketch.add(module.name, kept_N, buckets[index])
 
