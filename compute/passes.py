@@ -80,7 +80,7 @@ def backward_passes(
 
     `consume` has then seen the sequences of the batch once per module that their tokens reach. Raises BadInput naming
     a sequence without a target, longer than the budget, with a loss that is not finite, or that does not fit in memory
-    by itself.
+    by itself, and naming a module that takes no part in the forward pass, or more than one.
     """
     plan = _Plan(sequences, token_budget, input_device(model))
     current: list[Batch] = []
@@ -114,6 +114,7 @@ def backward_passes(
                 _let_go(plan.device)
                 plan.halve(index_B, frozenset(consumed))
                 continue
+            _refuse_bypassed(modules, met)
             yield current[0], loss_B
             if on_batch:
                 on_batch(len(index_B), current[0].tokens)
@@ -138,6 +139,17 @@ def forward_passes(
                 plan.halve(index_B, frozenset())
                 continue
             yield batch, loss_B
+
+
+def _refuse_bypassed(modules: SequenceOf[TrackedModule], met: set[str]) -> None:
+    """By name, modules that a whole batch has not met; routed experts may be without tokens."""
+    missing = [module.name for module in modules if module.expert is None and module.name not in met]
+    if missing:
+        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise BadInput(
+            f"curvature.modules: {missing[0]}{others} was not called in the model's forward pass, or not on the way to "
+            "its loss; leave it out of the patterns"
+        )
 
 
 def _let_go(device: torch.device) -> None:

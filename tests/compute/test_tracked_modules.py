@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, Llama4TextConfig, OPTConfig
 
 from compute.covariances import fit_covariances
 from compute.errors import BadInput
+from compute.token_loss import run_batch
 from compute.tracked_modules import select_modules
 from tests.compute.models import VOCABULARY, random_documents, tiny_model
 
@@ -158,3 +160,41 @@ def test_a_module_that_is_used_twice_in_a_forward_pass_is_refused_by_name():
     model.gpt_neox.layers[1].mlp = model.gpt_neox.layers[0].mlp
     with pytest.raises(BadInput, match=r"layers\.0\.mlp\.dense_4h_to_h is used more than once"):
         fit_covariances(model, select_modules(model, "mlp"), random_documents(2), labels="empirical")
+
+
+def bypassed() -> nn.Module:
+    """A model that takes one module's weight without calling the module, so that no hook sees what it does."""
+    model = tiny_model("gpt_neox")
+    mlp = model.gpt_neox.layers[0].mlp
+
+    def forward(hidden_BTI):
+        wide = mlp.dense_h_to_4h
+        return mlp.dense_4h_to_h(mlp.act(functional.linear(hidden_BTI, wide.weight, wide.bias)))
+
+    mlp.forward = forward
+    return model
+
+
+def test_a_module_whose_forward_is_bypassed_is_refused_by_name():
+    model, documents = bypassed(), random_documents(3)
+    name = r"layers\.0\.mlp\.dense_h_to_4h was not called"
+    with pytest.raises(BadInput, match=name):
+        fit_covariances(model, select_modules(model, "mlp"), documents, labels="empirical")
+    others = select_modules(model, [r"dense_4h_to_h", r"layers\.1\.mlp"])
+    assert len(fit_covariances(model, others, documents, labels="empirical")) == 3
+
+
+def test_a_bypassed_module_is_refused_also_where_a_batch_is_done_again(monkeypatch):
+    """The first attempt ends before anything is met; its halves are whole batches."""
+    model, calls = bypassed(), []
+
+    def sometimes(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("injected")
+        return run_batch(*arguments)
+
+    monkeypatch.setattr("compute.passes.run_batch", sometimes)
+    with pytest.raises(BadInput, match=r"dense_h_to_4h was not called"):
+        fit_covariances(model, select_modules(model, "mlp"), random_documents(3), labels="empirical")
+    assert len(calls) == 2
