@@ -100,6 +100,23 @@ def test_all_stages_are_those_of_the_whole_model(both):
             assert (value - other).abs().max() <= 1e-5 * value.abs().max(), (what, name)
 
 
+def test_documents_of_a_model_that_waits_as_a_whole_are_indexed(tmp_path):
+    tiny_model("gpt2").float().save_pretrained(tmp_path)
+    documents, of = random_documents(6), {}
+    for where, model in (
+        ("whole", load_model(str(tmp_path))),
+        ("parted", spread(tmp_path, max_memory={"cpu": "0KiB"})),
+    ):
+        modules = select_modules(model)
+        basis = decompose(fit_covariances(model, modules, documents))
+        sketch = GradientSketch(Curvature(basis, fit_eigenvalues(model, modules, basis, documents)), modules, 512)
+        of[where] = in_order(indexed_documents(model, sketch, documents, token_budget=60))
+    assert next(model.parameters()).device.type == "meta"
+    assert differing_bits(of["whole"][0], of["parted"][0]) <= 3
+    for one, other in zip(of["whole"][1:], of["parted"][1:], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
+
+
 class Alive:
     """Counts the bytes of waiting weights that were brought and are still held by anything."""
 
