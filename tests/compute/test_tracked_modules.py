@@ -13,6 +13,7 @@ from compute.errors import BadInput
 from compute.token_loss import run_batch
 from compute.tracked_modules import select_modules
 from tests.compute.models import VOCABULARY, random_documents, tiny_model
+from tests.compute.routed import tiny
 
 MLP = {
     "gpt_neox": {"dense_h_to_4h": (16, 40, True), "dense_4h_to_h": (40, 16, True)},
@@ -97,6 +98,44 @@ def test_experts_of_an_unknown_layout_are_refused_by_name(selection):
 def test_other_modules_of_a_model_with_such_experts_can_be_named():
     assert len(select_modules(llama4(), [r"self_attn\.o_proj"])) == 1
     assert len(select_modules(llama4(), [r"shared_expert\."])) == 3
+
+
+@pytest.mark.parametrize("selection", [["mlp"], "all"])
+def test_weights_that_patterns_match_and_that_cannot_be_tracked_are_warned_of_once(selection, caplog):
+    """Mixtral's router is a weight of its own class."""
+    model = tiny("mixtral")
+    names = [module.name for module in select_modules(model, selection)]
+    assert names and not any("mlp.gate" in name for name in names)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and record.name.startswith("compute.")
+    assert record.getMessage() == (
+        "curvature.modules: not tracked, since they are not linear layers: "
+        "model.layers.N.mlp.gate.weight (MixtralTopKRouter)"
+    )
+
+
+def test_own_weights_and_convolutions_are_warned_of_too(caplog):
+    model = tiny_model("gpt_neox")
+    attention = model.gpt_neox.layers[0].attention
+    attention.low_rank = nn.Parameter(torch.zeros(16, 4))
+    attention.mixing = nn.Conv1d(16, 16, 3)
+    select_modules(model, [r"layers\.1\."])
+    select_modules(model, "mlp")
+    assert not caplog.records  # they are not matched
+    select_modules(model, "all")
+    (record,) = caplog.records
+    assert "attention.low_rank (GPTNeoXAttention)" in record.getMessage()
+    assert "attention.mixing.weight (Conv1d)" in record.getMessage()
+
+
+@pytest.mark.parametrize("selection", ["mlp", "all", [""]])
+@pytest.mark.parametrize("architecture", [*MLP, "gpt_oss (biases, transposed)", "mixtral"])
+def test_embeddings_norms_biases_the_head_and_the_mlps_routers_are_not(architecture, selection, caplog):
+    model = tiny_model(architecture, tie_word_embeddings=False) if architecture in MLP else tiny(architecture)
+    select_modules(model, selection)
+    assert all("(GptOssTopKRouter)" in each.getMessage() or "(Mixtral" in each.getMessage() for each in caplog.records)
+    assert bool(caplog.records) == (architecture not in MLP and selection != "mlp")
+    assert "," not in caplog.text.partition("layers: ")[2]
 
 
 class FlatLayer(nn.Module):
