@@ -3,6 +3,7 @@
 A batch that is out of memory is cut in two and done again, and so are all batches after it: the token budget is halved.
 Backward reaches a batch's modules one by one, so some of them may have been consumed by then; these are left out when
 its halves are done, so that every sequence is consumed once by every module and results stay the same to rounding.
+Work outside of the batches is done in parts that are halved likewise (`Parts`).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +33,7 @@ torch.OutOfMemoryError before it has changed anything, and not after."""
 OnBatch = Callable[[int, int], None]
 """Called after each batch with the documents and the tokens (without padding) that it held."""
 LOG = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -98,7 +101,11 @@ def backward_passes(
             consume(current[0] if seen is None else seen, module, activation_BTI, gradient_BTO)
             consumed.add(module.name)
 
-    with memory_kept(plan.device), captured(model, modules, consume_once, current), brought_again(model):
+    with (
+        memory_kept(plan.device),
+        captured(model, modules, consume_once, current),
+        brought_again(model),
+    ):
         while plan.to_come:
             index_B, already = plan.to_come.popleft()
             met.clear()
@@ -139,6 +146,33 @@ def forward_passes(
                 plan.halve(index_B, frozenset())
                 continue
             yield batch, loss_B
+
+
+@dataclass
+class Parts:
+    """Work outside of the batches, done for `at_once` of something at a time, and for half as many from where memory
+    runs out on. `what` says in the plural what they are."""
+
+    at_once: int
+    what: str
+
+    def of(self, work: Callable[[slice], Result], count: int, device: torch.device) -> Iterator[Result]:
+        """What `work` makes of 0 … `count`, in order. Raises torch.OutOfMemoryError where one alone does not fit."""
+        start = 0
+        while start < count:
+            part, found = slice(start, min(start + self.at_once, count)), None
+            try:
+                found = work(part)
+            except torch.OutOfMemoryError:
+                if part.stop - start == 1:
+                    raise
+            if found is None:
+                _let_go(device)
+                self.at_once = (part.stop - start) // 2
+                LOG.warning("out of memory: %s are halved to %d at a time, and done again", self.what, self.at_once)
+                continue
+            yield found
+            start = part.stop
 
 
 def _refuse_bypassed(modules: SequenceOf[TrackedModule], met: set[str]) -> None:
