@@ -24,7 +24,7 @@ from compute.document_norms import DocumentNorms
 from compute.errors import BadInput
 from compute.low_rank import LowRankGradient
 from compute.methods import norm_metric, norm_metrics
-from compute.passes import OnBatch, accumulation_dtype, backward_passes
+from compute.passes import OnBatch, accumulation_dtype, backward_passes, sums_in_float32
 from compute.query_products import Products, Scratch, Sums, query_products
 from compute.routes import Workload, choose_routes
 from compute.tracked_modules import TrackedModule
@@ -110,10 +110,11 @@ class InfluencePass:
         for route in self.routes.values():
             route.forget()
         settings = {"token_budget": self.token_budget, "on_batch": on_batch}
-        for batch, loss_B in backward_passes(self.model, self.modules, documents, consume, **settings):
-            loss_D[batch.index_B] = loss_B
-        for name in self.routes:
-            add(self._finish(name))
+        with sums_in_float32():
+            for batch, loss_B in backward_passes(self.model, self.modules, documents, consume, **settings):
+                loss_D[batch.index_B] = loss_B
+            for name in self.routes:
+                add(self._finish(name))
         self._divide(scores_QD, norms)
         return Scores(scores_QD.cpu().numpy(), norms.of("plain").cpu().numpy(), loss_D.numpy())
 

@@ -9,9 +9,11 @@ Work outside of the batches is done in parts that are halved likewise (`Parts`).
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -34,6 +36,7 @@ OnBatch = Callable[[int, int], None]
 """Called after each batch with the documents and the tokens (without padding) that it held."""
 LOG = logging.getLogger(__name__)
 Result = TypeVar("Result")
+REDUCED = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
 
 
 @dataclass
@@ -103,6 +106,7 @@ def backward_passes(
 
     with (
         memory_kept(plan.device),
+        sums_in_float32(),
         captured(model, modules, consume_once, current),
         brought_again(model),
     ):
@@ -132,7 +136,7 @@ def forward_passes(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """The same without backward: each batch with its loss_B."""
     plan = _Plan(sequences, token_budget, input_device(model))
-    with memory_kept(plan.device):
+    with memory_kept(plan.device), sums_in_float32():
         while plan.to_come:
             index_B, _ = plan.to_come.popleft()
             loss_B = None
@@ -173,6 +177,30 @@ class Parts:
                 continue
             yield found
             start = part.stop
+
+
+_lock, _open, _usual = threading.Lock(), 0, {}
+
+
+@contextmanager
+def sums_in_float32() -> Iterator[None]:
+    """While open, GPUs sum up products of half precisions in float32 throughout. It may be nested, and in threads."""
+    global _open
+    settings = torch.backends.cuda.matmul
+    with _lock:
+        _open += 1
+        if _open == 1:
+            _usual.update({name: getattr(settings, name) for name in REDUCED})
+            for name in REDUCED:
+                setattr(settings, name, False)
+    try:
+        yield
+    finally:
+        with _lock:
+            _open -= 1
+            if not _open:
+                for name, usual in _usual.items():
+                    setattr(settings, name, usual)
 
 
 def _refuse_bypassed(modules: SequenceOf[TrackedModule], met: set[str]) -> None:
