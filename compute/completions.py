@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
+from functools import partial
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from transformers import GenerationConfig
 from compute.batches import Sequence
 from compute.devices import input_device
 from compute.errors import BadInput
-from compute.passes import forward_passes
+from compute.passes import Parts, forward_passes
 
 PROMPTS_AT_ONCE = 32
 
@@ -34,25 +35,26 @@ def greedy_completions(
     """Greedy completion per prompt key, without the end token. Raises BadInput where a completion is empty.
 
     A completion ends where the model's `context` ends at the latest. Prompts of equal length go through together, so
-    that none is padded and the result is that of the prompt alone.
+    that none is padded and the result is that of the prompt alone; where memory runs out, half as many of them do.
     """
     by_length: dict[int, list[Sequence]] = defaultdict(list)
     for prompt in prompts:
         by_length[len(prompt)].append(prompt)
     completions: dict[str, list[int]] = {}
+    parts = Parts(PROMPTS_AT_ONCE, "prompts")
     for length, group in by_length.items():
         limit = min(max_new_tokens, context - length) if context else max_new_tokens
-        for start in range(0, len(group), PROMPTS_AT_ONCE):
-            some = group[start : start + PROMPTS_AT_ONCE]
-            for prompt, token_ids in zip(some, _generate(model, some, limit, end_token), strict=True):
+        work = partial(_generate, model, group, limit, end_token)
+        for generated in parts.of(work, len(group), input_device(model)):
+            for key, token_ids in generated.items():
                 if not token_ids:
                     raise BadInput(
-                        f"query {prompt.key}: the model ends at once, so there is no completion to explain; "
+                        f"query {key}: the model ends at once, so there is no completion to explain; "
                         "give one in the query file or change the prompt"
                     )
-                completions[prompt.key] = token_ids
+            completions |= generated
             if on_batch:
-                on_batch(len(some))
+                on_batch(len(generated))
     return completions
 
 
@@ -64,7 +66,11 @@ def completion_nats(model: nn.Module, queries: SequenceOf[Sequence], *, token_bu
     return nats
 
 
-def _generate(model, prompts: list[Sequence], max_new_tokens: int, end_token: int | None) -> list[list[int]]:
+def _generate(
+    model, group: list[Sequence], max_new_tokens: int, end_token: int | None, part: slice
+) -> dict[str, list[int]]:
+    """What follows each prompt in this part of a group of one length, by key."""
+    prompts = group[part]
     token_ids = torch.tensor([list(prompt.token_ids) for prompt in prompts], device=input_device(model))
     # A generation config of our own: a checkpoint's may sample or penalize repetition.
     settings = GenerationConfig(
@@ -74,7 +80,8 @@ def _generate(model, prompts: list[Sequence], max_new_tokens: int, end_token: in
         generated = model.generate(
             input_ids=token_ids, attention_mask=torch.ones_like(token_ids), generation_config=settings
         )
-    return [_until(row, end_token) for row in generated[:, token_ids.shape[1] :].tolist()]
+    rows = generated[:, token_ids.shape[1] :].tolist()
+    return {prompt.key: _until(row, end_token) for prompt, row in zip(prompts, rows, strict=True)}
 
 
 def _until(token_ids: list[int], end_token: int | None) -> list[int]:

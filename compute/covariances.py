@@ -77,8 +77,10 @@ class _BatchRows:
     """
 
     def __init__(self, batch: Batch, blocks: int, dtype: torch.dtype) -> None:
-        self.batch, self.real_BT, self.blocks, self.dtype = batch, batch.attention_BT.bool(), blocks, dtype
-        self.is_full = bool(self.real_BT.all())  # nothing is padding: the rows need no copy
+        self.batch, self.blocks, self.dtype = batch, blocks, dtype
+        # Places, and not a mask: how many it marks the host would have to ask of the device at every module.
+        self.real_N = batch.attention_BT.flatten().nonzero()[:, 0]
+        self.is_full = len(self.real_N) == batch.attention_BT.numel()  # nothing is padding: the rows need no copy
         self.held = self.rows_NI = torch.empty(0)
         self.sums: list[Tensor] = []
 
@@ -94,7 +96,9 @@ class _BatchRows:
 
     def rows(self, values_BTM: Tensor) -> Tensor:
         """The rows of real tokens, in the dtype of the sums."""
-        rows_NM = values_BTM.flatten(0, 1) if self.is_full else values_BTM[self.real_BT.to(values_BTM.device)]
+        rows_NM = values_BTM.flatten(0, 1)
+        if not self.is_full:
+            rows_NM = rows_NM.index_select(0, self.real_N.to(rows_NM.device))
         return rows_NM.to(self.dtype)
 
 

@@ -65,7 +65,8 @@ class Curvature:
         damped_SA = eigenvalues_SA + self.damping * eigenvalues_SA.mean()
         # A direction that no document used must not divide by zero, whatever the damping.
         floor = torch.finfo(eigenvalues_SA.dtype).eps * eigenvalues_SA.max()
-        return damped_SA.clamp(min=floor) if floor > 0 else torch.full_like(damped_SA, torch.inf)
+        # Without asking the device which of the two it is: the host would wait for it at every module.
+        return damped_SA.clamp_(min=floor).masked_fill_(~(floor > 0), torch.inf)
 
     def _kfac_eigenvalues(self, name: str) -> Tensor:
         """Products of the eigenvalues of S and A, per document as Λ is."""

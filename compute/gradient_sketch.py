@@ -73,7 +73,10 @@ class GradientSketch:
         return rotated_DSA.flatten(1)[:, kept.place_N].mul_(kept.weight_N)
 
     def add(self, name: str, kept_DN: Tensor, buckets_DK: Tensor) -> None:
-        """Adds one module's kept entries to the buckets, in place: laid around them from the module's first on."""
+        """Adds one module's kept entries to the buckets, in place: laid around them from the module's first on.
+
+        It takes no memory where both are on one device.
+        """
         start, rest_DN = self._kept[name].start, kept_DN.to(buckets_DK.device)
         while rest_DN.shape[-1]:
             part_DN, rest_DN = rest_DN.tensor_split([self.dimensions - start], dim=-1)
@@ -82,7 +85,7 @@ class GradientSketch:
 
     def mixed(self, buckets_DK: Tensor) -> Tensor:
         """The sketches D×K, of the buckets to which all modules have been added."""
-        return _hadamard(buckets_DK * self.sign_K)
+        return _hadamard(buckets_DK * self.sign_K.to(buckets_DK.device))
 
     def of_direction(self, direction: Mapping[str, Tensor]) -> Tensor:
         """The sketch K of a query, of its preconditioned gradient (H + λ)⁻¹ ∇L(q), given as O×I per module name."""

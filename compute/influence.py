@@ -21,9 +21,10 @@ from compute.batches import Batch, Sequence
 from compute.curvature import Curvature, over
 from compute.devices import input_device, module_device
 from compute.document_norms import DocumentNorms
+from compute.errors import BadInput
 from compute.low_rank import LowRankGradient
 from compute.methods import norm_metric, norm_metrics
-from compute.passes import OnBatch, accumulation_dtype, backward_passes
+from compute.passes import OnBatch, accumulation_dtype, backward_passes, sums_in_float32
 from compute.query_products import Products, Scratch, Sums, query_products
 from compute.routes import Workload, choose_routes
 from compute.tracked_modules import TrackedModule
@@ -83,7 +84,10 @@ class InfluencePass:
             )
 
     def score(self, documents: SequenceOf[Sequence], *, on_batch: OnBatch | None = None) -> Scores:
-        """Scores of `documents`, whatever their order. Raises BadInput naming a document whose loss is not finite."""
+        """Scores of `documents`, whatever their order.
+
+        Raises BadInput naming a document whose loss is not finite, or a module whose product does not fit in memory.
+        """
         scores_QD = torch.zeros(self.queries, len(documents), dtype=self.dtype, device=self.device)
         metrics = {"plain"} | norm_metrics(self.methods)
         norms = DocumentNorms(metrics, len(documents), self.curvature, self.dtype, self.device)
@@ -104,14 +108,25 @@ class InfluencePass:
             norms.add(places_B, squares | {"plain": plain_B})
 
         for route in self.routes.values():
-            route.finish()  # what waits since a pass that ended with an error
+            route.forget()
         settings = {"token_budget": self.token_budget, "on_batch": on_batch}
-        for batch, loss_B in backward_passes(self.model, self.modules, documents, consume, **settings):
-            loss_D[batch.index_B] = loss_B
-        for route in self.routes.values():
-            add(route.finish())
+        with sums_in_float32():
+            for batch, loss_B in backward_passes(self.model, self.modules, documents, consume, **settings):
+                loss_D[batch.index_B] = loss_B
+            for name in self.routes:
+                add(self._finish(name))
         self._divide(scores_QD, norms)
         return Scores(scores_QD.cpu().numpy(), norms.of("plain").cpu().numpy(), loss_D.numpy())
+
+    def _finish(self, name: str) -> list[Products]:
+        """What waits at a module. Raises BadInput where the product of one document does not fit in memory."""
+        try:
+            return self.routes[name].finish()
+        except torch.OutOfMemoryError as error:
+            raise BadInput(
+                f"options.memory_mib: the product of one document's gradient of {name} with those of all queries does "
+                "not fit in the memory that is left; give less, so that fewer gradients are kept"
+            ) from error
 
     def _divide(self, scores_QD: Tensor, norms: DocumentNorms) -> None:
         """The scores of methods of unit norm by the norms of the documents, in place."""

@@ -3,15 +3,19 @@
 A batch that is out of memory is cut in two and done again, and so are all batches after it: the token budget is halved.
 Backward reaches a batch's modules one by one, so some of them may have been consumed by then; these are left out when
 its halves are done, so that every sequence is consumed once by every module and results stay the same to rounding.
+Work outside of the batches is done in parts that are halved likewise (`Parts`).
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +35,8 @@ torch.OutOfMemoryError before it has changed anything, and not after."""
 OnBatch = Callable[[int, int], None]
 """Called after each batch with the documents and the tokens (without padding) that it held."""
 LOG = logging.getLogger(__name__)
+Result = TypeVar("Result")
+REDUCED = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
 
 
 @dataclass
@@ -80,7 +86,7 @@ def backward_passes(
 
     `consume` has then seen the sequences of the batch once per module that their tokens reach. Raises BadInput naming
     a sequence without a target, longer than the budget, with a loss that is not finite, or that does not fit in memory
-    by itself.
+    by itself, and naming a module that takes no part in the forward pass, or more than one.
     """
     plan = _Plan(sequences, token_budget, input_device(model))
     current: list[Batch] = []
@@ -98,7 +104,12 @@ def backward_passes(
             consume(current[0] if seen is None else seen, module, activation_BTI, gradient_BTO)
             consumed.add(module.name)
 
-    with memory_kept(plan.device), captured(model, modules, consume_once, current), brought_again(model):
+    with (
+        memory_kept(plan.device),
+        sums_in_float32(),
+        captured(model, modules, consume_once, current),
+        brought_again(model),
+    ):
         while plan.to_come:
             index_B, already = plan.to_come.popleft()
             met.clear()
@@ -114,6 +125,7 @@ def backward_passes(
                 _let_go(plan.device)
                 plan.halve(index_B, frozenset(consumed))
                 continue
+            _refuse_bypassed(modules, met)
             yield current[0], loss_B
             if on_batch:
                 on_batch(len(index_B), current[0].tokens)
@@ -124,7 +136,7 @@ def forward_passes(
 ) -> Iterator[tuple[Batch, Tensor]]:
     """The same without backward: each batch with its loss_B."""
     plan = _Plan(sequences, token_budget, input_device(model))
-    with memory_kept(plan.device):
+    with memory_kept(plan.device), sums_in_float32():
         while plan.to_come:
             index_B, _ = plan.to_come.popleft()
             loss_B = None
@@ -138,6 +150,68 @@ def forward_passes(
                 plan.halve(index_B, frozenset())
                 continue
             yield batch, loss_B
+
+
+@dataclass
+class Parts:
+    """Work outside of the batches, done for `at_once` of something at a time, and for half as many from where memory
+    runs out on. `what` says in the plural what they are."""
+
+    at_once: int
+    what: str
+
+    def of(self, work: Callable[[slice], Result], count: int, device: torch.device) -> Iterator[Result]:
+        """What `work` makes of 0 … `count`, in order. Raises torch.OutOfMemoryError where one alone does not fit."""
+        start = 0
+        while start < count:
+            part, found = slice(start, min(start + self.at_once, count)), None
+            try:
+                found = work(part)
+            except torch.OutOfMemoryError:
+                if part.stop - start == 1:
+                    raise
+            if found is None:
+                _let_go(device)
+                self.at_once = (part.stop - start) // 2
+                LOG.warning("out of memory: %s are halved to %d at a time, and done again", self.what, self.at_once)
+                continue
+            yield found
+            start = part.stop
+
+
+_lock, _open, _usual = threading.Lock(), 0, {}
+
+
+@contextmanager
+def sums_in_float32() -> Iterator[None]:
+    """While open, GPUs sum up products of half precisions in float32 throughout. It may be nested, and in threads."""
+    global _open
+    settings = torch.backends.cuda.matmul
+    with _lock:
+        _open += 1
+        if _open == 1:
+            _usual.update({name: getattr(settings, name) for name in REDUCED})
+            for name in REDUCED:
+                setattr(settings, name, False)
+    try:
+        yield
+    finally:
+        with _lock:
+            _open -= 1
+            if not _open:
+                for name, usual in _usual.items():
+                    setattr(settings, name, usual)
+
+
+def _refuse_bypassed(modules: SequenceOf[TrackedModule], met: set[str]) -> None:
+    """By name, modules that a whole batch has not met; routed experts may be without tokens."""
+    missing = [module.name for module in modules if module.expert is None and module.name not in met]
+    if missing:
+        others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise BadInput(
+            f"curvature.modules: {missing[0]}{others} was not called in the model's forward pass, or not on the way to "
+            "its loss; leave it out of the patterns"
+        )
 
 
 def _let_go(device: torch.device) -> None:

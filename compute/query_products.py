@@ -18,6 +18,7 @@ from torch import Tensor
 
 from compute.low_rank import LowRankGradient
 from compute.module_gradients import gradient_squares, squared_norms, sum_dtype
+from compute.passes import Parts
 from compute.routes import Routes, Workload, documents_at_once, queries_at_once
 from compute.tracked_modules import TrackedModule
 
@@ -47,7 +48,9 @@ class Products:
 
 class QueryProducts(ABC):
     """One module's route. In a pass over documents `make_room` and `score` come for each batch, `finish` at the end.
-    Whoever calls adds up the products that these hand over."""
+    Whoever calls adds up the products that these hand over. Where they run out of memory, nothing has changed."""
+
+    waiting = 0  # documents whose products are still to come
 
     def make_room(self, documents: int) -> list[Products]:
         """Of documents that wait, where so many do not fit beside them; then none waits."""
@@ -55,12 +58,15 @@ class QueryProducts(ABC):
 
     @abstractmethod
     def score(self, places_B: Tensor, activation_BTI: Tensor, gradient_BTO: Tensor) -> tuple[Tensor, list[Products]]:
-        """The squared norm of each document's gradient, where and as sums are, and the products that are ready. Where
-        memory runs out nothing has changed."""
+        """The squared norm of each document's gradient, where and as sums are, and the products that are ready."""
 
     def finish(self) -> list[Products]:
-        """Of documents that wait; then none does."""
+        """Of documents that wait; then none does. Memory runs out only where one document's does not fit."""
         return []
+
+    def forget(self) -> None:
+        """Lets documents go that wait since a pass that ended with an error."""
+        self.waiting = 0
 
 
 def query_products(
@@ -282,28 +288,28 @@ class GatheredGradients(FormedGradients):
         self._weight_DOI = torch.empty(rows, self.module.out_features, self.module.in_features, **kind)
         self._bias_DO = self._bias_space(rows)
         self._places_D = torch.empty(rows, dtype=torch.int64, device=sums.device)
-        self._waiting = 0
+        self._parts = Parts(rows, f"documents that are gathered for {self.module.name}")
 
     def make_room(self, documents: int) -> list[Products]:
-        return self.finish() if self._waiting + documents > self.rows else []
+        return self.finish() if self.waiting + documents > self.rows else []
 
     def score(self, places_B: Tensor, activation_BTI: Tensor, gradient_BTO: Tensor) -> tuple[Tensor, list[Products]]:
         if len(places_B) > self.rows:
             return super().score(places_B, activation_BTI, gradient_BTO)
-        d = slice(self._waiting, self._waiting + len(places_B))
+        d = slice(self.waiting, self.waiting + len(places_B))
         squares_B = self._form(activation_BTI, gradient_BTO, self._weight_DOI[d], _rows(self._bias_DO, d))
         self._places_D[d] = places_B
-        self._waiting = d.stop
+        self.waiting = d.stop
         return squares_B, []
 
     def finish(self) -> list[Products]:
-        if not self._waiting:
-            return []
-        d = slice(0, self._waiting)
+        ready = list(self._parts.of(self._product, self.waiting, self.queries.device))
+        self.forget()  # last: where memory has run out before, they wait on
+        return ready
+
+    def _product(self, d: slice) -> Products:
         scores_DQ = self.queries.products(self._weight_DOI[d].flatten(1), _rows(self._bias_DO, d))
-        products = Products.to(self.sums, self._places_D[d], scores_DQ)
-        self._waiting = 0  # last: where memory has run out before, they wait on
-        return [products]
+        return Products.to(self.sums, self._places_D[d], scores_DQ)
 
     def _space(self, rows: int) -> tuple[Tensor, Tensor | None]:
         """That of what is gathered: a batch of more than `rows` comes when nothing waits."""

@@ -11,6 +11,7 @@ V vocabulary.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class Curved:
 
 
 DATA = Labels()
+LOG = logging.getLogger(__name__)
 _leaves_the_head_out: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
@@ -94,6 +96,12 @@ def _forward(model: nn.Module, batch: Batch) -> tuple[Tensor, Logits]:
         own_B1V = _run(model, batch)
     if model not in _leaves_the_head_out:
         _leaves_the_head_out[model] = bool(seen) and _agrees(model, seen[0][:, :1], own_B1V)
+        if not _leaves_the_head_out[model]:
+            LOG.warning(
+                "%s: its logits are not what its head and its configuration tell, so those of all positions of a batch "
+                "are made at once, which takes more memory",
+                type(model).__name__,
+            )
     if not _leaves_the_head_out[model]:
         return _run(model, batch), _same
     return seen[0], lambda input_nE: _logits(model, input_nE)

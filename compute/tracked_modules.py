@@ -5,12 +5,15 @@ narrow that. `nn.Linear` stores its weight as O×I and GPT-2's `Conv1D` as I×O;
 know, because influence is computed from a module's inputs and output gradients, never from its weight's layout.
 Experts that lie in one three-dimensional weight are linear modules too, each by its number (`compute/experts.py`):
 `model.layers.0.mlp.experts.3.down_proj`. What chooses and weighs experts (routers, gates of shared experts) is not part
-of the MLP's weights: "mlp" leaves it out; where it is a linear module, "all" and patterns reach it.
+of the MLP's weights: "mlp" leaves it out; where it is a linear module, "all" and patterns reach it. Other weights that
+a selection matches are refused or warned of; nothing is said of embeddings, norms and biases.
 """
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -21,6 +24,8 @@ from compute.experts import Expert, expert_weights, is_fused
 
 MLP_PATTERN = r"(^|\.)(mlp|feed_forward|ffn|block_sparse_moe|experts)\.|(^|\.)(fc1|fc2)$"
 ROUTER_PATTERN = re.compile(r"(^|_)(gate|router)$")
+NO_LAYER, NO_WEIGHT = re.compile(r"Embedding|Norm(Gated)?$"), re.compile(r"bias|embed")
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -68,20 +73,22 @@ def select_modules(model: nn.Module, selection: str | list[str] | tuple[str, ...
 
     Raises BadInput where a pattern matches nothing, is not a regular expression, or where it matches weights that are
     not linear modules (of an MLP any, elsewhere experts of an unknown layout), since leaving them out silently would
-    change the meaning of a score.
+    change the meaning of a score. Other such weights are left out with a warning that names them.
     """
     available, routers = linear_modules(model), set()
     patterns = _patterns(selection)
     if selection == "mlp":
         routers = _routers(model)
         available = {name: module for name, module in available.items() if name not in routers}
-    _refuse_untracked_weights(model, {*available, *routers}, patterns, dimensions=2 if selection == "mlp" else 3)
+    untracked = list(_untracked_weights(model, {*available, *routers}, patterns))
+    _refuse_largest(untracked, dimensions=2 if selection == "mlp" else 3)
     for pattern in patterns:
         if not any(pattern.search(name) for name in available):
             raise BadInput(
                 f"curvature.modules: no linear module's name matches {pattern.pattern!r}; "
                 f"this model has {_examples(available)}"
             )
+    _warn_of(untracked)
     return tuple(module for name, module in available.items() if any(p.search(name) for p in patterns))
 
 
@@ -118,27 +125,60 @@ def _routers(model: nn.Module) -> set[str]:
 
 
 def _examples(available: dict[str, TrackedModule]) -> str:
-    """Module names with layer numbers folded, so that a 40-layer model is listed in one line."""
-    folded = dict.fromkeys(re.sub(r"\.\d+\.", ".N.", name) for name in available)
-    return ", ".join(list(folded)[:12]) or "no linear modules"
+    """Module names, so that a 40-layer model is listed in one line."""
+    return ", ".join(list(dict.fromkeys(map(_folded, available)))[:12]) or "no linear modules"
 
 
-def _refuse_untracked_weights(
-    model: nn.Module, known: set[str], patterns: list[re.Pattern[str]], *, dimensions: int
-) -> None:
-    """By name and kind, the largest weight of so many dimensions that the patterns match and `known` does not hold."""
-    owners = {name: module for name, module in model.named_modules() if name not in known and not is_fused(module)}
-    untracked = {
-        f"{name}.{weight}": parameter.numel()
-        for name, module in owners.items()
-        if not isinstance(module, (nn.Conv1d, nn.Conv2d))
-        for weight, parameter in module.named_parameters(recurse=False)
-        if parameter.ndim >= dimensions and any(pattern.search(f"{name}.{weight}") for pattern in patterns)
-    }
-    if untracked:
-        largest = max(untracked, key=untracked.__getitem__)
-        kind = type(owners[largest.rpartition(".")[0]]).__name__
+def _folded(name: str) -> str:
+    """Without the layer's number."""
+    return re.sub(r"\.\d+\.", ".N.", name)
+
+
+@dataclass(frozen=True)
+class _Untracked:
+    """A weight that is no linear module's."""
+
+    owner: nn.Module
+    name: str
+    weight: nn.Parameter
+
+    @property
+    def kind(self) -> str:
+        return type(self.owner).__name__
+
+    @property
+    def is_convolution(self) -> bool:
+        return isinstance(self.owner, (nn.Conv1d, nn.Conv2d))
+
+    @property
+    def is_worth_a_word(self) -> bool:
+        """Nobody takes embeddings, norms and biases for weights of a linear layer."""
+        return not (NO_LAYER.search(self.kind) or NO_WEIGHT.search(self.name.rpartition(".")[2]))
+
+
+def _untracked_weights(model: nn.Module, known: set[str], patterns: list[re.Pattern[str]]) -> Iterator[_Untracked]:
+    """The weights of two dimensions or more that the patterns match and `known` does not hold."""
+    head = model.get_output_embeddings()
+    for name, module in model.named_modules():
+        if name in known or module is head or is_fused(module):
+            continue
+        for weight, parameter in module.named_parameters(name, recurse=False):
+            if parameter.ndim >= 2 and any(pattern.search(weight) for pattern in patterns):
+                yield _Untracked(module, weight, parameter)
+
+
+def _refuse_largest(untracked: list[_Untracked], *, dimensions: int) -> None:
+    """By name and kind, the largest of at least so many dimensions that is not a convolution's."""
+    refused = [each for each in untracked if each.weight.ndim >= dimensions and not each.is_convolution]
+    if refused:
+        largest = max(refused, key=lambda each: each.weight.numel())
         raise BadInput(
-            f"curvature.modules: {largest} belongs to a {kind}, which cannot be tracked as a linear layer; "
-            "name the linear modules to trace with patterns that do not match it"
+            f"curvature.modules: {largest.name} belongs to a {largest.kind}, which cannot be tracked as a linear "
+            "layer; name the linear modules to trace with patterns that do not match it"
         )
+
+
+def _warn_of(untracked: list[_Untracked]) -> None:
+    kinds = dict.fromkeys(f"{_folded(each.name)} ({each.kind})" for each in untracked if each.is_worth_a_word)
+    if kinds:
+        LOG.warning("curvature.modules: not tracked, since they are not linear layers: %s", ", ".join(kinds))

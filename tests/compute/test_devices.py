@@ -17,15 +17,18 @@ from compute.completions import completion_nats, greedy_completions
 from compute.covariances import fit_covariances
 from compute.curvature import Curvature
 from compute.devices import _bringing, input_device, module_device
+from compute.document_index import indexed_documents
 from compute.eigenbasis import decompose
 from compute.eigenvalues import fit_eigenvalues
 from compute.errors import BadInput
 from compute.exact_scores import exact_scores
+from compute.gradient_sketch import GradientSketch
 from compute.influence import score_documents
 from compute.query_gradients import dense_gradients, directed, query_gradients
 from compute.tracked_modules import select_modules
 from tests.compute.models import make_case, random_documents, random_queries, tiny_model
 from tests.compute.routed import tiny
+from tests.compute.test_document_index import in_order
 
 METHODS = ("ekfac", "dot", "trackstar")
 FAMILIES = ["gpt_neox", "gpt2", "llama", "mixtral"]
@@ -63,6 +66,8 @@ def everything(model, modules) -> dict:
     (dense,) = directed(("ekfac",), [dense_gradients(model, modules, queries[0])], curvature)
     exact = exact_scores(model, modules, list(dense.values()), documents, [[0]] * len(documents))
     nats = completion_nats(model, queries, token_budget=60)
+    sketch = GradientSketch(curvature, modules, 512)
+    codes, factors, norms = in_order(indexed_documents(model, sketch, documents, token_budget=60))
     return {
         "A": {name: each.activation_II for name, each in covariances.items()},
         "S": {name: each.gradient_OO for name, each in covariances.items()},
@@ -71,19 +76,45 @@ def everything(model, modules) -> dict:
         "norms": scored.norms_D,
         "exact": np.stack([each[0].token_scores_T.sum() for each in exact]),
         "nats": np.array(list(nats.values())),
+        "codes": codes,
+        "code factors": factors,
+        "indexed norms": norms,
         "completions": greedy_completions(model, queries[:1], max_new_tokens=3, end_token=None),
     }
+
+
+def differing_bits(codes: np.ndarray, others: np.ndarray) -> int:
+    """What is zero to rounding has either sign."""
+    return int(np.unpackbits(codes ^ others).sum())
 
 
 def test_all_stages_are_those_of_the_whole_model(both):
     expected, found = (everything(model, both.modules) for model in (both.whole, both.parted))
     assert expected.pop("completions") == found.pop("completions")
+    assert differing_bits(expected.pop("codes"), found.pop("codes")) <= 3  # of 3,072
     for what, values in expected.items():
         pairs = values.items() if isinstance(values, dict) else [(what, values)]
         for name, value in pairs:
             other = found[what][name] if isinstance(values, dict) else found[what]
             value, other = torch.as_tensor(value), torch.as_tensor(other)
             assert (value - other).abs().max() <= 1e-5 * value.abs().max(), (what, name)
+
+
+def test_documents_of_a_model_that_waits_as_a_whole_are_indexed(tmp_path):
+    tiny_model("gpt2").float().save_pretrained(tmp_path)
+    documents, of = random_documents(6), {}
+    for where, model in (
+        ("whole", load_model(str(tmp_path))),
+        ("parted", spread(tmp_path, max_memory={"cpu": "0KiB"})),
+    ):
+        modules = select_modules(model)
+        basis = decompose(fit_covariances(model, modules, documents))
+        sketch = GradientSketch(Curvature(basis, fit_eigenvalues(model, modules, basis, documents)), modules, 512)
+        of[where] = in_order(indexed_documents(model, sketch, documents, token_budget=60))
+    assert next(model.parameters()).device.type == "meta"
+    assert differing_bits(of["whole"][0], of["parted"][0]) <= 3
+    for one, other in zip(of["whole"][1:], of["parted"][1:], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4)
 
 
 class Alive:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from compute.curvature import Curvature
-from compute.document_index import indexed_documents
+from compute.document_index import encode, indexed_documents
+from compute.errors import BadInput
 from compute.gradient_sketch import GradientSketch
 from tests.compute.models import fit, make_case
 from tests.compute.routed import fitted, gradients_by_hand, make_routed
@@ -59,3 +60,33 @@ def test_memory_that_runs_out_adds_nothing_twice(monkeypatch, failing):
     assert len(calls) > failing
     assert np.unpackbits(codes ^ expected[0]).sum() <= 2  # of 4,608 bits: what is zero to rounding has either sign
     assert factors == pytest.approx(expected[1], rel=1e-6) and norms == pytest.approx(expected[2], rel=1e-6)
+
+
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_sketches_that_do_not_fit_are_encoded_in_halves(monkeypatch, most, caplog):
+    case = make_case("gpt_neox")
+    sketch = GradientSketch(fit(case).curvature, case.modules, 512)
+    expected = in_order(indexed_documents(case.model, sketch, case.documents))
+    limited_to(monkeypatch, most)
+    codes, factors, norms = in_order(indexed_documents(case.model, sketch, case.documents))
+    assert (codes == expected[0]).all() and (factors == expected[1]).all() and (norms == expected[2]).all()
+    assert "out of memory: sketches of documents are halved to 4 at a time" in caplog.text
+
+
+def test_a_sketch_that_does_not_fit_alone_is_told_of(monkeypatch):
+    case = make_case("gpt_neox")
+    sketch = GradientSketch(fit(case).curvature, case.modules, 512)
+    limited_to(monkeypatch, 0)
+    with pytest.raises(BadInput, match=r"options\.index\.dimensions: 512 of one document"):
+        list(indexed_documents(case.model, sketch, case.documents))
+
+
+def limited_to(monkeypatch, most: int) -> None:
+    """Encoding more sketches at a time runs out of memory."""
+
+    def limited(vectors_DK):
+        if len(vectors_DK) > most:
+            raise torch.OutOfMemoryError("injected")
+        return encode(vectors_DK)
+
+    monkeypatch.setattr("compute.document_index.encode", limited)

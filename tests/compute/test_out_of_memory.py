@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from compute.completions import completion_nats
+from compute.batches import Sequence
+from compute.completions import completion_nats, greedy_completions
 from compute.covariances import add_products, fit_covariances
 from compute.eigenvalues import fit_eigenvalues
 from compute.errors import BadInput
 from compute.exact_scores import exact_scores
-from compute.influence import score_documents
+from compute.influence import InfluencePass, score_documents
+from compute.passes import backward_passes
 from compute.query_gradients import dense_gradients, query_gradients
 from tests.compute import oracle
-from tests.compute.models import random_documents
+from tests.compute.models import VOCABULARY, random_documents
 
 
 @pytest.fixture(params=["forward", "backward"])
@@ -124,3 +126,81 @@ def test_memory_that_runs_out_inside_of_a_consumer_adds_nothing_twice(neox_case,
         for side in ("activation_II", "gradient_OO"):
             assert oracle.relative_error(getattr(found[name], side), getattr(expected[name], side)) < 1e-9
         assert found[name].tokens == expected[name].tokens
+
+
+def prompts_of(lengths) -> list[Sequence]:
+    return [
+        Sequence(f"prompt-{number}", [(7 * number + token) % VOCABULARY for token in range(length)])
+        for number, length in enumerate(lengths)
+    ]
+
+
+def test_completions_are_generated_for_half_as_many_prompts(neox_case, monkeypatch, caplog):
+    prompts = prompts_of([5] * 11 + [4] * 6)
+    settings = {"max_new_tokens": 3, "end_token": None}
+    expected = greedy_completions(neox_case.model, prompts, **settings)
+    generate, tried, told = neox_case.model.generate, [], []
+
+    def limited(input_ids, **options):
+        tried.append(len(input_ids))
+        if len(input_ids) > 3:
+            raise torch.OutOfMemoryError("injected")
+        return generate(input_ids=input_ids, **options)
+
+    monkeypatch.setattr(neox_case.model, "generate", limited)
+    found = greedy_completions(neox_case.model, prompts, on_batch=told.append, **settings)
+    assert found == expected and list(found) == list(expected)
+    assert tried == [11, 5, 2, 2, 2, 2, 2, 1, 2, 2, 2] and sum(told) == len(prompts)
+    assert "out of memory: prompts are halved to 5 at a time" in caplog.text
+
+
+def test_a_prompt_that_does_not_fit_alone_is_not_tried_for_ever(neox_case, monkeypatch):
+    def never(**_):
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(neox_case.model, "generate", never)
+    with pytest.raises(torch.OutOfMemoryError):
+        greedy_completions(neox_case.model, prompts_of([5, 5, 5]), max_new_tokens=3, end_token=None)
+
+
+SETTINGS = torch.backends.cuda.matmul
+
+
+def reduced() -> tuple[bool, bool]:
+    return SETTINGS.allow_bf16_reduced_precision_reduction, SETTINGS.allow_fp16_reduced_precision_reduction
+
+
+@pytest.fixture(params=[(True, True), (True, False)])
+def usual(request):
+    before = reduced()
+    SETTINGS.allow_bf16_reduced_precision_reduction, SETTINGS.allow_fp16_reduced_precision_reduction = request.param
+    yield request.param
+    SETTINGS.allow_bf16_reduced_precision_reduction, SETTINGS.allow_fp16_reduced_precision_reduction = before
+
+
+def test_half_precisions_are_summed_up_in_float32_during_a_pass(neox_case, neox_fitted, monkeypatch, usual):
+    """And as before after it, also where it ends with an error; in scoring also for the last products."""
+    model, modules, documents = neox_case.model, neox_case.modules, neox_case.documents
+    seen = []
+
+    def consume(*_):
+        seen.append(reduced())
+        nats = completion_nats(model, documents[:1], token_budget=60)  # a pass within a pass
+        assert nats and reduced() == (False, False)
+
+    for _ in backward_passes(model, modules, documents, consume, token_budget=60):
+        assert reduced() == (False, False)
+    assert set(seen) == {(False, False)} and reduced() == usual
+
+    influence = InfluencePass(model, modules, gradients_of(neox_case, neox_fitted))
+    finished = []
+    for route in influence.routes.values():
+        monkeypatch.setattr(route, "finish", lambda: (finished.append(reduced()), [])[1])
+    influence.score(documents)
+    assert set(finished) == {(False, False)} and reduced() == usual
+    with pytest.raises(BadInput, match="token_budget"):
+        influence.score(random_documents(2, longest=28_000))
+    passes = backward_passes(model, modules, documents, consume, token_budget=60)
+    next(passes)
+    passes.close()
+    assert reduced() == usual

@@ -141,6 +141,53 @@ def test_memory_that_runs_out_loses_nothing_and_adds_nothing_twice(
     assert_equal(found, expected, neox_case.exact)
 
 
+@pytest.fixture
+def narrow(monkeypatch) -> list[int]:
+    """Products of more gradients than the list says run out of memory; appended are how many each was for."""
+    most, products = [10**9], compute.query_products.DenseQueries.products
+
+    def limited(self, weight_DP, bias_DO):
+        most.append(len(weight_DP))
+        if len(weight_DP) > most[0]:
+            raise torch.OutOfMemoryError("injected")
+        return products(self, weight_DP, bias_DO)
+
+    monkeypatch.setattr(compute.query_products.DenseQueries, "products", limited)
+    return most
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+@pytest.mark.parametrize("documents", [4, 23])  # all of them wait for the end of the pass; several products before it
+def test_a_product_that_does_not_fit_is_done_again_in_halves(
+    neox_case, neox_fitted, gathering, narrow, documents, most, caplog
+):
+    documents = [each.__class__(each.key, each.token_ids[:8]) for each in random_documents(documents, seed=5)]
+    influence = InfluencePass(neox_case.model, neox_case.modules, gradients_of(neox_case, neox_fitted), token_budget=8)
+    expected = influence.score(documents)
+    narrow[:] = [most]
+    assert_equal(influence.score(documents), expected, neox_case.exact)
+    assert max(narrow[1:]) > most
+    for module in neox_case.modules:
+        assert f"out of memory: documents that are gathered for {module.name} are halved to" in caplog.text
+    tried = len(caplog.records)
+    assert_equal(influence.score(documents), expected, neox_case.exact)
+    assert len(caplog.records) == tried  # what does not fit is not tried again
+
+
+def test_one_document_whose_product_does_not_fit_is_told_of(neox_case, neox_fitted, gathering, narrow):
+    """At the end, and in the middle, where the batch that asks for room is not what is too large."""
+    documents = [each.__class__(each.key, each.token_ids[:8]) for each in random_documents(23, seed=5)]
+    influence = InfluencePass(neox_case.model, neox_case.modules, gradients_of(neox_case, neox_fitted), token_budget=8)
+    expected = influence.score(documents)
+    narrow[0] = 0
+    with pytest.raises(BadInput, match=rf"options\.memory_mib: .* gradient of {neox_case.names[0]}"):
+        influence.score(documents[:4])
+    with pytest.raises(BadInput, match="do not fit in memory even alone"):
+        influence.score(documents)
+    narrow[0] = 10**9
+    assert_equal(influence.score(documents), expected, neox_case.exact)  # nothing is left of what has failed
+
+
 @pytest.mark.parametrize(
     ("queries", "rank", "documents", "memory_mib", "routes", "gathered"),
     [

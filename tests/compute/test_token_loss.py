@@ -102,7 +102,7 @@ def test_the_head_is_looked_at_in_every_precision(monkeypatch, dtype):
         assert compute.token_loss._leaves_the_head_out[model] is left_out
 
 
-def test_a_head_that_is_not_all_is_told_and_the_models_own_logits_are_taken(monkeypatch):
+def test_a_head_that_is_not_all_is_told_and_the_models_own_logits_are_taken(monkeypatch, caplog):
     """A model that does something else to its logits, which nothing in its configuration tells."""
     model = model_of(AFTER_THE_HEAD["nothing"])
     forward = model.forward
@@ -121,6 +121,8 @@ def test_a_head_that_is_not_all_is_told_and_the_models_own_logits_are_taken(monk
         torch.testing.assert_close(loss_B, expected_B, rtol=1e-6, atol=1e-9)
         for name in expected:
             torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-9)
+    assert [each.levelname for each in caplog.records] == ["WARNING"]  # once for a model
+    assert "GPTNeoXForCausalLM: its logits are not what its head" in caplog.text
 
 
 def test_logits_are_made_where_a_token_carries_loss_and_some_at_a_time(monkeypatch):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import AutoModelForCausalLM, Llama4TextConfig, OPTConfig
 
 from compute.covariances import fit_covariances
 from compute.errors import BadInput
+from compute.token_loss import run_batch
 from compute.tracked_modules import select_modules
 from tests.compute.models import VOCABULARY, random_documents, tiny_model
+from tests.compute.routed import tiny
 
 MLP = {
     "gpt_neox": {"dense_h_to_4h": (16, 40, True), "dense_4h_to_h": (40, 16, True)},
@@ -97,6 +100,44 @@ def test_other_modules_of_a_model_with_such_experts_can_be_named():
     assert len(select_modules(llama4(), [r"shared_expert\."])) == 3
 
 
+@pytest.mark.parametrize("selection", [["mlp"], "all"])
+def test_weights_that_patterns_match_and_that_cannot_be_tracked_are_warned_of_once(selection, caplog):
+    """Mixtral's router is a weight of its own class."""
+    model = tiny("mixtral")
+    names = [module.name for module in select_modules(model, selection)]
+    assert names and not any("mlp.gate" in name for name in names)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and record.name.startswith("compute.")
+    assert record.getMessage() == (
+        "curvature.modules: not tracked, since they are not linear layers: "
+        "model.layers.N.mlp.gate.weight (MixtralTopKRouter)"
+    )
+
+
+def test_own_weights_and_convolutions_are_warned_of_too(caplog):
+    model = tiny_model("gpt_neox")
+    attention = model.gpt_neox.layers[0].attention
+    attention.low_rank = nn.Parameter(torch.zeros(16, 4))
+    attention.mixing = nn.Conv1d(16, 16, 3)
+    select_modules(model, [r"layers\.1\."])
+    select_modules(model, "mlp")
+    assert not caplog.records  # they are not matched
+    select_modules(model, "all")
+    (record,) = caplog.records
+    assert "attention.low_rank (GPTNeoXAttention)" in record.getMessage()
+    assert "attention.mixing.weight (Conv1d)" in record.getMessage()
+
+
+@pytest.mark.parametrize("selection", ["mlp", "all", [""]])
+@pytest.mark.parametrize("architecture", [*MLP, "gpt_oss (biases, transposed)", "mixtral"])
+def test_embeddings_norms_biases_the_head_and_the_mlps_routers_are_not(architecture, selection, caplog):
+    model = tiny_model(architecture, tie_word_embeddings=False) if architecture in MLP else tiny(architecture)
+    select_modules(model, selection)
+    assert all("(GptOssTopKRouter)" in each.getMessage() or "(Mixtral" in each.getMessage() for each in caplog.records)
+    assert bool(caplog.records) == (architecture not in MLP and selection != "mlp")
+    assert "," not in caplog.text.partition("layers: ")[2]
+
+
 class FlatLayer(nn.Module):
     """A layer that flattens its tokens before a linear module, as OPT's MLP does."""
 
@@ -158,3 +199,41 @@ def test_a_module_that_is_used_twice_in_a_forward_pass_is_refused_by_name():
     model.gpt_neox.layers[1].mlp = model.gpt_neox.layers[0].mlp
     with pytest.raises(BadInput, match=r"layers\.0\.mlp\.dense_4h_to_h is used more than once"):
         fit_covariances(model, select_modules(model, "mlp"), random_documents(2), labels="empirical")
+
+
+def bypassed() -> nn.Module:
+    """A model that takes one module's weight without calling the module, so that no hook sees what it does."""
+    model = tiny_model("gpt_neox")
+    mlp = model.gpt_neox.layers[0].mlp
+
+    def forward(hidden_BTI):
+        wide = mlp.dense_h_to_4h
+        return mlp.dense_4h_to_h(mlp.act(functional.linear(hidden_BTI, wide.weight, wide.bias)))
+
+    mlp.forward = forward
+    return model
+
+
+def test_a_module_whose_forward_is_bypassed_is_refused_by_name():
+    model, documents = bypassed(), random_documents(3)
+    name = r"layers\.0\.mlp\.dense_h_to_4h was not called"
+    with pytest.raises(BadInput, match=name):
+        fit_covariances(model, select_modules(model, "mlp"), documents, labels="empirical")
+    others = select_modules(model, [r"dense_4h_to_h", r"layers\.1\.mlp"])
+    assert len(fit_covariances(model, others, documents, labels="empirical")) == 3
+
+
+def test_a_bypassed_module_is_refused_also_where_a_batch_is_done_again(monkeypatch):
+    """The first attempt ends before anything is met; its halves are whole batches."""
+    model, calls = bypassed(), []
+
+    def sometimes(*arguments):
+        calls.append(1)
+        if len(calls) == 1:
+            raise torch.OutOfMemoryError("injected")
+        return run_batch(*arguments)
+
+    monkeypatch.setattr("compute.passes.run_batch", sometimes)
+    with pytest.raises(BadInput, match=r"dense_h_to_4h was not called"):
+        fit_covariances(model, select_modules(model, "mlp"), random_documents(3), labels="empirical")
+    assert len(calls) == 2

@@ -7,7 +7,7 @@ import torch
 
 from tests.compute.models import make_case
 from tests.compute.places import Places, spread_over
-from tests.compute.test_devices import everything
+from tests.compute.test_devices import differing_bits, everything
 
 ZERO, ONE = torch.device("cuda", 0), torch.device("cuda", 1)
 LAYERS = {
@@ -41,6 +41,7 @@ def test_a_model_on_two_devices_computes_what_it_computes_on_one(family):
         )
         assert (first.device, second.device) == (ZERO, ONE)  # factors stay where their module computes
     assert places.moves > 10 and places.met > 1000
-    for what in ("scores", "norms", "exact", "nats"):
+    for what in ("scores", "norms", "exact", "nats", "code factors", "indexed norms"):
         torch.testing.assert_close(torch.as_tensor(found[what]), torch.as_tensor(expected[what]), rtol=1e-4, atol=1e-4)
     assert found["completions"] == expected["completions"]
+    assert differing_bits(found["codes"], expected["codes"]) <= 3  # of 3,072
