@@ -32,9 +32,11 @@ from compute.operations import (
     decomposed_sides,
     entries,
     forward,
+    gradients,
     head,
     rotated_gradient,
     sides,
+    tangent,
     training_pass,
     turn,
 )
@@ -180,24 +182,29 @@ class CostModel:
 
     def completions(self) -> Cost:
         """Forward over prompts and, token by token, over what is generated; then over all completions for their loss.
-        A step of generation reads every weight once, for as many prompts as have the same length: taken as one."""
+        A step of generation reads every weight once, for as many prompts as have the same length: taken as one, which
+        reads of routed experts those that its token reaches."""
         setting, model = self.setting, self.architecture
         once = forward(model, setting.query_tokens) + head(model, setting.new_tokens)
         operations = Counter({setting.dtype: (setting.generated + setting.queries) * once})
-        read = setting.generated * setting.new_tokens * self._weight_bytes()
+        unread = sum(each.weights - each.weights_per_token for each in model.linears)
+        read = setting.generated * setting.new_tokens * self._weight_bytes() * (1 - unread / model.parameters)
         memory = self._model_memory(setting.token_budget, backward=False)
         return Cost(operations, memory, setting.queries * NORM_ROW_BYTES, weights_read=read)
 
     def refined_gradients(self) -> Cost:
-        """Per query, pass and document: forward with its derivative along the direction, forward and backward, and the
-        sum of gradients (`compute/refinement.py`); per query and pass the preconditioner, two turns of each module."""
-        setting, model = self.setting, self.architecture
-        tracked = sum(map(entries, model.tracked))
-        moved = 2 * forward(model, setting.tokens) + head(model, setting.tokens - 1) + 4 * setting.tokens * tracked
-        per_document = self.sequence_pass(setting.tokens, setting.tokens - 1) + Counter({setting.dtype: moved})
+        """Per query, pass and document: forward and the head with their derivatives along the direction, forward and
+        backward, and the sum of gradients (`compute/refinement.py`); the preconditioner, two turns of each module,
+        once before the first pass and after each; and the query's own gradient."""
+        setting, model, tokens = self.setting, self.architecture, self.setting.tokens
+        moved = forward(model, tokens) + tangent(model, tokens) + 3 * head(model, tokens - 1)
+        per_document = self.sequence_pass(tokens, tokens - 1)
+        per_document += Counter({setting.dtype: moved}) + Counter({self._sums: gradients(model, tokens)})
         turns = Counter({self._sums: sum(2 * turn(each, setting.blocks) for each in model.tracked)})
-        once = _times(setting.refined_documents, per_document) + turns
-        operations = _times(setting.queries * setting.refined_passes, once)
+        own = self.sequence_pass(setting.query_tokens, setting.new_tokens)
+        own += Counter({self._sums: gradients(model, setting.query_tokens)})
+        passes = _times(setting.refined_passes * setting.refined_documents, per_document)
+        operations = _times(setting.queries, own + passes + _times(setting.refined_passes + 1, turns))
         memory = self._model_memory(setting.token_budget) | {
             "eigenbasis": self._factor_bytes(),
             "eigenvalues": self._entry_bytes(),
@@ -235,7 +242,7 @@ class CostModel:
         ranks = {each.module.name: [self.rank(each)] * directions for each in self.architecture.tracked}
         routes = choose_routes([each.module for each in self.architecture.tracked], ranks, workload)
         products = sum(
-            choice.multiplications[choice.route] * 2 * setting.tokens * entries(each)
+            choice.multiplications[choice.route] * 2 * self._routed_tokens(each) * entries(each)
             for each, choice in zip(self.architecture.tracked, routes.choices.values(), strict=True)
         )
         per_document = self.sequence_pass(setting.tokens, setting.tokens - 1) + Counter({precision: products})
@@ -305,8 +312,9 @@ class CostModel:
             operations += _times(passes, self._rotation())
         operations += _times(setting.queries, self.sequence_pass(setting.query_tokens, setting.new_tokens))
         for each in self.architecture.tracked:
-            formed = 2 * setting.query_tokens * entries(each) + 2 * turn(each, setting.blocks)
-            shares = listed * setting.methods * 2 * setting.tokens * entries(each)
+            reached = each.module.token_share
+            formed = 2 * setting.query_tokens * reached * entries(each) + 2 * turn(each, setting.blocks)
+            shares = listed * setting.methods * 2 * setting.tokens * reached * entries(each)
             operations += Counter({self._sums: setting.queries * (formed + shares)})
         curvature, _, readings = self._residence(copies, keeps_all=setting.whitens)
         memory = self._model_memory(self._tokens) | {
@@ -349,6 +357,10 @@ class CostModel:
 
     # parts
 
+    def _routed_tokens(self, linear: LinearModule) -> int:
+        """Of a document, for which routes are chosen: one at least, also of a routed expert."""
+        return max(1, round(self.setting.tokens * linear.module.token_share))
+
     def _sample_pass(self) -> Counter[str]:
         tokens = self.setting.tokens
         return _times(self.setting.sample_documents, self.sequence_pass(tokens, tokens - 1))
@@ -388,7 +400,8 @@ class CostModel:
     def _truncation(self, linear: LinearModule) -> Counter[str]:
         setting, (small, large) = self.setting, sorted(sides(linear))
         # Another turn for the norm of the whitened gradient, where a method divides by it.
-        formed = 2 * setting.query_tokens * small * large + (1 + setting.whitens) * turn(linear, setting.blocks)
+        tokens = setting.query_tokens * linear.module.token_share
+        formed = 2 * tokens * small * large + (1 + setting.whitens) * turn(linear, setting.blocks)
         if setting.rank is None or (not setting.agreement and setting.rank >= small):
             return Counter({self._sums: formed + turn(linear, setting.blocks)})
         kept = min(MOST_COMPONENTS, small) if setting.agreement else self.rank(linear)
@@ -454,8 +467,9 @@ class CostModel:
         all that the graph holds, queries, keys, values and results of attention, norms."""
         model, size = self.architecture, DTYPES[self.setting.dtype].itemsize
         held = [each for each in model.linears if each.backward or each.tracked]
-        kept = sum(each.module.in_features for each in model.tracked if not each.shares_input)
-        kept += sum(each.module.out_features for each in held)
+        inputs = (each.module for each in model.tracked if not each.shares_input)
+        kept = sum(module.token_share * module.in_features for module in inputs)
+        kept += sum(each.module.token_share * each.module.out_features for each in held)
         kept += 4 * self._attention(model.attention_layers_backward) + 4 * model.width * model.attention_layers
         widest = max(each.module.in_features + each.module.out_features for each in model.linears)
         passing = token_budget * (size * (kept if backward else 2 * widest) + self._sum_bytes * widest)
