@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field, replace
 
 from compute.architecture import Architecture, LinearModule
@@ -88,6 +89,15 @@ class Setting:
     refined_documents: int = 0  # of the sample
     index_dimensions: int | None = None  # bits of a document in the index; None: there is none
 
+    @property
+    def sums_dtype(self) -> str:
+        """Of factors and gradients."""
+        return "float64" if self.dtype == "float64" else "float32"
+
+    @property
+    def products_dtype(self) -> str:
+        return self.sums_dtype if self.products == "float32" else self.products
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -112,6 +122,35 @@ class Cost:
         """The cost of a part of the work, such as one shard; memory stays."""
         operations = Counter({kind: count * part for kind, count in self.operations.items()})
         return replace(self, operations=operations, lake_bytes=self.lake_bytes * part, lake_read=self.lake_read * part)
+
+
+def check_budgets(setting: Setting, modules: SequenceOf[TrackedModule]) -> None:
+    """Raises BadInput for a budget of memory, for factors or for gradients, into which a module does not fit."""
+    for stage in ("covariances", "eigenvalues"):
+        fitted_groups(setting, modules, stage)
+    scoring_routes(setting, modules)
+
+
+def fitted_groups(setting: Setting, modules: SequenceOf[TrackedModule], stage: str) -> list[tuple[TrackedModule, ...]]:
+    """The modules in the groups that a stage of the fit takes them in."""
+    return module_groups(modules, lambda module: bytes_to_fit(stage, module, setting.blocks), setting.fit_memory_bytes)
+
+
+def scoring_routes(setting: Setting, modules: SequenceOf[TrackedModule]) -> Routes:
+    """As the engine chooses them (`compute/routes.py`)."""
+    directions = setting.queries * setting.methods
+    ranks = {module.name: [rank_of(setting, module)] * directions for module in modules}
+    return choose_routes(modules, ranks, workload_of(setting))
+
+
+def workload_of(setting: Setting) -> Workload:
+    size = DTYPES[setting.products_dtype].itemsize
+    return Workload(setting.tokens, max(1, setting.token_budget // setting.tokens), setting.memory_bytes, size)
+
+
+def rank_of(setting: Setting, module: TrackedModule) -> int:
+    """The rank of a query's gradient of a module."""
+    return min(setting.rank or math.inf, module.out_features, module.in_dim)
 
 
 @dataclass(frozen=True)
@@ -235,24 +274,21 @@ class CostModel:
         """One pass over all documents; scores and norms cost what the routes say, which are chosen as the engine does
         (`compute/routes.py`)."""
         setting = self.setting
-        precision = self._sums if setting.products == "float32" else setting.products
-        size, documents = DTYPES[precision].itemsize, max(1, setting.token_budget // setting.tokens)
-        workload = Workload(setting.tokens, documents, setting.memory_bytes, size)
-        directions = setting.queries * setting.methods
-        ranks = {each.module.name: [self.rank(each)] * directions for each in self.architecture.tracked}
-        routes = choose_routes([each.module for each in self.architecture.tracked], ranks, workload)
+        workload, directions = workload_of(setting), setting.queries * setting.methods
+        routes = scoring_routes(setting, [each.module for each in self.architecture.tracked])
         products = sum(
             choice.multiplications[choice.route] * 2 * self._routed_tokens(each) * entries(each)
             for each, choice in zip(self.architecture.tracked, routes.choices.values(), strict=True)
         )
-        per_document = self.sequence_pass(setting.tokens, setting.tokens - 1) + Counter({precision: products})
+        per_document = self.sequence_pass(setting.tokens, setting.tokens - 1)
+        per_document += Counter({setting.products_dtype: products})
         curvature = self.curvature_bytes() if setting.whitens else 0
         if setting.whitens:
             per_document += self._rotation()
         factors = self.query_factor_bytes()
         memory = self._model_memory(self._tokens) | {
             # As they were read, and laid out for the routes; else in a file.
-            "queries' gradients": factors * (1 + size / self._sum_bytes) if routes.kept else 0,
+            "queries' gradients": factors * (1 + workload.bytes_per_entry / self._sum_bytes) if routes.kept else 0,
             "options.memory_mib": self._formed_bytes(routes, workload, directions),
             "curvature": curvature,
         }
@@ -352,8 +388,7 @@ class CostModel:
         return min(self.setting.token_budget, self.setting.documents * self.setting.tokens)
 
     def rank(self, linear: LinearModule) -> int:
-        """The rank of a query's gradient of a module."""
-        return min(self.setting.rank or math.inf, *sides(linear))
+        return rank_of(self.setting, linear.module)
 
     # parts
 
@@ -416,13 +451,8 @@ class CostModel:
 
     def _groups(self, stage: str) -> tuple[int, float]:
         """Passes over the sample, and what the largest group of modules holds."""
-        setting, modules = self.setting, [each.module for each in self.architecture.tracked]
-
-        def bytes_of(module: TrackedModule) -> int:
-            return bytes_to_fit(stage, module, setting.blocks)
-
-        groups = module_groups(modules, bytes_of, setting.fit_memory_bytes)
-        held = max(sum(map(bytes_of, group)) for group in groups)
+        groups = fitted_groups(self.setting, [each.module for each in self.architecture.tracked], stage)
+        held = max(sum(bytes_to_fit(stage, module, self.setting.blocks) for module in group) for group in groups)
         return len(groups), held * self._sum_bytes / FLOAT
 
     def _residence(self, copies: int, *, keeps_all: bool = False) -> tuple[float, int, int]:
@@ -440,7 +470,7 @@ class CostModel:
 
     @property
     def _sums(self) -> str:
-        return "float64" if self.setting.dtype == "float64" else "float32"
+        return self.setting.sums_dtype
 
     @property
     def _sum_bytes(self) -> int:

@@ -7,7 +7,10 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig
 from typer.testing import CliRunner
 
+from compute.errors import BadInput
 from orchestration.cli import app
+from orchestration.preflight import preflight
+from orchestration.studies import read_study
 from tests.orchestration.tiny_study import CONTEXT, headwater, write_checkpoint, write_study
 
 
@@ -30,11 +33,23 @@ def directory(tmp_path):
     return tmp_path
 
 
+def plan(directory, **changes):
+    arguments = ["plan", str(write_study(directory, **changes)), "--hardware", "h100"]
+    return CliRunner().invoke(app, arguments, env={"HEADWATER_HOME": str(directory / "home")})
+
+
 def test_it_is_planned(directory):
-    arguments = ["plan", str(write_study(directory)), "--hardware", "h100"]
-    result = CliRunner().invoke(app, arguments, env={"HEADWATER_HOME": str(directory / "home")})
+    result = plan(directory)
     assert result.exit_code == 0, result.output
     assert "16 tracked modules with 49.2 k weights" in result.stdout
+
+
+def test_astra_is_refused_before_work(directory):
+    methods = {"options": {"methods": ["ekfac", "astra"]}}
+    planned = plan(directory, **methods)
+    with pytest.raises(BadInput, match=r"options\.methods: astra cannot refine routed experts") as refused:
+        preflight(read_study(write_study(directory, **methods)))
+    assert planned.exit_code == 1 and planned.stderr.strip() == f"headwater: {refused.value}"
 
 
 @pytest.mark.slow
