@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 
-from compute.cost import NORM_ROW_BYTES, Cost, CostModel, Setting
+from compute.cost import NORM_ROW_BYTES, Cost, CostModel, Setting, check_budgets
 from compute.factor_memory import gradient_copies, residence
+from compute.tracked_modules import TrackedModule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,14 @@ def ablation_cost(
     worst = max(parts, key=lambda part: part.memory_bytes)
     written = NORM_ROW_BYTES * model.setting.queries * len(compared)
     return Cost(operations, worst.memory, written, sum(part.lake_read for part in parts))
+
+
+def check_compared_budgets(
+    setting: Setting, compared: SequenceOf[ComparedSetting], modules: SequenceOf[TrackedModule], *, documents: int
+) -> None:
+    """Raises BadInput as `check_budgets` does, for the settings that are compared."""
+    for each in compared:
+        check_budgets(_setting(setting, each, documents), modules)
 
 
 def _setting(setting: Setting, compared: ComparedSetting, documents: int) -> Setting:

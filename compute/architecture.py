@@ -2,13 +2,15 @@
 
 Found by one forward pass of a few tokens through the skeleton on the meta device, where tensors have shapes and no
 memory. It tells what no configuration does: which modules share their input, and where backward stops, since the graph
-begins at the outputs of the lowest tracked modules (`compute/capture.py`).
+begins at the outputs of the lowest tracked modules (`compute/capture.py`). Which tokens reach which expert of a layer
+it does not tell: each is taken to see its share of them (`TrackedModule.token_share`).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence as SequenceOf
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from compute.checkpoint import parameter_count
 from compute.errors import BadInput
+from compute.experts import RoutedTokens, Watch, all_for_all, expert_name
 from compute.tracked_modules import MLP_PATTERN, TrackedModule, linear_modules
 
 TOKENS = 4
@@ -33,6 +36,11 @@ class LinearModule:
     @property
     def weights(self) -> int:
         return self.module.out_features * self.module.in_features
+
+    @property
+    def weights_per_token(self) -> float:
+        """Those that a token meets on average."""
+        return self.module.token_share * self.weights
 
 
 @dataclass(frozen=True)
@@ -79,28 +87,39 @@ def _traced(skeleton: nn.Module, tracked: set[str]) -> tuple[LinearModule, ...]:
     described, found, kept = linear_modules(skeleton), [], []
     inputs: set[int] = set()  # of tracked modules, by identity: `kept` keeps them from being let go
 
+    def seen(name: str, value: Tensor, output: Tensor, *, shares: bool) -> Tensor:
+        found.append(LinearModule(described[name], name in tracked, shares, value.requires_grad))
+        return output.detach().requires_grad_(True) if name in tracked and not output.requires_grad else output
+
     def watch(name: str):
-        def hook(_, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        def hook(_, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
             shares = name in tracked and id(args[0]) in inputs
-            found.append(LinearModule(described[name], name in tracked, shares, args[0].requires_grad))
             kept.append(args[0])
-            if name not in tracked:
-                return None
-            inputs.add(id(args[0]))
-            return None if output.requires_grad else output.detach().requires_grad_(True)
+            if name in tracked:
+                inputs.add(id(args[0]))
+            return seen(name, args[0], output, shares=shares)
 
         return hook
 
+    def watch_experts(layer: str) -> Watch:
+        def watched(number: int, projection: str, value: Tensor, output: Tensor, _: RoutedTokens | None) -> Tensor:
+            return seen(expert_name(layer, number, projection), value, output, shares=False)
+
+        return watched
+
     required = [parameter.requires_grad for parameter in skeleton.parameters()]
     skeleton.requires_grad_(False).eval()
-    handles = [skeleton.get_submodule(name).register_forward_hook(watch(name)) for name in described]
-    try:
-        _run(skeleton, found)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for parameter, was in zip(skeleton.parameters(), required, strict=True):
-            parameter.requires_grad_(was)
+    with ExitStack() as undo:
+        for name, module in described.items():
+            if module.expert is None:
+                undo.callback(skeleton.get_submodule(name).register_forward_hook(watch(name)).remove)
+        for layer in dict.fromkeys(module.expert.layer for module in described.values() if module.expert):
+            undo.enter_context(all_for_all(skeleton.get_submodule(layer), watch_experts(layer)))
+        try:
+            _run(skeleton, found)
+        finally:
+            for parameter, was in zip(skeleton.parameters(), required, strict=True):
+                parameter.requires_grad_(was)
     return tuple(found)
 
 

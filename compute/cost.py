@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field, replace
 
 from compute.architecture import Architecture, LinearModule
@@ -33,9 +34,11 @@ from compute.operations import (
     decomposed_sides,
     entries,
     forward,
+    gradients,
     head,
     rotated_gradient,
     sides,
+    tangent,
     training_pass,
     turn,
 )
@@ -89,6 +92,15 @@ class Setting:
     index_dimensions: int | None = None  # bits of a document in the index; None: there is none
     shard_documents: int = 0  # of the largest shard, whose scores are held until it is done
 
+    @property
+    def sums_dtype(self) -> str:
+        """Of factors and gradients."""
+        return "float64" if self.dtype == "float64" else "float32"
+
+    @property
+    def products_dtype(self) -> str:
+        return self.sums_dtype if self.products == "float32" else self.products
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -115,6 +127,35 @@ class Cost:
         operations = Counter({kind: count * part for kind, count in self.operations.items()})
         lake = {"lake_bytes": self.lake_bytes * part, "lake_read": self.lake_read * part}
         return replace(self, operations=operations, codes_compared=self.codes_compared * part, **lake)
+
+
+def check_budgets(setting: Setting, modules: SequenceOf[TrackedModule]) -> None:
+    """Raises BadInput for a budget of memory, for factors or for gradients, into which a module does not fit."""
+    for stage in ("covariances", "eigenvalues"):
+        fitted_groups(setting, modules, stage)
+    scoring_routes(setting, modules)
+
+
+def fitted_groups(setting: Setting, modules: SequenceOf[TrackedModule], stage: str) -> list[tuple[TrackedModule, ...]]:
+    """The modules in the groups that a stage of the fit takes them in."""
+    return module_groups(modules, lambda module: bytes_to_fit(stage, module, setting.blocks), setting.fit_memory_bytes)
+
+
+def scoring_routes(setting: Setting, modules: SequenceOf[TrackedModule]) -> Routes:
+    """As the engine chooses them (`compute/routes.py`)."""
+    directions = setting.queries * setting.methods
+    ranks = {module.name: [rank_of(setting, module)] * directions for module in modules}
+    return choose_routes(modules, ranks, workload_of(setting))
+
+
+def workload_of(setting: Setting) -> Workload:
+    size = DTYPES[setting.products_dtype].itemsize
+    return Workload(setting.tokens, max(1, setting.token_budget // setting.tokens), setting.memory_bytes, size)
+
+
+def rank_of(setting: Setting, module: TrackedModule) -> int:
+    """The rank of a query's gradient of a module."""
+    return min(setting.rank or math.inf, module.out_features, module.in_dim)
 
 
 @dataclass(frozen=True)
@@ -185,24 +226,29 @@ class CostModel:
 
     def completions(self) -> Cost:
         """Forward over prompts and, token by token, over what is generated; then over all completions for their loss.
-        A step of generation reads every weight once, for as many prompts as have the same length: taken as one."""
+        A step of generation reads every weight once, for as many prompts as have the same length: taken as one, which
+        reads of routed experts those that its token reaches."""
         setting, model = self.setting, self.architecture
         once = forward(model, setting.query_tokens) + head(model, setting.new_tokens)
         operations = Counter({setting.dtype: (setting.generated + setting.queries) * once})
-        read = setting.generated * setting.new_tokens * self._weight_bytes()
+        unread = sum(each.weights - each.weights_per_token for each in model.linears)
+        read = setting.generated * setting.new_tokens * self._weight_bytes() * (1 - unread / model.parameters)
         memory = self._model_memory(setting.token_budget, backward=False)
         return Cost(operations, memory, setting.queries * NORM_ROW_BYTES, weights_read=read)
 
     def refined_gradients(self) -> Cost:
-        """Per query, pass and document: forward with its derivative along the direction, forward and backward, and the
-        sum of gradients (`compute/refinement.py`); per query and pass the preconditioner, two turns of each module."""
-        setting, model = self.setting, self.architecture
-        tracked = sum(map(entries, model.tracked))
-        moved = 2 * forward(model, setting.tokens) + head(model, setting.tokens - 1) + 4 * setting.tokens * tracked
-        per_document = self.sequence_pass(setting.tokens, setting.tokens - 1) + Counter({setting.dtype: moved})
+        """Per query, pass and document: forward and the head with their derivatives along the direction, forward and
+        backward, and the sum of gradients (`compute/refinement.py`); the preconditioner, two turns of each module,
+        once before the first pass and after each; and the query's own gradient."""
+        setting, model, tokens = self.setting, self.architecture, self.setting.tokens
+        moved = forward(model, tokens) + tangent(model, tokens) + 3 * head(model, tokens - 1)
+        per_document = self.sequence_pass(tokens, tokens - 1)
+        per_document += Counter({setting.dtype: moved}) + Counter({self._sums: gradients(model, tokens)})
         turns = Counter({self._sums: sum(2 * turn(each, setting.blocks) for each in model.tracked)})
-        once = _times(setting.refined_documents, per_document) + turns
-        operations = _times(setting.queries * setting.refined_passes, once)
+        own = self.sequence_pass(setting.query_tokens, setting.new_tokens)
+        own += Counter({self._sums: gradients(model, setting.query_tokens)})
+        passes = _times(setting.refined_passes * setting.refined_documents, per_document)
+        operations = _times(setting.queries, own + passes + _times(setting.refined_passes + 1, turns))
         memory = self._model_memory(setting.token_budget) | {
             "eigenbasis": self._factor_bytes(),
             "eigenvalues": self._entry_bytes(),
@@ -240,24 +286,21 @@ class CostModel:
         """One pass over all documents; scores and norms cost what the routes say, which are chosen as the engine does
         (`compute/routes.py`)."""
         setting = self.setting
-        precision = self._sums if setting.products == "float32" else setting.products
-        size, documents = DTYPES[precision].itemsize, max(1, setting.token_budget // setting.tokens)
-        workload = Workload(setting.tokens, documents, setting.memory_bytes, size)
-        directions = setting.queries * setting.methods
-        ranks = {each.module.name: [self.rank(each)] * directions for each in self.architecture.tracked}
-        routes = choose_routes([each.module for each in self.architecture.tracked], ranks, workload)
+        workload, directions = workload_of(setting), setting.queries * setting.methods
+        routes = scoring_routes(setting, [each.module for each in self.architecture.tracked])
         products = sum(
-            choice.multiplications[choice.route] * 2 * setting.tokens * entries(each)
+            choice.multiplications[choice.route] * 2 * self._routed_tokens(each) * entries(each)
             for each, choice in zip(self.architecture.tracked, routes.choices.values(), strict=True)
         )
-        per_document = self.sequence_pass(setting.tokens, setting.tokens - 1) + Counter({precision: products})
+        per_document = self.sequence_pass(setting.tokens, setting.tokens - 1)
+        per_document += Counter({setting.products_dtype: products})
         curvature = self.curvature_bytes() if setting.whitens else 0
         if setting.whitens:
             per_document += self._rotation()
         factors = self.query_factor_bytes()
         memory = self._model_memory(self._tokens) | {
             # As they were read, and laid out for the routes; else in a file.
-            "queries' gradients": factors * (1 + size / self._sum_bytes) if routes.kept else 0,
+            "queries' gradients": factors * (1 + workload.bytes_per_entry / self._sum_bytes) if routes.kept else 0,
             "options.memory_mib": self._formed_bytes(routes, workload, directions),
             "scores": self._sum_bytes * setting.shard_documents * directions,
             "curvature": curvature,
@@ -318,8 +361,9 @@ class CostModel:
             operations += _times(passes, self._rotation())
         operations += _times(setting.queries, self.sequence_pass(setting.query_tokens, setting.new_tokens))
         for each in self.architecture.tracked:
-            formed = 2 * setting.query_tokens * entries(each) + 2 * turn(each, setting.blocks)
-            shares = listed * setting.methods * 2 * setting.tokens * entries(each)
+            reached = each.module.token_share
+            formed = 2 * setting.query_tokens * reached * entries(each) + 2 * turn(each, setting.blocks)
+            shares = listed * setting.methods * 2 * setting.tokens * reached * entries(each)
             operations += Counter({self._sums: setting.queries * (formed + shares)})
         curvature, _, readings = self._residence(copies, keeps_all=setting.whitens)
         memory = self._model_memory(self._tokens) | {
@@ -357,10 +401,13 @@ class CostModel:
         return min(self.setting.token_budget, self.setting.documents * self.setting.tokens)
 
     def rank(self, linear: LinearModule) -> int:
-        """The rank of a query's gradient of a module."""
-        return min(self.setting.rank or math.inf, *sides(linear))
+        return rank_of(self.setting, linear.module)
 
     # parts
+
+    def _routed_tokens(self, linear: LinearModule) -> int:
+        """Of a document, for which routes are chosen: one at least, also of a routed expert."""
+        return max(1, round(self.setting.tokens * linear.module.token_share))
 
     def _sample_pass(self) -> Counter[str]:
         tokens = self.setting.tokens
@@ -401,7 +448,8 @@ class CostModel:
     def _truncation(self, linear: LinearModule) -> Counter[str]:
         setting, (small, large) = self.setting, sorted(sides(linear))
         # Another turn for the norm of the whitened gradient, where a method divides by it.
-        formed = 2 * setting.query_tokens * small * large + (1 + setting.whitens) * turn(linear, setting.blocks)
+        tokens = setting.query_tokens * linear.module.token_share
+        formed = 2 * tokens * small * large + (1 + setting.whitens) * turn(linear, setting.blocks)
         if setting.rank is None or (not setting.agreement and setting.rank >= small):
             return Counter({self._sums: formed + turn(linear, setting.blocks)})
         kept = min(MOST_COMPONENTS, small) if setting.agreement else self.rank(linear)
@@ -432,13 +480,8 @@ class CostModel:
 
     def _groups(self, stage: str) -> tuple[int, float]:
         """Passes over the sample, and what the largest group of modules holds."""
-        setting, modules = self.setting, [each.module for each in self.architecture.tracked]
-
-        def bytes_of(module: TrackedModule) -> int:
-            return bytes_to_fit(stage, module, setting.blocks)
-
-        groups = module_groups(modules, bytes_of, setting.fit_memory_bytes)
-        held = max(sum(map(bytes_of, group)) for group in groups)
+        groups = fitted_groups(self.setting, [each.module for each in self.architecture.tracked], stage)
+        held = max(sum(bytes_to_fit(stage, module, self.setting.blocks) for module in group) for group in groups)
         return len(groups), held * self._sum_bytes / FLOAT
 
     def _residence(self, copies: int, *, keeps_all: bool = False, most: int = 1) -> tuple[float, int, int]:
@@ -456,7 +499,7 @@ class CostModel:
 
     @property
     def _sums(self) -> str:
-        return "float64" if self.setting.dtype == "float64" else "float32"
+        return self.setting.sums_dtype
 
     @property
     def _sum_bytes(self) -> int:
@@ -483,8 +526,9 @@ class CostModel:
         all that the graph holds, queries, keys, values and results of attention, norms."""
         model, size = self.architecture, DTYPES[self.setting.dtype].itemsize
         held = [each for each in model.linears if each.backward or each.tracked]
-        kept = sum(each.module.in_features for each in model.tracked if not each.shares_input)
-        kept += sum(each.module.out_features for each in held)
+        inputs = (each.module for each in model.tracked if not each.shares_input)
+        kept = sum(module.token_share * module.in_features for module in inputs)
+        kept += sum(each.module.token_share * each.module.out_features for each in held)
         kept += 4 * self._attention(model.attention_layers_backward) + 4 * model.width * model.attention_layers
         widest = max(each.module.in_features + each.module.out_features for each in model.linears)
         passing = token_budget * (size * (kept if backward else 2 * widest) + self._sum_bytes * widest)

@@ -26,7 +26,6 @@ from compute.errors import BadInput
 
 LAYOUT = ("num_experts", "has_gate", "has_bias", "is_transposed", "has_post_expert_norm", "_apply_gate")
 CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_top_k")  # names that configurations have for K
-IMPLEMENTATION = "one_by_one"
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,11 @@ class Expert:
 
     @property
     def name(self) -> str:
-        return f"{self.layer}.{self.number}.{self.projection}"
+        return expert_name(self.layer, self.number, self.projection)
+
+
+def expert_name(layer: str, number: int, projection: str) -> str:
+    return f"{layer}.{number}.{projection}"
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,9 @@ class RoutedTokens:
         return values_BCM
 
 
-Watch = Callable[[int, str, Tensor, Tensor, RoutedTokens], Tensor]
-"""Called with an expert's number, the weight's name, its inputs n×I, its outputs n×O, and their tokens; returns the
-outputs to go on with."""
+Watch = Callable[[int, str, Tensor, Tensor, RoutedTokens | None], Tensor]
+"""Called with an expert's number, the weight's name, its inputs n×I, its outputs n×O, and their tokens (None where it
+is given all of them); returns the outputs to go on with."""
 
 
 def is_fused(module: nn.Module) -> bool:
@@ -100,16 +103,38 @@ def _token_share(module: nn.Module) -> float:
 @contextmanager
 def one_by_one(experts: nn.Module, current: SequenceOf[Batch], watch: Watch) -> Iterator[None]:
     """While open, `experts` runs its experts one by one on the batch in `current`, and shows `watch` what each does."""
-    ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _forward)
+    experts.current_batch = current
+    with _standing_in(experts, "one_by_one", _forward, watch):
+        try:
+            yield
+        finally:
+            del experts.current_batch
+
+
+@contextmanager
+def all_for_all(experts: nn.Module, watch: Watch) -> Iterator[None]:
+    """While open, `experts` gives every expert all tokens, and shows `watch` what each does: of tensors on the meta
+    device nobody knows which tokens reach which."""
+    with _standing_in(experts, "all_for_all", _forward_all, watch):
+        yield
+
+
+@contextmanager
+def _standing_in(experts: nn.Module, name: str, forward: Callable[..., Tensor], watch: Watch) -> Iterator[None]:
+    ALL_EXPERTS_FUNCTIONS.register(name, forward)
     config = experts.config
     experts.config = copy(config)  # of this module alone: the configuration is shared by the whole model
-    experts.config._experts_implementation = IMPLEMENTATION
-    experts.current_batch, experts.watch_expert = current, watch
+    experts.config._experts_implementation = name
+    experts.watch_expert = watch
     try:
         yield
     finally:
         experts.config = config
-        del experts.current_batch, experts.watch_expert
+        del experts.watch_expert
+
+
+def _forward_all(experts: nn.Module, hidden_NI: Tensor, _choice_NK: Tensor, _weight_NK: Tensor) -> Tensor:
+    return sum(_run_expert(experts, number, hidden_NI, None) for number in range(experts.num_experts))
 
 
 def _forward(experts: nn.Module, hidden_NI: Tensor, choice_NK: Tensor, weight_NK: Tensor) -> Tensor:
@@ -125,7 +150,7 @@ def _forward(experts: nn.Module, hidden_NI: Tensor, choice_NK: Tensor, weight_NK
     return result_NI
 
 
-def _run_expert(experts: nn.Module, number: int, value_nM: Tensor, tokens: RoutedTokens) -> Tensor:
+def _run_expert(experts: nn.Module, number: int, value_nM: Tensor, tokens: RoutedTokens | None) -> Tensor:
     widen, narrow = _projections(experts)
     value_nM = _linear(experts, number, widen, value_nM, tokens)
     value_nM = experts._apply_gate(value_nM) if experts.has_gate else experts.act_fn(value_nM)
@@ -133,7 +158,7 @@ def _run_expert(experts: nn.Module, number: int, value_nM: Tensor, tokens: Route
     return experts.post_expert_norm(value_nM) if experts.has_post_expert_norm else value_nM
 
 
-def _linear(experts: nn.Module, number: int, projection: str, input_nI: Tensor, tokens: RoutedTokens) -> Tensor:
+def _linear(experts: nn.Module, number: int, projection: str, input_nI: Tensor, tokens: RoutedTokens | None) -> Tensor:
     weight = getattr(experts, projection)[number]
     bias = getattr(experts, f"{projection}_bias")[number] if experts.has_bias else None
     output_nO = functional.linear(input_nI, weight.T if experts.is_transposed else weight, bias)

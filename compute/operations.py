@@ -1,8 +1,10 @@
 """Floating-point operations of the engine's products and decompositions, from shapes alone.
 
 A product of an n×k and a k×m matrix is 2nkm operations. Element by element work is left out: it is a small share, and
-what it takes is part of the efficiency of the hardware (`compute/hardware.py`). T tokens of a sequence, I inputs (with
-the bias column) and O outputs of a module, `blocks` diagonal blocks that its A and S are cut into.
+what it takes is part of the efficiency of the hardware (`compute/hardware.py`). A routed expert is given its share of
+the tokens; that those of each document are padded to the most that one of a batch has is left out. T tokens of a
+sequence, I inputs (with the bias column) and O outputs of a module, `blocks` diagonal blocks that its A and S are cut
+into.
 """
 
 from __future__ import annotations
@@ -18,15 +20,27 @@ def forward(model: Architecture, tokens: float) -> float:
 
     Attention is counted whole, as kernels without a mask compute it; those that skip what is masked take half.
     """
-    linear = sum(each.weights for each in model.linears)
+    linear = sum(each.weights_per_token for each in model.linears)
     return 2 * tokens * linear + 4 * tokens**2 * model.attention_layers * model.attention_width
 
 
 def backward(model: Architecture, tokens: float) -> float:
     """Gradients of activations alone, down to the lowest tracked module: as much as forward for each module that they
     go through, twice as much for attention (Q, K, V and its weights). `method.md`, *Cost*: with frozen weights 1 F."""
-    linear = sum(each.weights for each in model.linears if each.backward)
-    return 2 * tokens * linear + 8 * tokens**2 * model.attention_layers_backward * model.attention_width
+    return 2 * tokens * _weights_above(model) + 8 * tokens**2 * _attention_above(model)
+
+
+def tangent(model: Architecture, tokens: float) -> float:
+    """How the outputs move along a vector of the tracked modules' parameters, beside forward itself: that vector's
+    products with their inputs, and above the lowest of them two products for each of forward's. Those are both terms of
+    a product's derivative; PyTorch multiplies also where one of them is zero, as it is of weights."""
+    above = 4 * tokens * _weights_above(model) + 8 * tokens**2 * _attention_above(model)
+    return gradients(model, tokens) + above
+
+
+def gradients(model: Architecture, tokens: float) -> float:
+    """The gradients of all tracked modules, formed; a vector's products with their inputs take as much."""
+    return sum(2 * tokens * each.module.token_share * entries(each) for each in model.tracked)
 
 
 def head(model: Architecture, targets: float) -> float:
@@ -36,14 +50,14 @@ def head(model: Architecture, targets: float) -> float:
 
 def training_pass(model: Architecture, tokens: float) -> float:
     """One sequence, forward and full backward with the gradients of weights; no optimizer."""
-    linear = sum(each.weights for each in model.linears) + model.head_weights
+    linear = sum(each.weights_per_token for each in model.linears) + model.head_weights
     return 6 * tokens * linear + 12 * tokens**2 * model.attention_layers * model.attention_width
 
 
 def covariance(linear: LinearModule, blocks: int = 1) -> float:
     """Per token, the upper triangles of S, and of A once for modules that share it (`covariances.add_products`)."""
     of_inputs = 0 if linear.shares_input else _triangle(linear.module.in_features // blocks)
-    return blocks * (_triangle(linear.module.out_features // blocks) + of_inputs)
+    return linear.module.token_share * blocks * (_triangle(linear.module.out_features // blocks) + of_inputs)
 
 
 def decomposed_sides(linear: LinearModule) -> list[int]:
@@ -62,8 +76,18 @@ def rotated_gradient(linear: LinearModule, tokens: float, blocks: int = 1) -> fl
     """A document's gradient in the eigenbasis: formed and turned, or formed of turned tokens, whichever is less
     (`eigenvalues.rotated_gradients`)."""
     outputs, inputs = sides(linear)
+    tokens *= linear.module.token_share
     turned_tokens = 2 * tokens * (outputs**2 + inputs**2) / blocks
     return 2 * tokens * entries(linear) + min(turn(linear, blocks), turned_tokens)
+
+
+def _weights_above(model: Architecture) -> float:
+    """Per token, of the modules whose input depends on a tracked module."""
+    return sum(each.weights_per_token for each in model.linears if each.backward)
+
+
+def _attention_above(model: Architecture) -> float:
+    return model.attention_layers_backward * model.attention_width
 
 
 def sides(linear: LinearModule) -> tuple[int, int]:

@@ -1,9 +1,18 @@
-"""Whether a model fits what it is to read and to be compared with: context length, architecture."""
+"""Whether a model fits what it is to read, to be compared with and to be traced by: context length, architecture,
+methods."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from assets.specs.study import Study
 from compute.errors import BadInput
+from compute.methods import refines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from compute.tracked_modules import TrackedModule
 
 
 def check_context(study: Study, skeleton) -> None:
@@ -24,6 +33,20 @@ def check_context(study: Study, skeleton) -> None:
             raise BadInput(
                 f"{owner}.token_budget: {budget} is less than one document of {corpus.max_tokens} tokens; raise it"
             )
+
+
+def check_refinement(study: Study, modules: Iterable[TrackedModule]) -> None:
+    """Raises BadInput where a method refines gradients, and the model's cannot be refined."""
+    if not refines(study.spec.options.methods):
+        return
+    for module in modules:
+        if module.expert:
+            raise BadInput(f"options.methods: astra cannot refine routed experts ({module.name}); leave it out")
+    if study.spec.model.dtype == "float16":  # whose layer_norm has forward derivatives that are no numbers
+        raise BadInput(
+            "model.dtype: float16 is too narrow for the derivatives that astra takes; write bfloat16 or float32, or "
+            "leave astra out of options.methods"
+        )
 
 
 def check_architecture(study: Study, query_model, model) -> None:

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 def check_settings(study: Study, modules: Sequence[TrackedModule], device: str) -> None:
     """Raises BadInput for a rank above a module's dimension, which would be full rank, and for a precision that the
     device has no instructions for."""
-    _check_ranks(study, min(modules, key=_smaller_dimension))
-    _check_precisions(study, device)
+    check_ranks(study, modules)
+    check_precisions(study, device)
 
 
-def _check_ranks(study: Study, smallest: TrackedModule) -> None:
-    options, limit = study.spec.options, _smaller_dimension(smallest)
+def check_ranks(study: Study, modules: Sequence[TrackedModule]) -> None:
+    options, smallest = study.spec.options, min(modules, key=_smaller_dimension)
+    limit = _smaller_dimension(smallest)
     of_ablation = options.ablation.ranks if options.ablation else ()
     asked = [("options.rank", options.rank, "lower it, or write 'full'")]
     asked += [("options.ablation.ranks", rank, "leave it out: full rank is compared with") for rank in of_ablation]
@@ -34,7 +35,7 @@ def _smaller_dimension(module: TrackedModule) -> int:
     return min(module.out_features, module.in_dim)
 
 
-def _check_precisions(study: Study, device: str) -> None:
+def check_precisions(study: Study, device: str) -> None:
     from compute.machine import lacks_instructions
 
     for field, precision, advice in _precisions(study):

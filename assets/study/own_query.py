@@ -19,7 +19,7 @@ from assets.specs.methods import NORMED_AS_THEY_ARE
 from assets.study.candidates import smallest
 from assets.study.completions import completed_queries, query_sequences
 from assets.study.exact import with_shares
-from assets.study.own_texts import WINDOWS, rows_of_scores, sequences
+from assets.study.own_texts import WINDOWS, is_unicode, rows_of_scores, sequences
 from assets.tracking.progress import Progress
 from compute.errors import BadInput
 from compute.methods import known_method, whitens
@@ -80,7 +80,8 @@ def ask(
     """The query with its gradients on the query-side model, directed by the study's methods and its curvature.
 
     Without a completion the model's own greedy one is explained. `rank` None keeps the full rank: scores are exact.
-    Raises BadInput for an unknown method, a rank below 1, and a prompt or completion that is empty or too long.
+    Raises BadInput for an unknown method, a rank below 1, and a prompt or completion that is empty, too long or not
+    Unicode.
     """
     from compute.query_gradients import query_gradients
 
@@ -102,6 +103,11 @@ def ask(
 def _completed(opened: OpenedStudy, prompt: str, completion: str | None) -> dict:
     if not isinstance(prompt, str) or not prompt.strip():
         raise BadInput("the prompt is empty, or no text; write one")
+    if not isinstance(completion, str | None):
+        raise BadInput("the completion is no text; write one, or leave it out for the model's own")
+    for what, text in (("prompt", prompt), ("completion", completion)):
+        if text and not is_unicode(text):
+            raise BadInput(f"the {what} holds bytes that are not UTF-8; write it in UTF-8")
     row = dict.fromkeys(("answer", "kind", "match"))
     row |= {"query_id": QUERY_ID, "location": "prompt", "prompt": prompt, "completion": completion}
     return completed_queries(opened.study, [row], opened.query_model, opened.tokenizer)[0]

@@ -43,12 +43,13 @@ NORMED = (
 def cut_texts(opened: OpenedStudy, texts: Sequence[str] | str, source: str | None = None) -> pl.DataFrame:
     """The windows of the texts, of columns `WINDOWS`. Texts are numbered from 0.
 
-    Raises BadInput for no texts, and for one that is empty, is no text or has no token that could be predicted.
+    Raises BadInput for no texts, and for one that is empty, is no text, is not Unicode or has no token that could be
+    predicted.
     """
     from compute.windows import cut_windows_batch
 
     texts = [texts] if isinstance(texts, str) else list(texts)
-    _refuse_empty(texts)
+    _refuse_unusable(texts)
     corpus = opened.study.spec.corpus
     cut = cut_windows_batch(texts, opened.tokenizer, max_tokens=corpus.max_tokens, end_of_text=corpus.end_of_text)
     rows = []
@@ -95,6 +96,15 @@ def rows_of_scores(keys: Sequence[tuple[str, str]], windows: pl.DataFrame, score
     return pl.concat(parts).with_columns(normed_score=NORMED).select(*windows.drop("token_ids").columns, *SCORES)
 
 
+def is_unicode(text: str) -> bool:
+    """Whether it can be written: bytes that are no UTF-8 come from a command line as halves of surrogate pairs."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _refuse_not_finite(windows: pl.DataFrame, scores: Scores) -> None:
     bad = ~np.isfinite(scores.scores_QD).all(axis=0) | ~np.isfinite(scores.norms_D)
     for name, is_bad in zip(windows.select(NAME).to_series(), bad, strict=True):
@@ -102,7 +112,7 @@ def _refuse_not_finite(windows: pl.DataFrame, scores: Scores) -> None:
             raise BadInput(f"{name}: a score of it is not finite; see the model's dtype and the study's damping")
 
 
-def _refuse_empty(texts: list) -> None:
+def _refuse_unusable(texts: list) -> None:
     if not texts:
         raise BadInput("there are no texts; give at least one")
     for number, text in enumerate(texts):
@@ -110,3 +120,5 @@ def _refuse_empty(texts: list) -> None:
             raise BadInput(f"texts[{number}]: is no text but {type(text).__name__}; give strings")
         if not text.strip():
             raise BadInput(f"texts[{number}]: is empty; write a text, or leave it out")
+        if not is_unicode(text):
+            raise BadInput(f"texts[{number}]: holds bytes that are not UTF-8; write it in UTF-8")

@@ -164,6 +164,6 @@ def _rows(
     values = gradient_OI.cpu().numpy()
     if not (np.isfinite(values).all() and np.isfinite(residual)):
         where = f"study {study}: the refined gradient of query {query_id} at {module}"
-        step.check(_finite_check(study), f"{where} is not finite; raise the damping")
+        step.check(_finite_check(study), f"{where} is not finite; give a wider model.dtype, or raise options.damping")
     constants = {"query_id": query_id, "module": module, "residual": residual, "fingerprint": stamp}
     yield from matrix_batches(values, table.schema, index="output", values="gradient", constants=constants)

@@ -13,7 +13,7 @@ from assets.model.memory import AUTO_RANK, cost_setting
 from compute.errors import BadInput
 from orchestration.plan.recorded import History, Recorded, history
 from orchestration.plan.sizes import Corpus, Queries, changed, corpus_sizes, query_sizes
-from orchestration.preflight import study_skeleton
+from orchestration.preflight import fitting_modules, study_skeleton
 from orchestration.resources import resources_of
 
 if TYPE_CHECKING:
@@ -105,17 +105,15 @@ def plan_study(
     tokens: int | None = None,
     queries: int | None = None,
 ) -> Plan:
-    """Raises BadInput for hardware that is not known, and for files, checkpoints or modules that cannot be read."""
+    """Raises BadInput for hardware that is not known, for files, checkpoints or modules that cannot be read, and for
+    settings that do not fit the model."""
     from compute.architecture import architecture_of
-    from compute.block_diagonal import check_blocks
+    from compute.checkpoint import context_length
     from compute.cost import CostModel
     from compute.hardware import hardware_named
-    from compute.tracked_modules import select_modules
 
     skeleton = study_skeleton(study)
-    modules = select_modules(skeleton, study.spec.curvature.modules)
-    check_blocks(modules, study.spec.curvature.blocks)
-    architecture = architecture_of(skeleton, modules)
+    architecture = architecture_of(skeleton, fitting_modules(study, skeleton))
     lake = resources_of(home)["lake"]
     corpus, asked = corpus_sizes(study, lake), query_sizes(study, lake)
     past, device = history(study, home, corpus.documents), hardware_named(hardware, _dtypes(study))
@@ -129,12 +127,8 @@ def plan_study(
         count=queries,
         shard_records=study.spec.corpus.shard_records,
     )
+    _check_tokens(study, corpus.tokens, context_length(skeleton))
     model = replace(as_it_is, setting=_setting(study, corpus, asked, past.rank, device))
-    if corpus.tokens > study.spec.options.token_budget:
-        raise BadInput(
-            f"options.token_budget: {study.spec.options.token_budget} is below a document of {corpus.tokens} tokens; "
-            "raise it, or plan with fewer --tokens"
-        )
     training = _training_pass(model)
     return Plan(
         study.name,
@@ -149,6 +143,24 @@ def plan_study(
         _seconds(device, training),
         past.why_dagster,
     )
+
+
+def _check_tokens(study: Study, tokens: int, context: int | None) -> None:
+    """Raises BadInput for documents of so many tokens that the model or a batch could not hold one."""
+    if context and tokens > context:
+        raise BadInput(
+            f"--tokens: {tokens} is above the context of {context} tokens of model {study.spec.model.name}; plan with "
+            "fewer"
+        )
+    for owner, budget in (
+        ("options", study.spec.options.token_budget),
+        ("curvature", study.spec.curvature.token_budget),
+    ):
+        if tokens > budget:
+            raise BadInput(
+                f"{owner}.token_budget: {budget} is below a document of {tokens} tokens; raise it, or plan with fewer "
+                "--tokens"
+            )
 
 
 def _dtypes(study: Study) -> tuple[str, ...]:

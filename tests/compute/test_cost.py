@@ -14,7 +14,7 @@ import torch
 import yaml
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
-from transformers import AutoModelForCausalLM, CohereConfig, GPT2Config, GPTNeoXConfig, LlamaConfig
+from transformers import AutoModelForCausalLM, CohereConfig, GPT2Config, GPTNeoXConfig, LlamaConfig, MixtralConfig
 
 from compute.architecture import architecture_of
 from compute.batches import Sequence
@@ -35,7 +35,9 @@ from compute.machine import machine_name, machine_used
 from compute.measured_agreement import AgreementSample
 from compute.operations import EIGH
 from compute.query_gradients import dense_gradients, directed, query_gradients
+from compute.refinement import refined_gradients
 from compute.tracked_modules import select_modules
+from tests.compute import routed
 from tests.compute.test_architectures import CONFIGS
 from tests.docs.blocks import ROOT, blocks
 
@@ -46,6 +48,14 @@ MODELS = {
     "gpt_neox": GPTNeoXConfig(**SHAPE, intermediate_size=160, max_position_embeddings=64),
     "gpt2": GPT2Config(vocab_size=300, n_embd=64, n_inner=160, n_layer=3, n_head=4, n_positions=64),
     "llama": LlamaConfig(**SHAPE, intermediate_size=160, num_key_value_heads=2, max_position_embeddings=64),
+    "mixtral": MixtralConfig(
+        **SHAPE,
+        intermediate_size=160,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+    ),
 }
 SETTING = Setting(
     documents=DOCUMENTS,
@@ -106,6 +116,13 @@ class Measured:
     def influence_pass(self, gradients: list, memory_bytes: int, **settings) -> InfluencePass:
         sizes = {"typical_tokens": TOKENS, "token_budget": SETTING.token_budget, "memory_bytes": memory_bytes}
         return InfluencePass(self.model, self.modules, gradients, **sizes, **settings)
+
+
+def training_pass(measured: Measured) -> None:
+    token_ids = torch.tensor([document.token_ids for document in measured.documents])
+    measured.model.requires_grad_(True)
+    measured.model(input_ids=token_ids, labels=token_ids, use_cache=False).loss.backward()
+    measured.model.requires_grad_(False).zero_grad()
 
 
 def _sequences(name: str, count: int, tokens: int, loss_start: int) -> list[Sequence]:
@@ -236,6 +253,35 @@ def test_other_methods_share_truncations_and_whitening_costs_a_turn(measured):
     assert costs.influence().total == pytest.approx(work, rel=0.05)
 
 
+@pytest.mark.parametrize("passes", [1, 4])
+def test_refined_gradients(measured, passes):
+    setting = dataclasses.replace(SETTING, refined_passes=passes, refined_documents=DOCUMENTS)
+    costs = dataclasses.replace(measured.costs, setting=setting).refined_gradients()
+    arguments = (measured.model, measured.model, measured.modules, measured.queries, measured.curvature)
+    done = []
+    work = counted(lambda: done.extend(refined_gradients(*arguments, measured.documents, passes=passes)))
+    assert {len(each.residuals) for each in done} == {passes}  # none was solved before
+    assert costs.total == pytest.approx(work, rel=0.05)
+
+
+@pytest.mark.parametrize("selection", ["mlp", "all"])
+def test_experts_cost_their_share_of_the_tokens(selection):
+    """Exactly where tokens are counted; where documents are kept apart an expert's tokens of each are padded to the
+    most of a batch."""
+    measured = Measured(MODELS["mixtral"], selection)
+    costs = measured.costs
+    assert costs.covariances().total == pytest.approx(counted(measured.covariances), rel=0.03)
+    assert costs.eigenbasis().total == pytest.approx(counted(lambda: decompose(measured.fit)), rel=1e-6)
+    assert costs.query_gradients().total == pytest.approx(counted(measured.gradients), rel=0.05)
+    assert 0.75 < costs.eigenvalues().total / counted(measured.eigenvalues) < 1
+    influence_pass = measured.influence_pass(measured.gradients(), SETTING.memory_bytes)
+    influence = costs.influence()
+    assert {name: choice.route for name, choice in influence.routes.items()} == influence_pass.chosen.names()
+    assert 0.85 < influence.total / counted(lambda: influence_pass.score(measured.documents)) < 1
+    measured.model.set_experts_implementation("eager")  # whose products the counter knows
+    assert costs.training_pass() == pytest.approx(counted(lambda: training_pass(measured)), rel=0.03)
+
+
 def test_exact_scores_and_the_loss_of_completions(measured):
     listed = [list(range(2 * QUERIES))] * DOCUMENTS  # every document for every query and method
 
@@ -293,13 +339,7 @@ def test_stages_are_those_that_are_asked_for(measured):
 
 
 def test_the_yardstick_is_a_training_pass(measured):
-    def train() -> None:
-        token_ids = torch.tensor([document.token_ids for document in measured.documents])
-        measured.model(input_ids=token_ids, labels=token_ids, use_cache=False).loss.backward()
-
-    measured.model.requires_grad_(True)
-    assert measured.costs.training_pass() == pytest.approx(counted(train), rel=0.03)
-    measured.model.requires_grad_(False).zero_grad()
+    assert measured.costs.training_pass() == pytest.approx(counted(lambda: training_pass(measured)), rel=0.03)
 
 
 PAPER = dataclasses.replace(
@@ -515,10 +555,13 @@ def test_memory_of_a_real_pass(stage):
     assert 0.4 < expected / int(done.stdout) < 2.5, (memory, int(done.stdout))
 
 
-@pytest.mark.parametrize("family", CONFIGS)
+FAMILIES = CONFIGS | routed.CONFIGS
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_can_be_followed_without_weights(family):
     with torch.device("meta"):
-        skeleton = AutoModelForCausalLM.from_config(CONFIGS[family])
+        skeleton = AutoModelForCausalLM.from_config(FAMILIES[family])
     modules = select_modules(skeleton, "mlp")
     model = architecture_of(skeleton, modules)
     assert {each.module for each in model.tracked} == set(modules)

@@ -10,7 +10,10 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
+from compute.errors import BadInput
 from orchestration.cli import app
+from orchestration.preflight import preflight
+from orchestration.studies import read_study
 from tests.orchestration.tiny_study import headwater, write_checkpoint, write_jsonl, write_study
 
 
@@ -135,6 +138,39 @@ def test_documents_longer_than_the_context(refused, tmp_path):
 
 def test_rank_above_a_dimension(refused, tmp_path):
     assert "options.rank" in refused(write_study(tmp_path, options={"rank": 4096}))
+
+
+@pytest.mark.parametrize(
+    ("curvature", "options", "words"),
+    [
+        ({"memory_mib": 64}, {}, "curvature.memory_mib: 64, and the factors of"),
+        ({}, {"memory_mib": 64, "rank": "full"}, "options.memory_mib: 64 is too little for one document's gradient of"),
+        ({}, {"memory_mib": 64, "ablation": {"ranks": [4], "blocks": []}}, "options.memory_mib: 64 is too little"),
+        ({}, {"memory_mib": 64}, None),
+    ],
+)
+def test_budgets_of_memory_that_cannot_work_are_found_on_a_gpu_too(tmp_path, monkeypatch, curvature, options, words):
+    monkeypatch.setattr("compute.checkpoint.best_device", lambda: "cuda:0")  # where what is there is not looked at
+    options = {"methods": ["ekfac"]} | options
+    study = write_study(tmp_path, corpus={"max_tokens": 48}, curvature=curvature, options=options)
+    write_jsonl(tmp_path / "queries.jsonl", [{"id": name, "prompt": "the cat"} for name in "ab"])
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps(config | {"intermediate_size": 140_000}))
+    if words is None:
+        preflight(read_study(study))
+        return
+    with pytest.raises(BadInput, match=words):
+        preflight(read_study(study))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_astra_is_refused_in_float16_alone(tmp_path, dtype):
+    study = write_study(tmp_path, model={"dtype": dtype}, options={"methods": ["ekfac", "astra"]})
+    if dtype == "bfloat16":
+        preflight(read_study(study))
+        return
+    with pytest.raises(BadInput, match=r"model\.dtype: float16 is too narrow for the derivatives that astra takes"):
+        preflight(read_study(study))
 
 
 def test_query_model_of_another_shape(refused, tmp_path):

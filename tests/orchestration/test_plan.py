@@ -13,11 +13,14 @@ from typer.testing import CliRunner, Result
 
 from assets.tracking.past_steps import PastStep
 from compute import hardware
+from compute.errors import BadInput
 from compute.machine import machine_used
 from orchestration.cli import app
 from orchestration.plan.page import size
 from orchestration.plan.recorded import Recorded, last_work
 from orchestration.plan.sizes import Corpus, Queries, changed
+from orchestration.preflight import preflight
+from orchestration.studies import read_study
 from tests.orchestration.tiny_study import RECORDS, headwater, write_study
 
 STAGES = ["covariances", "eigenbasis", "eigenvalues", "completions", "query_gradients", "influence", "rankings"]
@@ -180,13 +183,13 @@ def test_of_many_steps_the_last_are_taken_until_they_make_up_the_corpus():
 def test_sizes_may_be_said_and_leave_the_comparison_alone(finished):
     told = planned(finished.home, finished.study, "--hardware", "a100")
     twice = planned(finished.home, finished.study, "--hardware", "a100", "--documents", 2 * told["corpus"]["documents"])
-    more = planned(finished.home, finished.study, "--hardware", "a100", "--queries", 30, "--tokens", 64)
+    more = planned(finished.home, finished.study, "--hardware", "a100", "--queries", 30, "--tokens", 48)
     one, two, three = ({stage["stage"]: stage for stage in each["stages"]} for each in (told, twice, more))
     assert two["influence"]["operations"] == pytest.approx(2 * one["influence"]["operations"])
     assert twice["corpus"]["shards"] == 6 and twice["training_pass"]["operations"] > told["training_pass"]["operations"]
     grown = three["query_gradients"]["operations"] / one["query_gradients"]["operations"]
     assert 3 < grown < 10  # 30 queries for 3; the passes that measure the agreement of ranks are shared
-    assert more["corpus"]["tokens"] == 64
+    assert more["corpus"]["tokens"] == 48
     for other in (two, three):
         assert all(other[name]["last_time"] == one[name]["last_time"] for name in STAGES)
 
@@ -252,7 +255,13 @@ def test_memory_that_is_not_there_is_a_remark(tmp_path):
         ({"curvature": {"modules": ["nothing_like_it"]}}, [], "no linear module's name matches"),
         ({"corpus": {"path": "nowhere/*.jsonl"}}, [], "nowhere/*.jsonl"),
         ({"queries": {"path": "nowhere.jsonl"}}, [], "nowhere.jsonl"),
-        ({"options": {"token_budget": 30}}, ["--tokens", "31"], "options.token_budget: 30 is below a document of 31"),
+        ({"options": {"token_budget": 32}}, ["--tokens", "33"], "options.token_budget: 32 is below a document of 33"),
+        (
+            {"curvature": {"token_budget": 32}},
+            ["--tokens", "33"],
+            "curvature.token_budget: 32 is below a document of 33",
+        ),
+        ({}, ["--tokens", "100"], "--tokens: 100 is above the context of 48 tokens of model tiny"),
         ({"options": {"rank": 0}}, [], "options"),
     ],
 )
@@ -262,6 +271,26 @@ def test_a_mistake_is_one_sentence(tmp_path, changes, arguments, words):
     assert result.exit_code == 1 and words in result.stderr, result.stderr
     assert result.stderr.startswith("headwater: ") and "Traceback" not in result.stderr
     assert not os.path.exists(tmp_path / "home")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"options": {"rank": 4096}},
+        {"options": {"ablation": {}}},
+        {"options": {"ablation": {"ranks": [4], "blocks": [3]}}},
+        {"options": {"token_budget": 30}},
+        {"curvature": {"token_budget": 8}},
+        {"corpus": {"max_tokens": 64}},
+        {"model": {"dtype": "float16"}, "options": {"methods": ["ekfac", "astra"]}},
+    ],
+)
+def test_what_a_run_refuses_for_its_settings_a_plan_refuses_by_the_same_sentence(tmp_path, changes):
+    study = write_study(tmp_path, **changes)
+    with pytest.raises(BadInput) as refused:
+        preflight(read_study(study))
+    result = plan(tmp_path / "home", study, "--hardware", "h100")
+    assert result.exit_code == 1 and result.stderr.strip() == f"headwater: {refused.value}"
 
 
 def test_a_study_file_that_is_not_there(tmp_path):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from assets.findings.ablation.variants import variants_of
 
 if TYPE_CHECKING:
     from assets.specs.study import Study
-    from compute.cost import Cost, CostModel
+    from compute.ablation_cost import ComparedSetting
+    from compute.cost import Cost, CostModel, Setting
+    from compute.tracked_modules import TrackedModule
 
 GRADIENT_BYTES = 2**30  # of queries that are scored in one pass
 REPETITIONS, LONG_SECONDS = 3, 20.0
@@ -21,10 +23,30 @@ def study_ablation_cost(
 ) -> Cost:
     """Of all settings, or of those whose model is of one `dtype`; `seconds` tells how long a pass of such a cost takes,
     and so how often it is timed (left out: once, which does not change the memory)."""
-    from compute.ablation_cost import ComparedSetting, ablation_cost
+    from compute.ablation_cost import ablation_cost
 
-    chosen = costs.setting.rank  # what ranks are taken to be, where they are chosen
-    compared = [
+    return ablation_cost(
+        costs,
+        _compared(study, costs.setting, dtype),
+        documents=study.spec.options.ablation.documents,
+        gradient_bytes=GRADIENT_BYTES,
+        repetitions=lambda once: REPETITIONS if seconds and seconds(once) <= LONG_SECONDS else 1,
+    )
+
+
+def check_ablation_budgets(study: Study, setting: Setting, modules: Sequence[TrackedModule]) -> None:
+    """Raises BadInput for a budget of memory into which a module does not fit in one of the settings."""
+    from compute.ablation_cost import check_compared_budgets
+
+    documents = study.spec.options.ablation.documents
+    check_compared_budgets(setting, _compared(study, setting), modules, documents=documents)
+
+
+def _compared(study: Study, setting: Setting, dtype: str | None = None) -> list[ComparedSetting]:
+    from compute.ablation_cost import ComparedSetting
+
+    chosen = setting.rank  # what ranks are taken to be, where they are chosen
+    return [
         ComparedSetting(
             rank={"full": None, "auto": chosen}.get(each.rank, each.rank),
             agreement=each.rank == "auto",
@@ -35,10 +57,3 @@ def study_ablation_cost(
         for each in variants_of(study)
         if dtype in (None, each.dtype)
     ]
-    return ablation_cost(
-        costs,
-        compared,
-        documents=study.spec.options.ablation.documents,
-        gradient_bytes=GRADIENT_BYTES,
-        repetitions=lambda once: REPETITIONS if seconds and seconds(once) <= LONG_SECONDS else 1,
-    )
