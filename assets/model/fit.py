@@ -42,7 +42,7 @@ def check_refinement(study: Study, modules: Iterable[TrackedModule]) -> None:
     for module in modules:
         if module.expert:
             raise BadInput(f"options.methods: astra cannot refine routed experts ({module.name}); leave it out")
-    if study.spec.model.dtype == "float16":  # whose layer_norm has forward derivatives that are no numbers
+    if study.spec.model.dtype == "float16":  # of small inputs layer_norm then has no finite forward derivative
         raise BadInput(
             "model.dtype: float16 is too narrow for the derivatives that astra takes; write bfloat16 or float32, or "
             "leave astra out of options.methods"
