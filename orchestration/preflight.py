@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from assets.corpus.preflight import preflight_corpus
 from assets.findings.ablation.costs import check_ablation_budgets, study_ablation_cost
@@ -15,6 +16,9 @@ from assets.queries.reading import Query, read_queries
 from assets.specs.model import ModelSpec
 from assets.specs.study import Study
 from compute.errors import BadInput
+
+if TYPE_CHECKING:
+    from compute.tracked_modules import TrackedModule
 
 
 def preflight(study: Study) -> None:
