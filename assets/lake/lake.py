@@ -33,7 +33,7 @@ from assets.lake.damage import damage_as_bad_input, damage_sentence, first_line
 from assets.lake.log import TableLog
 from assets.lake.place import Place
 from assets.lake.tables import FINGERPRINT, Table
-from assets.lake.writing import set_aside
+from assets.lake.writing import set_aside, writer_properties
 from compute.errors import BadInput
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class Lake(dg.ConfigurableResource):
 
     def _committed(self, target, table, rows: pa.RecordBatchReader, where, commit) -> bool:
         """Writes and commits; False where another writer of the same rows was first."""
-        from deltalake import CommitProperties, WriterProperties, write_deltalake
+        from deltalake import CommitProperties, write_deltalake
         from deltalake.exceptions import CommitFailedError
 
         try:
@@ -176,7 +176,7 @@ class Lake(dg.ConfigurableResource):
                 mode="overwrite",
                 predicate=_predicate(where),
                 commit_properties=CommitProperties(custom_metadata=dict(commit), max_commit_retries=COMMIT_RETRIES),
-                writer_properties=WriterProperties(compression="ZSTD", max_row_group_size=table.row_group_rows),
+                writer_properties=writer_properties(table.schema, table.row_group_rows),
             )
         except CommitFailedError:
             return False

@@ -19,6 +19,7 @@ import pyarrow as pa
 from assets.lake.damage import first_line, is_damage
 from assets.lake.log import TableLog
 from assets.lake.place import LOG
+from assets.lake.writing import writer_properties
 from compute.errors import BadInput
 
 if TYPE_CHECKING:
@@ -177,13 +178,13 @@ def _set_retention(lake: Lake, table: DeltaTable, commit) -> None:
 
 def _compact(lake: Lake, path: str, table: DeltaTable, commit) -> str:
     """Joins small files of a partition; returns why not, where another writer was faster."""
-    from deltalake import CommitProperties, WriterProperties
+    from deltalake import CommitProperties
     from deltalake.exceptions import CommitFailedError
 
     rows = _row_group_rows(lake, path, table)
     try:
         table.optimize.compact(
-            writer_properties=WriterProperties(compression="ZSTD", max_row_group_size=rows),
+            writer_properties=writer_properties(pa.schema(table.schema().to_arrow()), rows),
             commit_properties=CommitProperties(custom_metadata=dict(commit or {})),
         )
     except CommitFailedError:

@@ -61,6 +61,17 @@ def set_aside(
         yield read_again
 
 
+def writer_properties(schema: pa.Schema, rows: int | None):
+    """How delta-rs writes row groups of so many rows. Bytes are codes that never repeat: a dictionary would be tried in
+    vain in every row group, and makes reading a quarter slower."""
+    from deltalake import ColumnProperties, WriterProperties
+
+    codes = {
+        field.name: ColumnProperties(dictionary_enabled=False) for field in schema if pa.types.is_binary(field.type)
+    }
+    return WriterProperties(compression="ZSTD", max_row_group_size=rows, column_properties=codes or None)
+
+
 def _paced(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
     """Holds the stream back while delta-rs has taken more than it has written.
 

@@ -101,6 +101,33 @@ def _date_back(path: Path, hours: float) -> None:
     path.write_text("".join(json.dumps(action, separators=(",", ":")) + "\n" for action in actions))
 
 
+def test_codes_are_written_and_joined_without_a_dictionary(tmp_path):
+    """Strings, which repeat, have one."""
+    columns = (DOCUMENTS.columns[0], Column("code", pa.binary(), "bytes that never repeat"), DOCUMENTS.columns[2])
+    table = Table(key=("codes",), grain="one row per code", columns=columns, partition_by=("shard",))
+    lake = Lake(uri=str(tmp_path))
+    data = {"shard": ["a"] * 4, "code": [bytes([number]) * 64 for number in range(4)], "fingerprint": ["x" * 16] * 4}
+    rows_of_shard = pa.table(data, schema=table.schema)
+    plain = pa.schema([field.remove_metadata() for field in table.schema])
+    lake.overwrite(table, rows_of_shard, where={"shard": "a"}, commit={})
+    written = set(directory(lake, table).rglob("*.parquet"))
+    write_deltalake(directory(lake, table), rows_of_shard.cast(plain), mode="append")
+    maintain(lake, table.path)
+    joined = set(directory(lake, table).rglob("*.parquet")) - written
+    assert has_dictionary(written) == {"code": False, "fingerprint": True}
+    assert has_dictionary([max(joined, key=lambda path: path.stat().st_mtime)]) == {"code": False, "fingerprint": True}
+
+
+def has_dictionary(files) -> dict[str, bool]:
+    found = {}
+    for file in files:
+        group = pq.ParquetFile(file).metadata.row_group(0)
+        for number in range(group.num_columns):
+            column = group.column(number)
+            found[column.path_in_schema] = column.has_dictionary_page
+    return found
+
+
 def test_small_files_are_joined_and_rows_fingerprints_and_row_groups_stay(lake):
     write_in_small_files(lake, "00000", "a", files=4)
     write(lake, "00001", "b")
