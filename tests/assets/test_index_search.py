@@ -114,3 +114,6 @@ def test_agreement_is_merged_over_shards():
         assert row["overlap"] == len(first(score, 50) & first(estimate, 50))
         assert row["found"] == len(first(score, 10) & first(estimate, 15)) / 10
         assert row["found_normed"] == len(first(score, 10) & first(-estimate, 15)) / 10
+        assert row["proposed"] == 15
+    compared.proposed = 400
+    assert compared.rows()["proposed"].to_list() == [160, 160]  # no more than there are
