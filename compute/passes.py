@@ -154,8 +154,8 @@ def forward_passes(
 
 @dataclass
 class Parts:
-    """Work outside of the batches, done for `at_once` of something at a time, and for half as many from where memory
-    runs out on. `what` says in the plural what they are."""
+    """Work outside of the batches: `at_once` of something at a time, and half as many after memory has run out. `what`
+    says in the plural what they are."""
 
     at_once: int
     what: str
