@@ -105,7 +105,7 @@ def _scores(
 def _held(costs: CostModel, compared: ComparedSetting) -> float:
     """Bytes of factors that stay from one setting to the next: of all modules, or of none where they do not fit."""
     modules, setting = [each.module for each in costs.architecture.tracked], costs.setting
-    copies = gradient_copies(1, agreement=True, measured=True)
+    copies = gradient_copies(1, agreement=True)
     held = residence(modules, setting.blocks, setting.memory_bytes, copies, keeps_all=compared.cut > 1)
     return costs.curvature_bytes() if held.keeps_all else 0.0
 

@@ -16,7 +16,6 @@ from compute.architecture import Architecture, LinearModule
 from compute.checkpoint import DTYPES
 from compute.factor_memory import (
     FLOAT,
-    MEASURED_AT_ONCE,
     bytes_to_fit,
     entry_bytes,
     gradient_copies,
@@ -265,13 +264,15 @@ class CostModel:
         for each in self.architecture.tracked:
             operations += _times(setting.queries, self._truncation(each))
         largest = max(map(entries, self.architecture.tracked))
-        measured = setting.agreement_documents > 0 and setting.rank is not None
-        copies = gradient_copies(setting.metrics, setting.agreement, measured)
-        curvature, at_once, readings = self._residence(copies, most=MEASURED_AT_ONCE if measured else 1)
+        measured = setting.metrics if setting.agreement_documents and setting.rank is not None else 0
+        copies = gradient_copies(setting.metrics, setting.agreement)
+        curvature, at_once, readings = self._residence(copies, measured=measured)
         at_once = min(at_once, setting.queries)
-        directions = 2 * setting.metrics * at_once if measured else 0  # cut and whole
+        directions = 2 * measured * at_once  # cut and whole, of one module
         if measured:
             operations += self._measuring(math.ceil(setting.queries / at_once))
+            # What is not held is read again for each batch of the sample.
+            readings *= 1 + self._measuring_batches * (curvature < self.curvature_bytes())
         longest = max(setting.query_tokens, self._tokens if measured else 0)
         memory = self._model_memory(longest) | {
             "curvature": curvature,
@@ -470,13 +471,18 @@ class CostModel:
         of_pass += Counter({self._sums: sum(2 * setting.tokens * entries(each) for each in tracked)})
         directions = setting.queries * setting.metrics
         cut_built = sum(2 * self.rank(each) * entries(each) for each in tracked)
-        batches = math.ceil(setting.agreement_documents * setting.tokens / setting.token_budget)
+        batches = self._measuring_batches
         products = 4 * setting.agreement_documents * sum(map(entries, tracked))
-        turned = 2 * setting.queries * max(1, setting.metrics - 1)  # dot, which is among most methods, needs no turn
+        # dot, which is among most methods, needs no turn; the others there and back, for each batch anew.
+        turned = 2 * batches * setting.queries * max(1, setting.metrics - 1)
         whole = turned * sum(turn(each, setting.blocks) for each in tracked)
         return _times(passes * setting.agreement_documents, of_pass) + Counter(
             {self._sums: directions * (products + batches * cut_built) + whole}
         )
+
+    @property
+    def _measuring_batches(self) -> int:
+        return math.ceil(self.setting.agreement_documents * self.setting.tokens / self.setting.token_budget)
 
     def _groups(self, stage: str) -> tuple[int, float]:
         """Passes over the sample, and what the largest group of modules holds."""
@@ -484,10 +490,10 @@ class CostModel:
         held = max(sum(bytes_to_fit(stage, module, self.setting.blocks) for module in group) for group in groups)
         return len(groups), held * self._sum_bytes / FLOAT
 
-    def _residence(self, copies: int, *, keeps_all: bool = False, most: int = 1) -> tuple[float, int, int]:
+    def _residence(self, copies: int, *, keeps_all: bool = False, measured: int = 0) -> tuple[float, int, int]:
         """Where queries' gradients are preconditioned: bytes of factors held, queries at once, readings of them all."""
         setting, modules = self.setting, [each.module for each in self.architecture.tracked]
-        held = residence(modules, setting.blocks, setting.memory_bytes, copies, keeps_all=keeps_all, most=most)
+        held = residence(modules, setting.blocks, setting.memory_bytes, copies, keeps_all=keeps_all, measured=measured)
         if held.keeps_all:
             return self.curvature_bytes(), held.queries_at_once, 1
         largest = max(side_bytes(module, setting.blocks) + entry_bytes(module) for module in modules)

@@ -75,20 +75,23 @@ def residence(
     copies: int,
     *,
     keeps_all: bool = False,
-    most: int = 1,
+    measured: int = 0,
 ) -> Residence:
-    """All factors where these and one query's gradients fit, for `most` queries; else one module's, for as many as fit.
+    """All factors where these and one query's gradients fit; else one module's, for as many queries as fit.
 
     `copies`: full gradients that a query takes at a time. `keeps_all` where a pass over documents needs them anyway.
+    With `measured` gradients per query whose agreement is measured, cut and whole for one module at a time, queries
+    share the pass by which it is: up to MEASURED_AT_ONCE also where all factors are held.
     """
-    gradients = copies * sum(map(entry_bytes, modules))
+    gradients = copies * sum(map(entry_bytes, modules)) + 2 * measured * max(map(entry_bytes, modules))
     factors = sum(side_bytes(module, blocks) + entry_bytes(module) for module in modules)
     if keeps_all or factors + gradients <= memory_bytes:
+        most = MEASURED_AT_ONCE if measured else 1
         return Residence(True, max(1, min(most, (memory_bytes - factors) // gradients)))
     return Residence(False, max(1, memory_bytes // gradients))
 
 
-def gradient_copies(metrics: int, agreement: bool, measured: bool = False) -> int:
-    """Full gradients of a query while it is cut to low ranks: itself, where ranks are chosen together its components by
-    each metric, which have up to twice its entries, and where agreement is measured those that are not cut."""
-    return 1 + metrics * (2 * agreement + measured)
+def gradient_copies(metrics: int, agreement: bool) -> int:
+    """Full gradients of a query while it is cut to low ranks: itself, and where ranks are chosen together its
+    components by each metric, which have up to twice its entries."""
+    return 1 + 2 * metrics * agreement

@@ -6,6 +6,7 @@ promise an agreement; here it is looked at. D documents of the sample, N gradien
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 from itertools import chain
@@ -33,12 +34,13 @@ class AgreementSample:
     token_budget: int
 
     def agreement(
-        self, cut: SequenceOf[dict[str, LowRankGradient]], whole: SequenceOf[dict[str, Tensor]]
+        self, cut: SequenceOf[dict[str, LowRankGradient]], whole: Callable[[str, int], Tensor]
     ) -> list[float]:
-        """Per gradient: Pearson's correlation of its scores, cut and `whole` (P_OI per module name).
+        """Per gradient: Pearson's correlation of its scores, cut and whole.
 
-        nan where all scores of one are equal, or there are fewer than three documents. Raises BadInput naming a
-        document whose loss is not finite.
+        `whole` gives P_OI by a module's name and the gradient's number; it is asked again for each batch of documents,
+        so that of whole gradients one module's are there at a time. nan where all scores of one are equal, or there are
+        fewer than three documents. Raises BadInput naming a document whose loss is not finite.
         """
         if len(self.documents) < LEAST_DOCUMENTS or not cut:
             return [float("nan")] * len(cut)
@@ -49,7 +51,7 @@ class AgreementSample:
         def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
             size = {"dtype": dtype, "device": gradient_BTO.device}
             directions_NP = torch.empty(len(scores_ND), module.out_features * module.in_dim, **size)
-            kinds = (each[module.name].dense() for each in cut), (each[module.name] for each in whole)
+            kinds = (each[module.name].dense() for each in cut), (whole(module.name, n) for n in range(len(cut)))
             for row_P, direction_OI in zip(directions_NP, chain(*kinds), strict=True):
                 row_P.copy_(direction_OI.flatten())
             formed = document_gradients(module, activation_BTI.to(dtype), gradient_BTO.to(dtype))

@@ -103,13 +103,16 @@ def _cut(
     cut = _cut_at(gradients, names, curvature, keeps, metrics)
     if keeps.sample is None or (keeps.rank is None and keeps.agreement is None):
         return [{metric: _Cut(factors) for metric, factors in of_query.items()} for of_query in cut]
-    whole = _whole(gradients, names, curvature, metrics)
     found: list[dict[Metric, _Cut]] = [{} for _ in gradients]
     due = [(number, metric) for number in range(len(gradients)) for metric in metrics]
+
+    def whole(name: str, place: int) -> Tensor:
+        number, metric = due[place]
+        return curvature.precondition(name, gradients[number][name], metric)
+
     for stricter in (*STRICTER, None):
-        parts = [cut[number][metric] for number, metric in due], [whole[number][metric] for number, metric in due]
-        agreements = keeps.sample.agreement(*parts)
-        for (number, metric), factors, agreed in zip(due, parts[0], agreements, strict=True):
+        some = [cut[number][metric] for number, metric in due]
+        for (number, metric), factors, agreed in zip(due, some, keeps.sample.agreement(some, whole), strict=True):
             found[number][metric] = _Cut(factors, agreed)
         due = [pair for pair in due if keeps.agreement and found[pair[0]][pair[1]].agreement < keeps.agreement]
         if not due or stricter is None:
@@ -117,8 +120,8 @@ def _cut(
         agreement = (1 - (1 - keeps.agreement**2) / stricter) ** 0.5
         for number in {number for number, _ in due}:
             (cut[number],) = _cut_at(gradients[number : number + 1], names, curvature, _Keeps(None, agreement), metrics)
-    for number, metric in due:
-        found[number][metric] = _Cut({name: full_rank(each) for name, each in whole[number][metric].items()}, 1.0)
+    for place, (number, metric) in enumerate(due):
+        found[number][metric] = _Cut({name: full_rank(whole(name, place)) for name in names}, 1.0)
     return found
 
 
@@ -185,21 +188,6 @@ def _norms(
     return [{metric: summed(each).sqrt() for metric, each in of_query.items()} for of_query in squares]
 
 
-def _whole(
-    gradients: SequenceOf[dict[str, Tensor]],
-    names: SequenceOf[str],
-    curvature: Curvature,
-    metrics: SequenceOf[Metric],
-) -> list[dict[Metric, dict[str, Tensor]]]:
-    """Per query: preconditioned gradients per metric and module. Modules are gone through one after the other."""
-    found: list[dict[Metric, dict[str, Tensor]]] = [{metric: {} for metric in metrics} for _ in gradients]
-    for name in names:
-        for of_metric, gradient in zip(found, gradients, strict=True):
-            for metric in metrics:
-                of_metric[metric][name] = curvature.precondition(name, gradient[name], metric)
-    return found
-
-
 def _at_norm(method: str, cut: dict[str, LowRankGradient], norms: dict[Metric, Tensor]) -> dict[str, LowRankGradient]:
     """The factors divided by the norm of the query's whole gradient, where the method says so."""
     if not known_method(method).unit_norm:
@@ -235,8 +223,12 @@ def directed(
 
     Of methods of unit norm, before it is divided by the document's. Modules are gone through one after the other.
     """
-    names = list(gradients[0]) if gradients else []
-    found = _whole(gradients, names, curvature, metrics_of(methods))
+    names, metrics = list(gradients[0]) if gradients else [], metrics_of(methods)
+    found: list[dict[Metric, dict[str, Tensor]]] = [{metric: {} for metric in metrics} for _ in gradients]
+    for name in names:
+        for of_metric, gradient in zip(found, gradients, strict=True):
+            for metric in metrics:
+                of_metric[metric][name] = curvature.precondition(name, gradient[name], metric)
     norms = _norms(gradients, names, curvature, methods)
     return [
         {method: _direction(method, of_metric[known_method(method).metric], norm) for method in methods}

@@ -52,7 +52,9 @@ def index_agreement_table(study: str) -> Table:
             Column("documents", pa.int64(), "Documents that were compared."),
             Column("pearson", pa.float64(), "Correlation of estimates with EK-FAC scores; NaN: all are alike."),
             Column("overlap", pa.int32(), f"How many of the {OVERLAPPING} best by estimates are so by scores too."),
-            Column("proposed", pa.int32(), "Documents that the index proposes: options.index.candidates, or all of fewer."),
+            Column(
+                "proposed", pa.int32(), "Documents that the index proposes: options.index.candidates, or all of fewer."
+            ),
             Column("found", pa.float64(), found.format("score")),
             Column("found_normed", pa.float64(), found.format("score ÷ norm")),
             STAMP,
@@ -155,7 +157,9 @@ class Compared:
         for name, ranking in (("found", "raw"), ("found_normed", "normed")):
             shared = self._shared(ranking, FIRST, self.proposed)
             rows = rows.join(shared.select("query_id", (pl.col("shared") / pl.col("of")).alias(name)), on="query_id")
-        return rows.with_columns(pl.col("overlap").cast(pl.Int32), proposed=pl.min_horizontal("documents", self.proposed).cast(pl.Int32))
+        return rows.with_columns(
+            pl.col("overlap").cast(pl.Int32), proposed=pl.min_horizontal("documents", self.proposed).cast(pl.Int32)
+        )
 
     def _shared(self, ranking: str, first: int, among: int) -> pl.DataFrame:
         """Per query how many of the `first` by scores are among so many by estimates, and `of` how many."""

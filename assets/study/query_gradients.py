@@ -182,17 +182,16 @@ def _batches(
 ) -> Iterator[pa.RecordBatch]:
     """The rows; when all of them are made, before they are written, `facts` gets the mean rank and `agreements`
     (method, query, correlation) what was measured."""
-    from compute.factor_memory import MEASURED_AT_ONCE, gradient_copies, residence
+    from compute.factor_memory import gradient_copies, residence
     from compute.methods import known_method, metrics_of
     from compute.query_gradients import query_gradients
 
     options = study.spec.options
     model, modules = open_traced_model(step, study, query_side=True)
     metrics = metrics_of(method for method in options.methods if not known_method(method).refined)
-    measured = options.measures_agreement
-    copies = gradient_copies(max(1, len(metrics)), options.rank_agreement is not None, measured)
-    most = MEASURED_AT_ONCE if measured else 1
-    held = residence(modules, study.spec.curvature.blocks, options.memory_bytes, copies, most=most)
+    copies = gradient_copies(max(1, len(metrics)), options.rank_agreement is not None)
+    measured = len(metrics) if options.measures_agreement else 0
+    held = residence(modules, study.spec.curvature.blocks, options.memory_bytes, copies, measured=measured)
     if not held.keeps_all:
         step.context.log.info(
             f"{study.name}: the factors of all modules do not fit into options.memory_mib ({options.memory_mib}); they "

@@ -27,7 +27,7 @@ from compute.eigenbasis import decompose
 from compute.eigenvalues import fit_eigenvalues
 from compute.errors import BadInput
 from compute.exact_scores import exact_scores
-from compute.factor_memory import MEASURED_AT_ONCE, gradient_copies, residence
+from compute.factor_memory import gradient_copies, residence
 from compute.gradient_sketch import GradientSketch
 from compute.hardware import NAMED, hardware_named, hardware_of, measure
 from compute.influence import InfluencePass
@@ -192,7 +192,7 @@ def test_measuring_their_agreement(measured, memory_bytes):
     setting = dataclasses.replace(SETTING, agreement_documents=DOCUMENTS, memory_bytes=memory_bytes)
     costs = dataclasses.replace(measured.costs, setting=setting)
     sample = AgreementSample(measured.model, measured.modules, measured.documents, SETTING.token_budget)
-    at_once = residence(measured.modules, 1, memory_bytes, gradient_copies(2, False, True), most=MEASURED_AT_ONCE)
+    at_once = residence(measured.modules, 1, memory_bytes, gradient_copies(2, False), measured=2)
     settings = {"rank": RANK, "sample": sample, "queries_at_once": at_once.queries_at_once}
 
     def work() -> list:

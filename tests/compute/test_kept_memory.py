@@ -45,7 +45,7 @@ print(usual, kept, inside - at_rest, resident() - at_rest, faults(2))
 def test_a_pass_keeps_what_it_frees_and_gives_it_back_at_its_end():
     run = subprocess.run([sys.executable, "-c", textwrap.dedent(SCRIPT)], capture_output=True, text=True, check=True)
     usual, kept, inside, after, again = (float(each) for each in run.stdout.split())
-    assert usual > 100_000 and again > 40_000  # every page anew; afterwards some fit in what lies between
+    assert usual > 100_000 and again > 10_000  # every page anew; afterwards some fit in what lies between
     assert kept < 1_000
     assert inside > 50 and after < 10  # MiB above what was there at rest
 

@@ -101,7 +101,9 @@ class Scoring:
         from compute.query_gradients import query_gradients
 
         rank = variant.rank if isinstance(variant.rank, int) else None
-        auto = variant.rank == "auto"
+        auto, sample = variant.rank == "auto", None
+        if auto:
+            sample = agreement_sample(self.step, self.study, models.query_model, models.modules)
         found = query_gradients(
             models.query_model,
             models.modules,
@@ -109,9 +111,9 @@ class Scoring:
             self._curvature_of(variant, models, progress),
             rank=rank,
             agreement=self.study.spec.options.agreement if auto else None,
-            sample=agreement_sample(self.step, self.study, models.query_model, models.modules) if auto else None,
+            sample=sample,
             methods=(variant.method,),
-            queries_at_once=self._residence(models, variant.blocks, measured=auto).queries_at_once,
+            queries_at_once=self._residence(models, variant.blocks, measured=sample is not None).queries_at_once,
         )
         return (gradients for _, _, gradients in found)
 
@@ -152,12 +154,12 @@ class Scoring:
 
     def _residence(self, models: _Models, blocks: int, *, measured: bool = False) -> Residence:
         """What is held of the stored factors at once; those in blocks are stored nowhere, so all of them."""
-        from compute.factor_memory import MEASURED_AT_ONCE, gradient_copies, residence
+        from compute.factor_memory import gradient_copies, residence
 
         stored, memory = self.study.spec.curvature.blocks, self.study.spec.options.memory_bytes
-        copies = gradient_copies(1, agreement=True, measured=True)
-        most = MEASURED_AT_ONCE if measured else 1
-        return residence(models.modules, stored * blocks, memory, copies, keeps_all=blocks > 1, most=most)
+        copies = gradient_copies(1, agreement=True)
+        settings = {"keeps_all": blocks > 1, "measured": int(measured)}
+        return residence(models.modules, stored * blocks, memory, copies, **settings)
 
 
 def in_precision(study: Study, dtype: str) -> Study:
