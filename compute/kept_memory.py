@@ -8,19 +8,18 @@ PyTorch's own cache for this.
 from __future__ import annotations
 
 import ctypes
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
 import torch
 
+from compute.process_wide import WhileAny
+
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 KEPT_BYTES = 2**31 - 1  # the most that mallopt takes
 USUAL_BYTES = {M_TRIM_THRESHOLD: 2**26, M_MMAP_THRESHOLD: 2**25}
 """What glibc's own thresholds come to by themselves once large tensors are freed; after mallopt they stay as set."""
-
-_lock, _open = threading.Lock(), 0
 
 
 @contextmanager
@@ -29,27 +28,29 @@ def memory_kept(device: torch.device) -> Iterator[None]:
 
     Without effect on a GPU and with other C libraries than glibc. Passes may be nested, and in several threads.
     """
-    global _open
-    library = _glibc() if device.type == "cpu" else None
-    if library is None:
+    if device.type != "cpu" or _glibc() is None:
         yield
         return
-    with _lock:
-        _open += 1
-        for threshold in USUAL_BYTES:
-            library.mallopt(threshold, KEPT_BYTES)
-    try:
+    with _kept.needed():
         yield
-    finally:
-        with _lock:
-            _open -= 1
-            if not _open:
-                for threshold, usual in USUAL_BYTES.items():
-                    library.mallopt(threshold, usual)
-                library.malloc_trim(0)
+
+
+def _keep() -> Callable[[], None]:
+    for threshold in USUAL_BYTES:
+        _glibc().mallopt(threshold, KEPT_BYTES)
+    return _give_back
+
+
+def _give_back() -> None:
+    for threshold, usual in USUAL_BYTES.items():
+        _glibc().mallopt(threshold, usual)
+    _glibc().malloc_trim(0)
 
 
 @cache
 def _glibc() -> ctypes.CDLL | None:
     library = ctypes.CDLL(None)
     return library if all(hasattr(library, name) for name in ("mallopt", "malloc_trim")) else None
+
+
+_kept = WhileAny(_keep)

@@ -9,11 +9,10 @@ Work outside of the batches is done in parts that are halved likewise (`Parts`).
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -25,6 +24,7 @@ from compute.capture import captured
 from compute.devices import brought_again, input_device, module_device
 from compute.errors import BadInput
 from compute.kept_memory import memory_kept
+from compute.process_wide import WhileAny
 from compute.token_loss import DATA, Labels, batch_loss, run_batch
 from compute.tracked_modules import TrackedModule
 
@@ -179,28 +179,25 @@ class Parts:
             start = part.stop
 
 
-_lock, _open, _usual = threading.Lock(), 0, {}
-
-
-@contextmanager
-def sums_in_float32() -> Iterator[None]:
+def sums_in_float32() -> AbstractContextManager[None]:
     """While open, GPUs sum up products of half precisions in float32 throughout. It may be nested, and in threads."""
-    global _open
+    return _in_float32.needed()
+
+
+def _sum_in_float32() -> Callable[[], None]:
     settings = torch.backends.cuda.matmul
-    with _lock:
-        _open += 1
-        if _open == 1:
-            _usual.update({name: getattr(settings, name) for name in REDUCED})
-            for name in REDUCED:
-                setattr(settings, name, False)
-    try:
-        yield
-    finally:
-        with _lock:
-            _open -= 1
-            if not _open:
-                for name, usual in _usual.items():
-                    setattr(settings, name, usual)
+    usual = {name: getattr(settings, name) for name in REDUCED}
+
+    def set_back() -> None:
+        for name, value in usual.items():
+            setattr(settings, name, value)
+
+    for name in REDUCED:
+        setattr(settings, name, False)
+    return set_back
+
+
+_in_float32 = WhileAny(_sum_in_float32)
 
 
 def _refuse_bypassed(modules: SequenceOf[TrackedModule], met: set[str]) -> None:
