@@ -32,9 +32,9 @@ def backward(model: Architecture, tokens: float) -> float:
 
 def tangent(model: Architecture, tokens: float) -> float:
     """How the outputs move along a vector of the tracked modules' parameters, beside forward itself: that vector's
-    products with their inputs, and above the lowest of them two products for each of forward's. Those are both terms of
-    a product's derivative; PyTorch multiplies also where one of them is zero, as it is of weights."""
-    above = 4 * tokens * _weights_above(model) + 8 * tokens**2 * _attention_above(model)
+    products with their inputs, and above the lowest of them as much as forward: of attention, whose inputs both move,
+    twice as much."""
+    above = 2 * tokens * _weights_above(model) + 8 * tokens**2 * _attention_above(model)
     return gradients(model, tokens) + above
 
 

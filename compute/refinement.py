@@ -32,7 +32,7 @@ from compute.errors import BadInput
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
 from compute.query_gradients import dense_gradients
 from compute.token_loss import Curved
-from compute.tracked_modules import TrackedModule
+from compute.tracked_modules import TrackedModule, linear_modules, product_without_bias
 
 Vector = dict[str, Tensor]
 """O×I of every module by name: one vector over all tracked parameters."""
@@ -123,24 +123,33 @@ def _moved_along(
 ) -> Iterator[Callable[[Callable[[], Tensor]], Tensor]]:
     """Gives what turns a forward pass into the derivative of its result along the vector.
 
-    A module's output moves by x a, and with what moved before it. By hooks, as what is captured: no weight's layout
-    matters.
+    A tracked module's output moves by x a, and every linear one's with what moved before it. By hooks: left to itself,
+    PyTorch multiplies by the zeros too that are the derivative of weights.
     """
     is_moving = [False]
+    tracked = {module.name: module for module in modules}
+    arriving: dict[str, Tensor | None] = {}  # how the input of the module that is at work moves
 
-    def hook_of(module: TrackedModule):
-        def hook(_, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+    def hooks_of(name: str):
+        def before(linear: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+            if not is_moving[0] or not inputs or linear.weight.is_meta:  # the weight is elsewhere but in the forward
+                return None
+            primal, arriving[name] = forward_ad.unpack_dual(inputs[0])
+            return (primal, *inputs[1:])
+
+        def after(linear: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
             if not is_moving[0]:
                 return None
-            activation = forward_ad.unpack_dual(inputs[0]).primal
             primal, tangent = forward_ad.unpack_dual(output)
-            x_OI = vector[module.name].to(primal.dtype)
-            moved = activation @ x_OI[:, : module.in_features].T
-            if module.has_bias:
-                moved = moved + x_OI[:, -1]
-            return forward_ad.make_dual(primal, moved if tangent is None else moved + tangent)
+            if (arrived := arriving.pop(name, None)) is not None:
+                tangent = product_without_bias(linear, arrived)
+            if name in tracked:
+                activation = forward_ad.unpack_dual(inputs[0]).primal
+                moved = _moved_by(tracked[name], vector[name].to(primal.dtype), activation)
+                tangent = moved if tangent is None else tangent + moved
+            return None if tangent is None else forward_ad.make_dual(primal, tangent)
 
-        return hook
+        return before, after
 
     def derivative(forward: Callable[[], Tensor]) -> Tensor:
         is_moving[0] = True
@@ -151,11 +160,20 @@ def _moved_along(
                 return torch.zeros_like(primal) if tangent is None else tangent.clone()
         finally:
             is_moving[0] = False
+            arriving.clear()
 
     with ExitStack() as undo:
-        for module in modules:
-            undo.callback(model.get_submodule(module.name).register_forward_hook(hook_of(module)).remove)
+        plain = (each.name for each in linear_modules(model).values() if not each.expert)
+        for name, linear in ((name, model.get_submodule(name)) for name in plain):
+            before, after = hooks_of(name)
+            undo.callback(linear.register_forward_pre_hook(before).remove)
+            undo.callback(linear.register_forward_hook(after).remove)
         yield derivative
+
+
+def _moved_by(module: TrackedModule, x_OI: Tensor, activation: Tensor) -> Tensor:
+    moved = activation @ x_OI[:, : module.in_features].T
+    return moved + x_OI[:, -1] if module.has_bias else moved
 
 
 def _solved(

@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from compute.errors import BadInput
@@ -66,6 +66,11 @@ def linear_modules(model: nn.Module) -> dict[str, TrackedModule]:
         elif is_fused(module):
             found |= {each[0].name: _describe_expert(*each) for each in expert_weights(name, module)}
     return found
+
+
+def product_without_bias(module: nn.Module, values: Tensor) -> Tensor:
+    """A linear module's weight times rows of values, in the layout that it is stored in."""
+    return values @ module.weight if isinstance(module, Conv1D) else nn.functional.linear(values, module.weight)
 
 
 def select_modules(model: nn.Module, selection: str | list[str] | tuple[str, ...] = "mlp") -> tuple[TrackedModule, ...]:
