@@ -24,7 +24,7 @@ class Comparison:
     """What was measured: `runs` has one answer of a worker per repetition and row, by the row's name."""
 
     setting: Setting
-    rank: int | None = None
+    rank: int | str | None = None
     agreements: dict[str, Agreement] = field(default_factory=dict)
     runs: dict[str, list[dict]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -46,10 +46,13 @@ class Run:
     def measure(
         self, repetitions: int, *, with_peers_agreement: bool = True, factors_once: bool = False
     ) -> Iterator[Comparison]:
-        """Gives what was found so far after each repetition. With `factors_once` only the first one fits factors."""
+        """Gives what was found so far after each repetition. With `factors_once` they are not fitted again for it: what
+        counts is the fit before all repetitions."""
         if with_peers_agreement:
             self._agree_with_peers()
-        self._fit()
+        fits = self._fit()
+        if factors_once:
+            self.found.runs |= {name: [answer] for name, answer in fits.items()}
         full_QD = {tool: self._full_scores(tool, "sampled") for tool in self._tools()}
         self._choose_rank(full_QD["headwater"])
         if "kronfluence" in full_QD:
@@ -58,7 +61,7 @@ class Run:
         rows = self._rows([tool for tool in self._tools() if self._halves(tool, full_QD[tool])])
         for repetition in range(repetitions):
             for name, row in rows.items():
-                if repetition and factors_once and name.endswith(FACTORS):
+                if factors_once and name.endswith(FACTORS):
                     continue
                 answer = row()
                 self.found.runs.setdefault(name, []).append(answer)
@@ -75,18 +78,22 @@ class Run:
             if tool != "headwater":
                 self._agreed(f"headwater and {tool}, both at full rank", scores_QD["headwater"], scores_QD[tool])
 
-    def _fit(self) -> None:
+    def _fit(self) -> dict[str, dict]:
+        """The answers by the names of rows."""
+        answers = {}
         for tool in self._tools():
             say(f"factors with sampled labels: {tool}")
-            self.processes[tool].do("factors")
+            answers[f"{tool}{FACTORS}"] = self.processes[tool].do("factors")
+            say(_seconds(answers[f"{tool}{FACTORS}"]))
+        return answers
 
     def _choose_rank(self, full_QD: np.ndarray) -> None:
-        """The least of RANKS that meets the agreement row, or the full rank; what auto gives is told beside it."""
+        """What auto gives where that meets the agreement row, else the least of RANKS that does, or the full rank."""
         for rank in (AUTO, *RANKS):
             name = f"headwater, rank {rank} and full rank"
             self._query_gradients("headwater", self.setting.queries, rank=rank)
             self._agreed(name, self.processes["headwater"].scores(count=self.setting.queries, rank=rank)[1], full_QD)
-            if rank != AUTO and self.found.agreements[name].meets:
+            if self.found.agreements[name].meets:
                 self.found.rank = rank
                 break
 
