@@ -27,6 +27,7 @@ from compute.tracked_modules import TrackedModule
 # Measured in units of the factor side's multiplications (docs/log.md): products per document are small matrices, and a
 # product with the dense queries reads all of these, however few documents there are.
 FORMING, GRAM = 1.3, 1.7
+WORTH_IT = 1.02  # what a smaller memory may cost
 DOCUMENTS_PER_PRODUCT = 32  # from so many on a product's time is that of its multiplications
 QUERIES_AT_ONCE = 32  # that are rebuilt
 FACTORS_SHARE = 2  # of the memory such a part is for the queries' factors
@@ -90,7 +91,36 @@ def choose_routes(modules: SequenceOf[TrackedModule], ranks: dict[str, list[int]
     kept = factors <= factors_bytes(workload.memory_bytes)
     left = workload.memory_bytes - factors if kept else workload.memory_bytes
     of_document = sum(each.out_features * each.in_dim for each in modules) * workload.bytes_per_entry
-    gathered = _gathered(workload, of_document, left)
+    found = [
+        Routes(_fitting_choices(modules, ranks, workload, left, gathered, of_document, kept), gathered, kept)
+        for gathered in _gatherings(workload, of_document, left)
+    ]
+    totals = [_total(modules, routes) for routes in found]
+    # Fewest first: what a larger one saves has to be worth its memory.
+    chosen = next(routes for routes, total in zip(found, totals, strict=True) if total <= WORTH_IT * min(totals))
+    for module in modules:
+        _refuse_too_little(module, chosen.choices[module.name], workload)
+    return chosen
+
+
+def _total(modules: SequenceOf[TrackedModule], routes: Routes) -> float:
+    """What the routes take together."""
+    choices = ((module, routes.choices[module.name]) for module in modules)
+    return sum(
+        choice.costs[choice.route] * each.out_features * each.in_dim * each.token_share for each, choice in choices
+    )
+
+
+def _fitting_choices(
+    modules: SequenceOf[TrackedModule],
+    ranks: dict[str, list[int]],
+    workload: Workload,
+    left: int,
+    gathered: int,
+    of_document: int,
+    kept: bool,
+) -> dict[str, Choice]:
+    """The choices with so many documents gathered, whose gradients of all modules take `of_document` bytes each."""
     waiting = gathered * of_document
     # Queries that are rebuilt stand beside what is gathered.
     passing = max(waiting + workload.passing_bytes // PARTS["rebuilt"], workload.passing_bytes)
@@ -98,11 +128,8 @@ def choose_routes(modules: SequenceOf[TrackedModule], ranks: dict[str, list[int]
         choices = _choices(modules, ranks, workload, left - passing, gathered)
         needed = _passing(choices, workload, waiting, kept)
         if needed <= passing:
-            break
+            return choices
         passing = needed  # these routes have more in hand at once, which leaves less for dense gradients
-    for module in modules:
-        _refuse_too_little(module, choices[module.name], workload)
-    return Routes(choices, gathered, kept)
 
 
 def _choices(
@@ -175,13 +202,18 @@ def queries_at_once(workload: Workload, entries: int) -> int:
     return max(1, min(QUERIES_AT_ONCE, fitting))
 
 
-def _gathered(workload: Workload, of_document: int, left: int) -> int:
-    """Documents to gather, in whole batches: 0 where a batch is enough for a product, or two do not fit."""
-    batches = DOCUMENTS_PER_PRODUCT // workload.documents
+def _gatherings(workload: Workload, of_document: int, left: int) -> list[int]:
+    """Documents that may be gathered, in whole batches, rising: those that make a product whole, or 0 where a batch is
+    enough for that or two do not fit; then more of them, for which queries are rebuilt less often."""
+    room = left - workload.passing_bytes // PARTS["rebuilt"]
+    fitting = room // (of_document * workload.documents)  # batches
     # Dense gradients are to have their part.
-    room = (left - workload.passing_bytes // PARTS["rebuilt"]) // 2
-    batches = min(batches, room // (of_document * workload.documents))
-    return batches * workload.documents if batches > 1 else 0
+    batches = min(DOCUMENTS_PER_PRODUCT // workload.documents, fitting // 2)
+    usual = batches if batches > 1 else 0
+    more = []
+    while (twice := 2 * (more[-1] if more else max(1, usual))) <= fitting:
+        more.append(twice)
+    return [each * workload.documents for each in (usual, *more)]
 
 
 def _refuse_too_little(module: TrackedModule, choice: Choice, workload: Workload) -> None:

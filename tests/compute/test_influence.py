@@ -26,7 +26,7 @@ from tests.compute.models import VOCABULARY, Case, fit, make_case, random_docume
 @pytest.fixture(params=["factors", "formed", "rebuilt"])
 def route(request, monkeypatch) -> str:
     """Every module takes this route, whatever it costs."""
-    monkeypatch.setattr(compute.routes, "choose", lambda *_, **__: Choice(request.param, {}, {}))
+    monkeypatch.setattr(compute.routes, "choose", lambda *_, **__: Choice(request.param, {request.param: 1.0}, {}))
     return request.param
 
 

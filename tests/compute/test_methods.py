@@ -106,7 +106,7 @@ def engine_scores(case, curvature, methods, documents=None, *, token_budget: int
 
 @pytest.fixture(params=["factors", "formed", "rebuilt"])
 def route(request, monkeypatch) -> str:
-    monkeypatch.setattr(compute.routes, "choose", lambda *_, **__: Choice(request.param, {}, {}))
+    monkeypatch.setattr(compute.routes, "choose", lambda *_, **__: Choice(request.param, {request.param: 1.0}, {}))
     return request.param
 
 

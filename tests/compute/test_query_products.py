@@ -29,8 +29,8 @@ MIB = 2**20
 @pytest.fixture(params=["formed", "rebuilt"])
 def gathering(request, monkeypatch) -> str:
     """Every module forms gradients, and gathers five documents of them for a product."""
-    monkeypatch.setattr(compute.routes, "choose", lambda *_, **__: Choice(request.param, {}, {}))
-    monkeypatch.setattr(compute.routes, "_gathered", lambda *_: GATHERED)
+    monkeypatch.setattr(compute.routes, "choose", lambda *_, **__: Choice(request.param, {request.param: 1.0}, {}))
+    monkeypatch.setattr(compute.routes, "_gatherings", lambda *_: [GATHERED])
     monkeypatch.setattr(compute.routes, "QUERIES_AT_ONCE", 3)
     return request.param
 
@@ -192,11 +192,12 @@ def test_one_document_whose_product_does_not_fit_is_told_of(neox_case, neox_fitt
     ("queries", "rank", "documents", "memory_mib", "routes", "gathered"),
     [
         (32, 16, 8, 1024, {"formed"}, 32),
-        (512, 16, 8, 1024, {"rebuilt"}, 32),  # dense gradients of 512 queries are 4 GiB
-        (512, 16, 32, 1024, {"rebuilt"}, 0),  # a batch is enough for a product
-        (512, 16, 8, 700, {"rebuilt"}, 16),  # the queries' factors are 320 MiB
-        (512, 16, 8, 600, {"rebuilt"}, 32),  # … more than half of the memory, and stay where they are
-        (64, 16, 8, 256, {"formed", "rebuilt"}, 0),
+        (32, 16, 32, 1024, {"formed"}, 0),  # a batch is enough for a product
+        (512, 16, 8, 1024, {"rebuilt"}, 64),  # dense gradients of 512 queries are 4 GiB; more documents, fewer of them
+        (512, 16, 32, 1024, {"rebuilt"}, 64),
+        (512, 16, 8, 700, {"rebuilt"}, 32),  # the queries' factors are 320 MiB
+        (512, 16, 8, 600, {"rebuilt"}, 64),  # … more than half of the memory, and stay where they are
+        (64, 16, 8, 256, {"rebuilt"}, 16),
         (70, 16, 64, 256, {"formed", "rebuilt"}, 0),  # documents of a batch take all that they may
         (100, 16, 8, 1024, {"formed", "rebuilt"}, 32),
         (1, 4, 8, 1024, {"formed"}, 32),  # the norm asks for the gradient
@@ -235,7 +236,7 @@ def test_full_rank_gradients_are_laid_out_dense_where_these_fit():
 @pytest.mark.parametrize("taken", ["factors", "rebuilt"])
 def test_factors_that_are_too_many_for_the_memory_stay_where_they_are(neox_case, neox_fitted, taken, monkeypatch):
     """Nothing of them is copied, also where products are of another precision; scores are the same."""
-    monkeypatch.setattr(compute.routes, "choose", lambda *_, **__: Choice(taken, {}, {}))
+    monkeypatch.setattr(compute.routes, "choose", lambda *_, **__: Choice(taken, {taken: 1.0}, {}))
     monkeypatch.setattr(compute.query_products, "ELEMENTS_AT_ONCE", 60 * 4)  # four columns of ranks of three
     gradients = gradients_of(neox_case, neox_fitted)
     factors = sum(8 * (f.left_OR.numel() + f.right_IR.numel()) for each in gradients for f in each.values())
