@@ -7,7 +7,7 @@ is −log p(completion | prompt).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from functools import partial
 
@@ -32,7 +32,8 @@ def greedy_completions(
     context: int | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> dict[str, list[int]]:
-    """Greedy completion per prompt key, without the end token. Raises BadInput where a completion is empty.
+    """Greedy completion per prompt key, without the end token. Raises BadInput where a completion is empty, and where
+    a prompt does not fit in memory by itself.
 
     A completion ends where the model's `context` ends at the latest. Prompts of equal length go through together, so
     that none is padded and the result is that of the prompt alone; where memory runs out, half as many of them do.
@@ -44,8 +45,7 @@ def greedy_completions(
     parts = Parts(PROMPTS_AT_ONCE, "prompts")
     for length, group in by_length.items():
         limit = min(max_new_tokens, context - length) if context else max_new_tokens
-        work = partial(_generate, model, group, limit, end_token)
-        for generated in parts.of(work, len(group), input_device(model)):
+        for generated in _by_parts(parts, partial(_generate, model, group, limit, end_token), model, group):
             for key, token_ids in generated.items():
                 if not token_ids:
                     raise BadInput(
@@ -56,6 +56,21 @@ def greedy_completions(
             if on_batch:
                 on_batch(len(generated))
     return completions
+
+
+def _by_parts(
+    parts: Parts, work: Callable[[slice], dict[str, list[int]]], model: nn.Module, group: list[Sequence]
+) -> Iterator[dict[str, list[int]]]:
+    done = 0
+    try:
+        for generated in parts.of(work, len(group), input_device(model)):
+            yield generated
+            done += len(generated)
+    except torch.OutOfMemoryError as error:
+        prompt = group[done]
+        raise BadInput(
+            f"query {prompt.key}: its {len(prompt)} tokens do not fit in memory even alone; make it shorter"
+        ) from error
 
 
 def completion_nats(model: nn.Module, queries: SequenceOf[Sequence], *, token_budget: int) -> dict[str, float]:

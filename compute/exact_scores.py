@@ -70,38 +70,55 @@ def exact_scores(
     shares: dict[tuple[int, int], dict[str, Tensor]] = {}  # by document and direction, until its batch is done
     longest = max(map(len, documents), default=0)
 
+    rows_of = _RowsByDirection(wanted)
+
     def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
         activation_BTI, gradient_BTO = activation_BTI.to(dtype), gradient_BTO.to(dtype)
         squares = norms.of_module(module, activation_BTI, gradient_BTO)
-        for direction, rows in _rows_by_direction(batch, wanted).items():
+        for direction, rows, rows_R in rows_of(batch, gradient_BTO.device):
             direction_OI = directions[direction][module.name].to(gradient_BTO.device, dtype)
-            share_RT = _shares(module, activation_BTI[rows], gradient_BTO[rows], direction_OI)
+            share_RT = _shares(module, activation_BTI[rows_R], gradient_BTO[rows_R], direction_OI)
             if batch.position_BT is not None:
-                share_RT = _at_positions(share_RT, batch.position_BT[rows], longest)
-            for row, share_T in zip(rows, share_RT, strict=True):
+                share_RT = _at_positions(share_RT, batch.position_BT[rows_R], longest)
+            for row, share_T in zip(rows, share_RT.to(device), strict=True):
                 index = batch.index_B[row]
-                shares.setdefault((index, direction), {})[module.name] = share_T[: len(documents[index])].to(device)
+                shares.setdefault((index, direction), {})[module.name] = share_T[: len(documents[index])]
         norms.add(batch.places.to(device), squares)
 
     results: list[dict[int, ExactScore]] = [{} for _ in documents]
     settings = {"token_budget": token_budget, "on_batch": on_batch}
     divisors = [norm_metric(method) for method in methods] or [None] * len(directions)
     for batch, _ in backward_passes(model, modules, documents, consume, **settings):
-        norms_B = {metric: norms.of(metric, batch.index_B).tolist() for metric in norms.squares}
-        for row, index in enumerate(batch.index_B):
-            for direction in wanted[index]:
-                norm = norms_B[divisors[direction]][row] if divisors[direction] else None
-                share_T = shares.pop((index, direction), {})
-                results[index][direction] = _gather(documents[index], modules, share_T, norm)
+        norms_B = {metric: norms.of(metric, batch.places).tolist() for metric in norms.squares}
+        pairs = [(row, direction) for row, index in enumerate(batch.index_B) for direction in wanted[index]]
+        found = [shares.pop((batch.index_B[row], direction), {}) for row, direction in pairs]
+        for (row, direction), share_T in zip(pairs, _brought_together(found), strict=True):
+            index = batch.index_B[row]
+            norm = norms_B[divisors[direction]][row] if divisors[direction] else None
+            results[index][direction] = _gather(documents[index], modules, share_T, norm)
     return results
 
 
-def _rows_by_direction(batch: Batch, wanted: SequenceOf[SequenceOf[int]]) -> dict[int, list[int]]:
-    rows: dict[int, list[int]] = {}
-    for row, index in enumerate(batch.index_B):
-        for direction in wanted[index]:
-            rows.setdefault(direction, []).append(row)
-    return rows
+class _RowsByDirection:
+    """Of a batch the rows that want a direction, as a list and as indices on a device, which is the same for every
+    module: looked up once, and not copied to the device by each."""
+
+    def __init__(self, wanted: SequenceOf[SequenceOf[int]]) -> None:
+        self.wanted = wanted
+        self._batch: Batch | None = None
+        self._found: dict[torch.device, list[tuple[int, list[int], Tensor]]] = {}
+
+    def __call__(self, batch: Batch, device: torch.device) -> list[tuple[int, list[int], Tensor]]:
+        if batch is not self._batch:
+            self._batch, self._found = batch, {}
+        if device not in self._found:
+            rows: dict[int, list[int]] = {}
+            for row, index in enumerate(batch.index_B):
+                for direction in self.wanted[index]:
+                    rows.setdefault(direction, []).append(row)
+            of_device = [(each, listed, torch.tensor(listed, device=device)) for each, listed in rows.items()]
+            self._found[device] = of_device
+        return self._found[device]
 
 
 def _shares(module: TrackedModule, activation_RTI: Tensor, gradient_RTO: Tensor, direction_OI: Tensor) -> Tensor:
@@ -116,6 +133,13 @@ def _at_positions(share_RC: Tensor, position_RC: Tensor, positions: int) -> Tens
     return share_RC.new_zeros(len(share_RC), positions).scatter_add_(1, position_RC, share_RC)
 
 
+def _brought_together(shares: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """The shares of a batch on the CPU, where results are: in one copy, not one for each pair and module."""
+    each = [share_T for of_pair in shares for share_T in of_pair.values()]
+    parts = iter(torch.cat(each).cpu().split([len(share_T) for share_T in each]) if each else ())
+    return [{name: next(parts) for name in of_pair} for of_pair in shares]
+
+
 def _gather(
     document: Sequence, modules: SequenceOf[TrackedModule], share_T: dict[str, Tensor], norm: float | None
 ) -> ExactScore:
@@ -126,4 +150,4 @@ def _gather(
     token_scores_T = torch.stack(list(share_T.values())).sum(0) if share_T else torch.zeros(len(document))
     scores = {name: float(share.sum()) for name, share in share_T.items()}
     module_scores = {module.name: scores.get(module.name, 0.0) for module in modules}
-    return ExactScore(document.key, sum(module_scores.values()), module_scores, token_scores_T.cpu().numpy())
+    return ExactScore(document.key, sum(module_scores.values()), module_scores, token_scores_T.numpy())

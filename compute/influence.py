@@ -130,10 +130,10 @@ class InfluencePass:
 
     def _divide(self, scores_QD: Tensor, norms: DocumentNorms) -> None:
         """The scores of methods of unit norm by the norms of the documents, in place."""
-        for metric in norm_metrics(self.methods):
-            divided = [norm_metric(method) == metric for method in self.methods]
-            rows = torch.tensor(divided, device=self.device).nonzero()[:, 0]
-            scores_QD[rows] = over(scores_QD[rows], norms.of(metric))
+        norms_D = {metric: norms.of(metric) for metric in norm_metrics(self.methods)}
+        for query, method in enumerate(self.methods):  # one by one: a copy of them all may not fit in memory
+            if metric := norm_metric(method):
+                scores_QD[query] = over(scores_QD[query], norms_D[metric])
 
 
 def score_documents(

@@ -159,7 +159,7 @@ def test_a_prompt_that_does_not_fit_alone_is_not_tried_for_ever(neox_case, monke
         raise torch.OutOfMemoryError("injected")
 
     monkeypatch.setattr(neox_case.model, "generate", never)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(BadInput, match="query prompt-0: its 5 tokens do not fit in memory even alone; make it shorter"):
         greedy_completions(neox_case.model, prompts_of([5, 5, 5]), max_new_tokens=3, end_token=None)
 
 
