@@ -61,13 +61,15 @@ def state_json(state: StudyState) -> dict[str, Any]:
 
 def print_states(states: Sequence[StudyState], directory: Path) -> None:
     """A table, and below it what is wrong with the studies that are broken."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table as Grid
 
-    console = Console(highlight=False, soft_wrap=True)
+    from orchestration.results.printing import console as there
+
+    console = there()
     if not states:
-        console.print(f"No study files in {directory}; headwater run STUDY.yaml registers one", markup=False)
+        told = f"No study files in {directory}; headwater run STUDY.yaml registers one"
+        console.print(told, markup=False, soft_wrap=True)
         return
     grid = Grid(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     for heading in ("study", "state", "shards scored", "last materialized"):
@@ -77,10 +79,10 @@ def print_states(states: Sequence[StudyState], directory: Path) -> None:
         at = f"{state.last_materialized.astimezone():%Y-%m-%d %H:%M}" if state.last_materialized else ""
         style = "red" if state.problem else None
         grid.add_row(escape(state.study), state.state, _counted(state), at, escape(_from_here(state.file)), style=style)
-    console.print(grid, soft_wrap=False, width=None if console.is_terminal else 500)
+    console.print(grid)
     for state in states:
         if state.problem:
-            console.print(f"\n{state.problem}", markup=False)
+            console.print(f"\n{state.problem}", markup=False, soft_wrap=True)
 
 
 def _counted(state: StudyState) -> str:

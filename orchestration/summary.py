@@ -21,7 +21,7 @@ def print_summary(study: Study, lake: Lake) -> None:
         if version is not None:
             grid.add_row(table.path, f"{lake.count(table):,}", str(version))
     console.print(grid)
-    console.print(f"\nThe tables are in {lake.place.root}; read one with", highlight=False)
+    console.print(f"\nThe tables are in {lake.place.root}; read one with", highlight=False, soft_wrap=True)
     console.print(
         f'  polars.scan_delta("{lake.place.root}/study/{study.name}/rankings")', highlight=False, soft_wrap=True
     )

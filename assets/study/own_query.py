@@ -83,6 +83,7 @@ def ask(
     Raises BadInput for an unknown method, a rank below 1, and a prompt or completion that is empty, too long or not
     Unicode.
     """
+    _refuse_other_than_text(prompt, completion)
     from compute.query_gradients import query_gradients
 
     of_study = [method for method in opened.study.spec.options.methods if not known_method(method).refined]
@@ -100,7 +101,7 @@ def ask(
     return AskedQuery(prompt, row["completion"], row["generated"], row["nats"], row["loss"], directions)
 
 
-def _completed(opened: OpenedStudy, prompt: str, completion: str | None) -> dict:
+def _refuse_other_than_text(prompt: str, completion: str | None) -> None:
     if not isinstance(prompt, str) or not prompt.strip():
         raise BadInput("the prompt is empty, or no text; write one")
     if not isinstance(completion, str | None):
@@ -108,6 +109,9 @@ def _completed(opened: OpenedStudy, prompt: str, completion: str | None) -> dict
     for what, text in (("prompt", prompt), ("completion", completion)):
         if text and not is_unicode(text):
             raise BadInput(f"the {what} holds bytes that are not UTF-8; write it in UTF-8")
+
+
+def _completed(opened: OpenedStudy, prompt: str, completion: str | None) -> dict:
     row = dict.fromkeys(("answer", "kind", "match"))
     row |= {"query_id": QUERY_ID, "location": "prompt", "prompt": prompt, "completion": completion}
     return completed_queries(opened.study, [row], opened.query_model, opened.tokenizer)[0]
