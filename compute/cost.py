@@ -50,6 +50,8 @@ DOUBLE = 8
 NORM_ROW_BYTES = 32  # of the lake, a document's norm, loss and id
 SCORE_ROW_BYTES = 6  # a float32 score, and an id that is an index into a dictionary
 RANKED_ROW_BYTES = 250  # with text, tokens and their scores
+AGREEMENT_ROW_BYTES = 600  # a query's means, co-moments and first documents, in a shard
+COMPARED_BYTES = 100  # of memory, a score and its estimate on their way through tables
 INDEX_ROW_BYTES = 19  # next to the code of a document: factor, norm and id
 PLACE = 8  # bytes of an index of a direction
 
@@ -89,6 +91,7 @@ class Setting:
     refined_documents: int = 0  # of the sample
     agreement_documents: int = 0  # of the sample, on which the agreement of low ranks is measured
     index_dimensions: int | None = None  # bits of a document in the index; None: there is none
+    index_candidates: int = 0  # documents that it proposes for a query
     shard_documents: int = 0  # of the largest shard, whose scores are held until it is done
 
     @property
@@ -174,7 +177,7 @@ class CostModel:
         where_asked = {
             "refined_gradients": self.setting.refined_passes > 0,
             "document_index": self.setting.index_dimensions is not None,
-            "index_agreement": self.setting.index_dimensions is not None,
+            "index_statistics": self.setting.index_dimensions is not None,
         }
         return [name for name in STAGES if where_asked.get(name, True)]
 
@@ -329,7 +332,7 @@ class CostModel:
         written = setting.documents * self._index_row_bytes()
         return Cost(_times(setting.documents, per_document), memory, written, curvature)
 
-    def index_agreement(self) -> Cost:
+    def index_statistics(self) -> Cost:
         """The queries' sketches, of dense gradients that are turned into the eigenbasis; then the index and the scores
         are read once, and each code is compared with every query, which has no products."""
         setting, tracked = self.setting, self.architecture.tracked
@@ -341,10 +344,13 @@ class CostModel:
             "curvature": curvature,
             "sketch": self._sketch_bytes() + 2 * self._entry_bytes(),  # choosing directions; later a dense gradient
             "queries' gradients": factors,
+            "scores": COMPARED_BYTES * setting.shard_documents * setting.queries,
         }
         scanned = setting.documents * (self._index_row_bytes() + setting.queries * SCORE_ROW_BYTES)
         compared = setting.documents * setting.queries * setting.index_dimensions / 8
-        written = setting.queries * NORM_ROW_BYTES
+        of_shard = setting.shard_documents or setting.documents
+        kept = 2 * 4 * min(max(50, setting.index_candidates), of_shard)  # the highest estimates, by both rankings
+        written = math.ceil(setting.documents / max(1, of_shard)) * setting.queries * (kept + AGREEMENT_ROW_BYTES)
         operations = Counter({self._sums: setting.queries * per_query})
         return Cost(operations, memory, written, scanned + curvature + factors, codes_compared=compared)
 
@@ -552,7 +558,7 @@ STAGES: dict[str, Callable[[CostModel], Cost]] = {
     "influence": CostModel.influence,
     "rankings": CostModel.exact_scores,
     "document_index": CostModel.document_index,
-    "index_agreement": CostModel.index_agreement,
+    "index_statistics": CostModel.index_statistics,
 }
 
 

@@ -35,6 +35,7 @@ from assets.study.clustered_runs import influence_by_query_table
 from assets.study.coverage import coverage_table
 from assets.study.document_index import document_index_table
 from assets.study.index_agreement import index_agreement_table
+from assets.study.index_statistics import index_statistics_table
 from assets.study.influence import document_norms_table, influence_table
 from assets.study.rankings import rankings_table
 
@@ -49,7 +50,7 @@ def corpus_keys(study: Study) -> list[dg.AssetKey]:
 
 def study_keys(study: Study) -> list[dg.AssetKey]:
     """What a study makes anew of a shard whose documents changed, and of all shards together after it."""
-    scored = [*_document_tables(study), *over_all_tables(study)]
+    scored = [*_document_tables(study), *over_all_tables(study), *_index_tables(study)]
     found = [*own_score_tables(study), *shard_tables(study), *whole_tables(study), report_table(study.name)]
     return [table.asset_key for table in (*scored, *found)]
 
@@ -57,14 +58,19 @@ def study_keys(study: Study) -> list[dg.AssetKey]:
 def over_all_tables(study: Study) -> list[Table]:
     """What is made anew of all shards' scores, before the findings."""
     by_query = [influence_by_query_table(study.name)] if study.spec.options.by_query else []
-    agreement = [index_agreement_table(study.name)] if study.spec.options.index else []
-    return [coverage_table(study.name), *by_query, *agreement, rankings_table(study.name)]
+    return [coverage_table(study.name), *by_query, rankings_table(study.name)]
 
 
 def _document_tables(study: Study) -> list[Table]:
     """What is made anew of a shard whose documents changed."""
     indexed = [document_index_table] if study.spec.options.index else []
     return [table(study.name) for table in (influence_table, document_norms_table, candidates_table, *indexed)]
+
+
+def _index_tables(study: Study) -> list[Table]:
+    """What tells how well the index finds the documents, by shard and of all."""
+    told = (index_statistics_table, index_agreement_table) if study.spec.options.index else ()
+    return [table(study.name) for table in told]
 
 
 def with_conditions(definitions: Iterable[dg.AssetsDefinition], studies: Iterable[Study]) -> list[dg.AssetsDefinition]:
@@ -94,8 +100,19 @@ def _conditions(study: Study) -> dict[dg.AssetKey, dg.AutomationCondition]:
         documents: of_records,
         **dict.fromkeys(scores, of_documents),
         **{table.asset_key: of_scores for table in over_all_tables(study)},
+        **_conditions_of_index(study),
         **_conditions_of_findings(study),
     }
+
+
+def _conditions_of_index(study: Study) -> dict[dg.AssetKey, dg.AutomationCondition]:
+    if not (tables := _index_tables(study)):
+        return {}
+    statistics, agreement = (table.asset_key for table in tables)
+    compared = (influence_table(study.name).asset_key, document_index_table(study.name).asset_key)
+    of_shard = _follows(*compared).with_label("when its scores or its index are made anew")
+    of_all = _follows(statistics).with_label("when all shards are compared, and one of them anew")
+    return {statistics: of_shard, agreement: of_all}
 
 
 def _conditions_of_findings(study: Study) -> dict[dg.AssetKey, dg.AutomationCondition]:

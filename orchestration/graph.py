@@ -28,6 +28,7 @@ from assets.study.completions import completions_asset, completions_table
 from assets.study.coverage import coverage_asset, coverage_table
 from assets.study.document_index import document_index_asset, document_index_table
 from assets.study.index_agreement import index_agreement_asset, index_agreement_table
+from assets.study.index_statistics import index_statistics_asset, index_statistics_table
 from assets.study.influence import document_norms_table, influence_asset, influence_table
 from assets.study.influence_by_query import influence_by_query_asset
 from assets.study.query_gradients import query_gradients_asset, query_gradients_table
@@ -36,6 +37,9 @@ from assets.study.refined_gradients import refined_gradients_asset, refined_grad
 from assets.tracking.tracking import STUDY_TAG
 from compute.methods import refines
 from orchestration.automation import with_conditions
+
+INDEX_ASSETS = (document_index_asset, index_statistics_asset, index_agreement_asset)
+INDEX_TABLES = (document_index_table, index_statistics_table, index_agreement_table)
 
 
 def study_assets(study: Study, others: Iterable[Study] = ()) -> list[dg.AssetsDefinition]:
@@ -58,7 +62,7 @@ def study_assets(study: Study, others: Iterable[Study] = ()) -> list[dg.AssetsDe
         influence_asset(study),
         coverage_asset(study),
         *([influence_by_query_asset(study)] if study.spec.options.by_query else []),
-        *([document_index_asset(study), index_agreement_asset(study)] if study.spec.options.index else []),
+        *(asset(study) for asset in INDEX_ASSETS if study.spec.options.index),
         rankings_asset(study),
         *findings_assets(study, others),
     ]
@@ -115,7 +119,7 @@ def study_tables(study: Study) -> list[Table]:
         *(table(study.name) for table in (query_gradients_table, influence_table)),
         *(table(study.name) for table in (document_norms_table, candidates_table, coverage_table)),
         *([influence_by_query_table(study.name)] if spec.options.by_query else []),
-        *([document_index_table(study.name), index_agreement_table(study.name)] if spec.options.index else []),
+        *(table(study.name) for table in INDEX_TABLES if spec.options.index),
         rankings_table(study.name),
         *findings_tables(study),
     ]

@@ -15,12 +15,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from assets.findings.moments import Moments
 from assets.findings.score_histogram import ScoreHistogram
 from assets.findings.score_statistics import score_statistics_table, source_statistics_table
 from assets.lake.tables import Table
 from assets.specs.study import Study
 from assets.step.step import Step
+from assets.study.moments import Moments
 from compute.errors import BadInput
 
 ROWS_AT_ONCE = 2_000

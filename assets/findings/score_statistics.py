@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
-from assets.findings.moments import Moments
 from assets.findings.score_histogram import MANTISSA_BITS, bins_of
 from assets.lake.columns import METHOD, QUERY_ID, SHARD, SOURCE, STAMP
 from assets.lake.tables import Column, Table
 from assets.study.candidates import RANKING, smallest
+from assets.study.moments import Moments
 
 INTS, FLOATS, TEXTS = pa.list_(pa.int64()), pa.list_(pa.float64()), pa.list_(pa.string())
 DOCUMENTS = Column("documents", pa.int64(), "Documents that were scored.")

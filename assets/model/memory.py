@@ -52,7 +52,7 @@ TRACED = (
     "influence",
     "rankings",
     "document_index",
-    "index_agreement",
+    "index_statistics",
 )
 FITTED = ("covariances", "eigenvalues")  # stages whose batches are of curvature.token_budget
 
@@ -105,6 +105,7 @@ def cost_setting(
         fit_memory_bytes=fit.memory_bytes,
         agreement_documents=min(options.agreement_documents, fit.sample_documents, documents),
         index_dimensions=options.index.dimensions if options.index else None,
+        index_candidates=options.index.candidates if options.index else 0,
         shard_documents=shard_documents,
     )
 

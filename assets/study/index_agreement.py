@@ -4,42 +4,29 @@ What it will do for a query that is asked later is measured on those of the set:
 scores of the pass, over all documents, and whether the documents that come first are among those that it proposes.
 """
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 import dagster as dg
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
-from assets.curvature.factors import stored_curvature
 from assets.lake.columns import QUERY_ID, STAMP
 from assets.lake.lake import Lake
 from assets.lake.tables import Column, Table
-from assets.model.memory import refuse_beyond_memory
-from assets.model.opening import open_traced_model
 from assets.specs.study import Study
 from assets.step.checks import Check
 from assets.step.declaring import asset_arguments
 from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
-from assets.study.completions import completions_table
 from assets.study.coverage import coverage_table, refuse_incomplete
-from assets.study.document_index import document_index_table, study_sketch
-from assets.study.index_search import codes_of, index_batches, refuse_without_index
-from assets.study.influence import document_norms_table, influence_table
-from assets.study.query_gradients import query_gradients_table
-from assets.study.stored_gradients import stored_gradients
+from assets.study.index_search import refuse_without_index
+from assets.study.index_statistics import FIRST, OVERLAPPING, index_statistics_stamps, index_statistics_table
+from assets.study.moments import Moments
 from assets.tracking.tracking import Tracking
+from compute.errors import BadInput
 
-if TYPE_CHECKING:
-    from compute.sign_codes import CodeQuery
-
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 STORY = "Estimates of the index against the scores of the pass: what headwater ask will find of a query's documents."
-FIRST, OVERLAPPING = 10, 50
-ORDERS = {"raw": ("score", "estimate"), "normed": ("normed_score", "normed_estimate")}
 
 
 def index_agreement_table(study: str) -> Table:
@@ -51,7 +38,7 @@ def index_agreement_table(study: str) -> Table:
             QUERY_ID,
             Column("documents", pa.int64(), "Documents that were compared."),
             Column("pearson", pa.float64(), "Correlation of estimates with EK-FAC scores; NaN: all are alike."),
-            Column("overlap", pa.int32(), f"How many of the {OVERLAPPING} best by estimates are so by scores too."),
+            Column("overlap", pa.int32(), f"How many of the {OVERLAPPING} best by scores are so by estimates too."),
             Column(
                 "proposed", pa.int32(), "Documents that the index proposes: options.index.candidates, or all of fewer."
             ),
@@ -64,26 +51,23 @@ def index_agreement_table(study: str) -> Table:
 
 
 def index_agreement_asset(study: Study) -> dg.AssetsDefinition:
-    """Estimates all scores by the index, and compares them with those of the pass."""
+    """Adds up what the shards tell of the index."""
     name = study.name
     table, check = index_agreement_table(name), _found_check(study)
-    by_shard = (document_index_table(name), influence_table(name), document_norms_table(name))
 
     @dg.asset(
         **asset_arguments(
             table, f"study_{name}", CODE_VERSION, STORY, owners=study.spec.owners, kinds=("polars",), checks=[check]
         ),
         deps=[
-            *(dg.AssetDep(each.asset_key, partition_mapping=dg.AllPartitionMapping()) for each in by_shard),
+            dg.AssetDep(index_statistics_table(name).asset_key, partition_mapping=dg.AllPartitionMapping()),
             coverage_table(name).asset_key,
-            query_gradients_table(name).asset_key,
         ],
-        pool="gpu",
     )
     def index_agreement(
         context: dg.AssetExecutionContext, lake: Lake, tracking: Tracking
     ) -> Iterator[dg.MaterializeResult]:
-        yield from run_step(context, lake, tracking, lambda step: _compare(step, study, table, check), checks=[check])
+        yield from run_step(context, lake, tracking, lambda step: _add_up(step, study, table, check), checks=[check])
 
     return index_agreement
 
@@ -97,22 +81,33 @@ def _found_check(study: Study) -> Check:
     return Check(index_agreement_table(study.name), "documents_found", sentence, blocking=False)
 
 
-def _compare(step: Step, study: Study, table: Table, check: Check) -> None:
+def _add_up(step: Step, study: Study, table: Table, check: Check) -> None:
     refuse_incomplete(step, study)
     refuse_without_index(step, study)
-    stamp = _stamp(step, study)
+    statistics, candidates = index_statistics_table(study.name), study.spec.options.index.candidates
+    told, expected = step.shard_fingerprints(statistics), index_statistics_stamps(step, study)
+    if behind := sorted(shard for shard in told.keys() | expected.keys() if told.get(shard) != expected.get(shard)):
+        raise BadInput(
+            f"study {study.name}: the index's estimates of {len(behind)} shards (the first: {behind[0]}) are not "
+            "compared with their scores as they are now; materialize their index_statistics"
+        )
+    stamp = fingerprint("index_agreement", CODE_VERSION, candidates, told)
     if step.is_current(table, stamp):
-        _judge(step, study, check, step.lake.scan(table).collect())
+        _judge(step, study, check, step.scan(table).collect()["found_normed"].to_list())
         return
-    rows = _agreement(step, study).with_columns(fingerprint=pl.lit(stamp)).select(table.schema.names)
-    facts = {f"mean {name}": float(rows[name].mean()) for name in ("pearson", "overlap", "found", "found_normed")}
-    step.write(table, rows.to_arrow(), stamp, metadata={name: value for name, value in facts.items() if value == value})
-    _judge(step, study, check, rows)
+    rows = agreement_rows((row for batch in step.batches(statistics) for row in batch.to_pylist()), candidates)
+    means = {
+        f"mean {name}": float(np.mean([row[name] for row in rows]))
+        for name in ("pearson", "overlap", "found", "found_normed")
+    }
+    data = pa.Table.from_pylist([row | {"fingerprint": stamp} for row in rows], schema=table.schema)
+    step.write(table, data, stamp, metadata={name: mean for name, mean in means.items() if mean == mean})
+    _judge(step, study, check, [row["found_normed"] for row in rows])
 
 
-def _judge(step: Step, study: Study, check: Check, rows: pl.DataFrame) -> None:
+def _judge(step: Step, study: Study, check: Check, found_normed: list[float]) -> None:
     """Also of what was kept: the option may have changed since."""
-    found, index = float(rows["found_normed"].mean() or 0.0), study.spec.options.index
+    found, index = sum(found_normed) / max(1, len(found_normed)), study.spec.options.index
     low = (
         f"study {study.name}: the index proposes {found:.2f} of the best documents; raise options.index.dimensions or "
         "options.index.candidates"
@@ -120,111 +115,56 @@ def _judge(step: Step, study: Study, check: Check, rows: pl.DataFrame) -> None:
     step.check(check, None if found >= index.min_found else low, metadata={"share found, mean": found})
 
 
-def _stamp(step: Step, study: Study) -> str:
-    by_shard = [step.shard_fingerprints(each(study.name)) for each in (document_index_table, influence_table)]
-    return fingerprint("index_agreement", CODE_VERSION, study.spec.options.index.candidates, by_shard)
+def agreement_rows(statistics: Iterable[dict], candidates: int) -> list[dict]:
+    """The rows of index_agreement, without fingerprints, of those of index_statistics, one at a time."""
+    queries: dict[str, _Query] = {}
+    for row in statistics:
+        queries.setdefault(row["query_id"], _Query(candidates)).add(row)
+    return [{"query_id": query_id, **query.told()} for query_id, query in sorted(queries.items())]
 
 
-@dataclass
-class Compared:
-    """What is kept of the shards that have been compared: sums for correlations, and both ends' best documents."""
+class _Query:
+    """One query's statistics of the shards so far."""
 
-    proposed: int
-    sums: list[pl.DataFrame] = field(default_factory=list)
-    best: dict[str, pl.DataFrame] = field(default_factory=dict)
+    def __init__(self, candidates: int) -> None:
+        self.candidates = candidates
+        self.moments: Moments | None = None
+        self.best = self.best_normed = np.empty(0, np.float32)
+        self.top = self.top_normed = np.empty((2, 0), np.float32)
 
-    def add(self, rows: pl.DataFrame) -> None:
-        """Of one shard, a row per query and document, with the columns of ORDERS."""
-        x, y = pl.col("score").cast(pl.Float64), pl.col("estimate").cast(pl.Float64)
-        sums = rows.group_by("query_id").agg(
-            n=pl.len(), x=x.sum(), y=y.sum(), xx=(x * x).sum(), yy=(y * y).sum(), xy=(x * y).sum()
-        )
-        self.sums.append(sums)
-        for pair in ORDERS.values():
-            for by in pair:
-                kept = [self.best[by]] if by in self.best else []
-                order = pl.concat([*kept, rows]).sort("query_id", by, "document_id", descending=[False, True, False])
-                most = max(OVERLAPPING, self.proposed)
-                self.best[by] = order.group_by("query_id", maintain_order=True).head(most)
+    def add(self, row: dict) -> None:
+        """A row of index_statistics."""
+        (scores, both, estimates), kept = row["co_moments"], max(OVERLAPPING, self.candidates)
+        shard = Moments(row["documents"], np.array(row["means"]), np.array([[scores, both], [both, estimates]]))
+        self.moments = Moments.added([self.moments, shard]) if self.moments else shard
+        self.best = _highest(self.best, row["best_estimates"], kept)
+        self.best_normed = _highest(self.best_normed, row["best_normed_estimates"], kept)
+        self.top = _first(self.top, row["top_scores"], row["top_estimates"], OVERLAPPING)
+        self.top_normed = _first(self.top_normed, row["top_normed_scores"], row["top_normed_estimates"], FIRST)
 
-    def rows(self) -> pl.DataFrame:
-        sums = pl.concat(self.sums).group_by("query_id").sum()
-        n, x, y = (pl.col(name) for name in ("n", "x", "y"))
-        covariance = pl.col("xy") - x * y / n
-        spread = ((pl.col("xx") - x * x / n) * (pl.col("yy") - y * y / n)).sqrt()
-        rows = sums.select("query_id", documents=n.cast(pl.Int64), pearson=covariance / spread)
-        rows = rows.join(self._shared("raw", OVERLAPPING, OVERLAPPING).rename({"shared": "overlap"}), on="query_id")
-        for name, ranking in (("found", "raw"), ("found_normed", "normed")):
-            shared = self._shared(ranking, FIRST, self.proposed)
-            rows = rows.join(shared.select("query_id", (pl.col("shared") / pl.col("of")).alias(name)), on="query_id")
-        return rows.with_columns(
-            pl.col("overlap").cast(pl.Int32), proposed=pl.min_horizontal("documents", self.proposed).cast(pl.Int32)
-        )
-
-    def _shared(self, ranking: str, first: int, among: int) -> pl.DataFrame:
-        """Per query how many of the `first` by scores are among so many by estimates, and `of` how many."""
-        by_score, by_estimate = (
-            self.best[by].group_by("query_id", maintain_order=True).head(count).select("query_id", "document_id")
-            for by, count in zip(ORDERS[ranking], (first, among), strict=True)
-        )
-        marked = by_score.join(by_estimate.with_columns(there=pl.lit(1)), on=["query_id", "document_id"], how="left")
-        return marked.group_by("query_id").agg(shared=pl.col("there").sum(), of=pl.len())
+    def told(self) -> dict:
+        """What the shards tell together, by column of index_agreement."""
+        return {
+            "documents": self.moments.documents,
+            "pearson": float(self.moments.correlations()[0, 1]),
+            "overlap": int(_among(self.top[1], self.best, OVERLAPPING).sum()),
+            "proposed": min(self.moments.documents, self.candidates),
+            "found": float(_among(self.top[1][:FIRST], self.best, self.candidates).mean()),
+            "found_normed": float(_among(self.top_normed[1], self.best_normed, self.candidates).mean()),
+        }
 
 
-def _agreement(step: Step, study: Study) -> pl.DataFrame:
-    queries = _code_queries(step, study)
-    shards = step.lake.partition_rows(
-        document_index_table(study.name), version=step.version(document_index_table(study.name))
-    )
-    compared = Compared(study.spec.options.index.candidates)
-    with step.progress(f"{study.name}: index agreement", sum(shards.values()), "documents") as progress:
-        for shard, count in shards.items():
-            compared.add(_of_shard(step, study, queries, shard))
-            progress.advance(count)
-    return compared.rows()
+def _highest(values: np.ndarray, more: list[float], count: int) -> np.ndarray:
+    """The `count` highest of both, rising."""
+    return np.sort(np.concatenate([values, np.array(more, np.float32)]))[-count:]
 
 
-def _code_queries(step: Step, study: Study) -> dict[str, "CodeQuery"]:
-    """The queries' sketches by id, of their EK-FAC gradients as the pass takes them."""
-    from compute.sign_codes import CodeQuery
-
-    model, modules = open_traced_model(step, study)
-    queries = step.scan(completions_table(study.name)).select(pl.len()).collect().item()
-    sizes = {"documents": 1, "tokens": study.spec.corpus.max_tokens, "queries": queries}
-    refuse_beyond_memory(study, "index_agreement", model, modules, **sizes)
-    gradients = stored_gradients(step, study.name)
-    sketch = study_sketch(study, stored_curvature(step, study, model, modules), modules)
-    return {
-        query_id: CodeQuery(sketch.of_direction({name: each.dense() for name, each in of_query.items()}))
-        for (method, query_id), of_query in gradients.items()
-        if method == "ekfac"
-    }
+def _first(pairs: np.ndarray, scores: list[float], estimates: list[float], count: int) -> np.ndarray:
+    """Scores and estimates of the documents with the `count` highest scores, falling; ties by shard, then by id."""
+    both = np.concatenate([pairs, np.array([scores, estimates], np.float32)], axis=1)
+    return both[:, np.argsort(-both[0], kind="stable")[:count]]
 
 
-def _of_shard(step: Step, study: Study, queries: Mapping[str, "CodeQuery"], shard: str) -> pl.DataFrame:
-    """A row per query and document. The codes of a batch are compared with all queries while they are in memory, so
-    that the index is read once."""
-    listed, estimates_QD = _estimated(step, study, queries, shard)
-    places = pl.DataFrame({"query_id": list(queries)}).with_row_index("query_place")
-    scores = step.scan(influence_table(study.name), shard=shard).filter(method="ekfac")
-    scores = scores.select("query_id", "document_id", "score").join(places.lazy(), on="query_id")
-    rows = scores.join(listed.lazy(), on="document_id").collect()
-    estimates = estimates_QD[rows["query_place"].to_numpy(), rows["place"].to_numpy()]
-    rows = rows.drop("query_place", "place").with_columns(estimate=pl.Series(estimates, dtype=pl.Float32))
-
-    def over(value: str) -> pl.Expr:
-        return pl.when(pl.col("norm") > 0).then(pl.col(value) / pl.col("norm")).otherwise(0.0)
-
-    return rows.with_columns(normed_score=over("score"), normed_estimate=over("estimate"))
-
-
-def _estimated(
-    step: Step, study: Study, queries: Mapping[str, "CodeQuery"], shard: str
-) -> tuple[pl.DataFrame, np.ndarray]:
-    """The shard's documents with their norms and places, and the estimates of all queries in that order."""
-    listed, estimates = [], []
-    for batch in index_batches(step, study, shard):
-        codes, factors_D = codes_of(batch), batch.column("factor").to_numpy()
-        estimates.append(np.stack([query.estimates(codes, factors_D) for query in queries.values()]))
-        listed.append(pl.DataFrame({name: pl.from_arrow(batch.column(name)) for name in ("document_id", "norm")}))
-    return pl.concat(listed).with_row_index("place"), np.concatenate(estimates, axis=1)
+def _among(estimates: np.ndarray, best: np.ndarray, count: int) -> np.ndarray:
+    """Whether fewer than `count` of the `best`, rising, are higher, for each of the estimates."""
+    return len(best) - np.searchsorted(best, estimates, side="right") < count

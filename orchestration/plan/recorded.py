@@ -12,7 +12,7 @@ from assets.curvature.factors import covariances_table, eigenbasis_table, eigenv
 from assets.findings.ablation.ablation import ablation_table
 from assets.study.completions import completions_table
 from assets.study.document_index import document_index_table
-from assets.study.index_agreement import index_agreement_table
+from assets.study.index_statistics import index_statistics_table
 from assets.study.influence import influence_table
 from assets.study.query_gradients import query_gradients_table
 from assets.study.rankings import rankings_table
@@ -79,7 +79,7 @@ def _tables(study: Study) -> dict[str, Table]:
         "influence": influence_table(name),
         "rankings": rankings_table(name),
         "document_index": document_index_table(name),
-        "index_agreement": index_agreement_table(name),
+        "index_statistics": index_statistics_table(name),
         "ablation": ablation_table(name),
     }
 

@@ -83,37 +83,43 @@ def test_options_of_an_index_are_checked():
 
 
 def test_agreement_is_merged_over_shards():
-    """As over all rows at once, by numpy; a query of one document has no correlation."""
-    from assets.study.index_agreement import Compared
+    """As over all rows at once, by numpy; and proposed are no more than there are."""
+    from assets.study.index_agreement import agreement_rows
+    from assets.study.index_statistics import statistics_rows
 
     draw = np.random.default_rng(0)
-    compared = Compared(proposed=15)
-    whole = []
+    whole, told = [], []
     for shard in range(4):
         rows = pl.DataFrame(
             {
                 "query_id": np.repeat(["p", "q"], 40),
                 "document_id": [f"{shard}-{number:02}" for number in [*range(40)] * 2],
-                "score": draw.standard_normal(80).astype(np.float32),
+                "score": 1000 + draw.standard_normal(80).astype(np.float32),
+                "norm": draw.uniform(1, 2, 80).astype(np.float32),
             }
         ).with_columns(estimate=pl.col("score") + pl.Series(draw.standard_normal(80).astype(np.float32)))
-        rows = rows.with_columns(normed_score=pl.col("score") / 2, normed_estimate=-pl.col("estimate"))
-        compared.add(rows)
+        told += statistics_rows(rows, most=50)
         whole.append(rows)
-    found = compared.rows().sort("query_id")
-    assert found["query_id"].to_list() == ["p", "q"] and found["documents"].to_list() == [160, 160]
-    for row, (_, part) in zip(
-        found.to_dicts(), pl.concat(whole).group_by("query_id", maintain_order=True), strict=True
-    ):
-        score, estimate = (part[name].to_numpy().astype(float) for name in ("score", "estimate"))
+    found = agreement_rows(told, candidates=15)
+    assert [row["query_id"] for row in found] == ["p", "q"] and [row["documents"] for row in found] == [160, 160]
+    for row, (_, part) in zip(found, pl.concat(whole).group_by("query_id", maintain_order=True), strict=True):
+        score, estimate, norm = (part[name].to_numpy().astype(float) for name in ("score", "estimate", "norm"))
         assert row["pearson"] == pytest.approx(np.corrcoef(score, estimate)[0, 1], rel=1e-9)
 
         def first(values, count):
             return set(np.argsort(-values)[:count])
 
-        assert row["overlap"] == len(first(score, 50) & first(estimate, 50))
-        assert row["found"] == len(first(score, 10) & first(estimate, 15)) / 10
-        assert row["found_normed"] == len(first(score, 10) & first(-estimate, 15)) / 10
+        assert 0 < row["overlap"] == len(first(score, 50) & first(estimate, 50)) < 50
+        assert 0 < row["found"] == len(first(score, 10) & first(estimate, 15)) / 10 < 1
+        assert row["found_normed"] == len(first(score / norm, 10) & first(estimate / norm, 15)) / 10
         assert row["proposed"] == 15
-    compared.proposed = 400
-    assert compared.rows()["proposed"].to_list() == [160, 160]  # no more than there are
+    assert [row["proposed"] for row in agreement_rows(told, candidates=400)] == [160, 160]
+
+
+def test_a_query_that_scores_all_alike_has_no_correlation():
+    from assets.study.index_agreement import agreement_rows
+    from assets.study.index_statistics import statistics_rows
+
+    rows = pl.DataFrame({"query_id": "q", "document_id": ["a", "b"], "score": 0.0, "norm": 0.0, "estimate": 0.0})
+    (row,) = agreement_rows(statistics_rows(rows, most=50), candidates=1)
+    assert np.isnan(row["pearson"]) and (row["documents"], row["overlap"], row["found"]) == (2, 2, 1.0)

@@ -15,7 +15,6 @@ from assets.findings.merged import (
     merged_moments,
     merged_source_histograms,
 )
-from assets.findings.moments import Moments
 from assets.findings.score_histogram import ScoreHistogram, bins_of, edges, share_above
 from assets.findings.score_statistics import (
     score_statistics_rows,
@@ -24,6 +23,7 @@ from assets.findings.score_statistics import (
     source_statistics_table,
 )
 from assets.lake.lake import Lake
+from assets.study.moments import Moments
 from compute.errors import BadInput
 
 METHODS, QUERIES, SHARDS, DEPTH = ("dot", "ekfac"), 6, 5, 20

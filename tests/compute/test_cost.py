@@ -324,7 +324,7 @@ def test_the_index_of_documents_and_its_agreement(blocks):
         for of_query in gradients:
             sketch.of_direction({name: each.dense() for name, each in of_query.items()})
 
-    agreement = costs.index_agreement()
+    agreement = costs.index_statistics()
     assert agreement.total == pytest.approx(counted(sketches), rel=0.01)
     assert agreement.codes_compared == DOCUMENTS * QUERIES * 4096 / 8  # and read once, whatever the number of queries
     index_bytes = DOCUMENTS * QUERIES * 6 + costs.document_index().lake_bytes
@@ -332,7 +332,7 @@ def test_the_index_of_documents_and_its_agreement(blocks):
 
 
 def test_stages_are_those_that_are_asked_for(measured):
-    index = {"document_index", "index_agreement"}
+    index = {"document_index", "index_statistics"}
     assert not (index | {"refined_gradients"}) & measured.costs.stages().keys()
     setting = dataclasses.replace(SETTING, index_dimensions=4096, refined_passes=1, refined_documents=2)
     assert index | {"refined_gradients"} <= dataclasses.replace(measured.costs, setting=setting).stages().keys()

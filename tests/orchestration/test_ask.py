@@ -28,7 +28,9 @@ from tests.orchestration.test_bounded_memory import failure
 from tests.orchestration.test_failures import reported
 from tests.orchestration.tiny_study import headwater, records, write_jsonl
 
-INDEX, AGREEMENT = "study/tiny/document_index", "study/tiny/index_agreement"
+INDEX, STATISTICS, AGREEMENT = (
+    f"study/tiny/{name}" for name in ("document_index", "index_statistics", "index_agreement")
+)
 OPTIONS = {"dimensions": 4096, "candidates": 30}
 SHARDS = ("00000", "00002")
 
@@ -52,7 +54,7 @@ def indexed(finished, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         study = with_index(finished, tmp_path_factory.mktemp("indexed"), patch)
         with study.instance:
-            assert study.materialize(INDEX, shards=SHARDS).success
+            assert study.materialize(INDEX, STATISTICS, shards=SHARDS).success
             assert study.materialize(AGREEMENT).success
             yield study
 
@@ -68,7 +70,7 @@ def test_every_document_has_one_row(indexed):
     assert set(index["code"].bin.size()) == {4096 // 8}
     norms = index.join(indexed.table("study/tiny/document_norms"), on="document_id", suffix="_of_pass")
     assert norms["norm"].to_list() == pytest.approx(norms["norm_of_pass"].to_list(), rel=1e-4)
-    assert {table.path for table in study_tables(indexed.study)} >= {INDEX, AGREEMENT}
+    assert {table.path for table in study_tables(indexed.study)} >= {INDEX, STATISTICS, AGREEMENT}
 
 
 def test_its_agreement_with_the_scores_is_stored(indexed, scorer):
@@ -110,6 +112,7 @@ def test_a_rerun_keeps_what_is_there_and_other_settings_do_not(finished, tmp_pat
             Results.open(study.home).scorer("tiny").find("the cat", " sits")
         assert study.materialize(INDEX, shards=("00000", "00003"), reuse=True).success
         assert study.lake.version(_table(study)) == first + 1  # the new shard alone
+        assert_statistics_follow_shard_by_shard(study)
 
         options = study.study.spec.options.model_copy(update={"damping": 0.2})
         other = replace(
@@ -120,6 +123,26 @@ def test_a_rerun_keeps_what_is_there_and_other_settings_do_not(finished, tmp_pat
         told = "4 of 4 shards .* indexed with another fit, model, text or options"
         with pytest.raises(BadInput, match=told):
             Results.open(study.home).scorer("tiny").find("the cat", " sits")
+
+
+def assert_statistics_follow_shard_by_shard(study):
+    """Of a study with a shard that is indexed and not scored yet."""
+    shards = ("00000", "00003")
+    told = failure(study.materialize(STATISTICS, shards=shards, reuse=True))
+    assert "shard 00003 is indexed, and has no rows in influence; materialize it" in told
+    scored = ("influence", "document_norms", "candidates")
+    assert study.materialize(*(f"study/tiny/{name}" for name in scored), shards=shards, reuse=True).success
+    told = failure(study.materialize(AGREEMENT))
+    assert "estimates of 4 shards (the first: 00000) are not compared with their scores as they are now" in told
+    assert study.materialize(STATISTICS, shards=SHARDS).success
+    told = failure(study.materialize(AGREEMENT))
+    assert "estimates of 1 shards (the first: 00003)" in told
+    before = study.table(STATISTICS).filter(pl.col("shard") != "00003")
+    assert study.materialize(STATISTICS, shards=shards, reuse=True).success
+    assert study.table(STATISTICS).filter(pl.col("shard") != "00003").equals(before)
+    assert study.lake.last_commit(_table(study, STATISTICS))["partition"] == '{"shard": "00003"}'
+    assert study.materialize(AGREEMENT, reuse=True).success
+    assert set(study.table(AGREEMENT)["documents"]) == {len(study.table("corpus/tiny/documents"))}
 
 
 @pytest.mark.slow
@@ -144,8 +167,8 @@ def test_shards_are_read_and_written_beside_the_pass(finished, indexed, tmp_path
         assert alone.sort(alone.columns).equals(together.sort(together.columns))
 
 
-def _table(study):
-    return next(table for table in study_tables(study.study) if table.path == INDEX)
+def _table(study, path=INDEX):
+    return next(table for table in study_tables(study.study) if table.path == path)
 
 
 @pytest.mark.parametrize("ranking", ["raw", "normed"])

@@ -141,6 +141,22 @@ def test_a_new_shard_alone_is_read_scored_and_followed_by_rankings(platform):
     assert platform.tick(study_keys) == set()
 
 
+def test_the_index_of_a_new_shard_is_compared_and_added_up(tmp_path):
+    study = read_study(write_study(tmp_path, options={"index": {"dimensions": 1024}}, automation={"watch": True}))
+    statistics, agreement = "study/tiny/index_statistics", "study/tiny/index_agreement"
+    with dg.DagsterInstance.ephemeral() as instance:
+        platform = Platform(instance, study)
+        instance.add_dynamic_partitions("corpus/tiny", ["00002"])
+        for path in (SOURCE, *CORPUS):
+            platform.update(path, "00002")
+        asked = {(path, "00002") for path in (*SCORES, "study/tiny/document_index", statistics)}
+        assert platform.tick(study_keys) == asked
+        for path, _ in asked:
+            platform.update(path, "00002")
+        assert platform.tick(study_keys) == {(path, None) for path in (*OVER_ALL, agreement)}
+        assert platform.tick(study_keys) == set()
+
+
 def test_a_changed_shard_is_read_again_and_no_other(platform):
     platform.update(SOURCE, "00001")
     assert platform.tick(corpus_keys) == {(path, "00001") for path in CORPUS}

@@ -198,14 +198,14 @@ def test_the_index_and_the_ablation_are_planned_where_they_are_asked_for(tmp_pat
     ablation = {"documents": 40, "ranks": [4], "blocks": [2]}
     study = write_study(tmp_path, options={"index": {"dimensions": 1024}, "ablation": ablation})
     stages = {each["stage"]: each for each in planned(tmp_path / "home", study, "--hardware", "h100")["stages"]}
-    assert list(stages) == [*STAGES, "document_index", "index_agreement", "ablation"]
+    assert list(stages) == [*STAGES, "document_index", "index_statistics", "ablation"]
     more = planned(tmp_path / "home", study, "--hardware", "h100", "--documents", 100_000)
     grown = {each["stage"]: each for each in more["stages"]}
     corpus = more["corpus"]["documents"]
     assert grown["document_index"]["lake_bytes"] == pytest.approx(corpus * (1024 / 8 + 19))
     assert grown["document_index"]["per_shard"]["operations"] > 0
-    assert grown["index_agreement"]["operations"] == stages["index_agreement"]["operations"]  # of the queries alone
-    assert grown["index_agreement"]["seconds_by"]["the lake"] > stages["index_agreement"]["seconds_by"]["the lake"]
+    assert grown["index_statistics"]["operations"] == stages["index_statistics"]["operations"]  # of the queries alone
+    assert grown["index_statistics"]["seconds_by"]["the lake"] > stages["index_statistics"]["seconds_by"]["the lake"]
     assert stages["ablation"]["operations"] == grown["ablation"]["operations"]  # of its own sample
     assert "bfloat16" in stages["ablation"]["operations_by_precision"]
 
