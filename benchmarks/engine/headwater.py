@@ -20,8 +20,6 @@ from compute.query_gradients import query_gradients
 from compute.tracked_modules import TrackedModule, select_modules
 
 AUTO, AGREEMENT = "auto", 0.995
-MEMORY_BUDGET_BYTES = 2**30
-"""The stated budget: what a pass may take for gradients of queries and documents (`options.memory_mib`)."""
 
 
 class Headwater(Contender):
@@ -69,7 +67,7 @@ class Headwater(Contender):
                 gradients,
                 typical_tokens=self.setting.tokens,
                 token_budget=self.setting.token_budget,
-                memory_bytes=MEMORY_BUDGET_BYTES,
+                memory_bytes=self.setting.memory_mib * 2**20,
                 products=DTYPES[precision],
             )
             scores = influence_pass.score(self.documents)

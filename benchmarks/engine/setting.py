@@ -19,7 +19,11 @@ FACT_TOKENS, FACT_EVERY = 8, 32  # a fact is this long, and begins about this of
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """The model's size and how much text there is. Defaults are those of the targets, at the smaller width."""
+    """The model's size and how much text there is. Defaults are those of the targets, at the smaller width.
+
+    `memory_mib` is the stated budget: what a pass of ours may take for gradients of queries and documents
+    (`options.memory_mib`).
+    """
 
     width: int = 256
     layers: int = 4
@@ -31,6 +35,7 @@ class Setting:
     batch: int = 8
     threads: int = 2
     train_minutes: float = 3.0
+    memory_mib: int = 1024
 
     @property
     def token_budget(self) -> int:
