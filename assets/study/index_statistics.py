@@ -115,7 +115,8 @@ def _compare_shards(step: Step, study: Study) -> None:
     due = [shard for shard in shards if not step.is_current(table, stamps.get(shard), shard)]
     if not due:
         return
-    rows = step.lake.partition_rows(document_index_table(study.name))
+    index = document_index_table(study.name)
+    rows = step.lake.partition_rows(index, version=step.version(index))
     most = max((rows.get(shard, 0) for shard in due), default=0)
     queries = _code_queries(step, study, most) if most else {}
     kept = max(OVERLAPPING, study.spec.options.index.candidates)
