@@ -87,9 +87,10 @@ def _add_up(step: Step, study: Study, table: Table, check: Check) -> None:
     statistics, candidates = index_statistics_table(study.name), study.spec.options.index.candidates
     told, expected = step.shard_fingerprints(statistics), index_statistics_stamps(step, study)
     if behind := sorted(shard for shard in told.keys() | expected.keys() if told.get(shard) != expected.get(shard)):
+        others = f" (and {len(behind) - 1} more)" if len(behind) > 1 else ""
         raise BadInput(
-            f"study {study.name}: the index's estimates of {len(behind)} shards (the first: {behind[0]}) are not "
-            "compared with their scores as they are now; materialize their index_statistics"
+            f"study {study.name}: shard {behind[0]}{others} of its index is not compared with its scores as they are "
+            "now; materialize its index_statistics"
         )
     stamp = fingerprint("index_agreement", CODE_VERSION, candidates, told)
     if step.is_current(table, stamp):

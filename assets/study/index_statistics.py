@@ -4,8 +4,6 @@ The queries of the set stand in for those that are asked later: the index's esti
 scores of the pass, over all documents of the shard. One more shard adds its rows; the others are not read again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -134,7 +132,7 @@ def _compare_shards(step: Step, study: Study) -> None:
         step.each_shard(compare, due)
 
 
-def _code_queries(step: Step, study: Study, shard_documents: int) -> dict[str, CodeQuery]:
+def _code_queries(step: Step, study: Study, shard_documents: int) -> dict[str, "CodeQuery"]:
     """The queries' sketches by id, of their EK-FAC gradients as the pass takes them."""
     from compute.sign_codes import CodeQuery
 
@@ -151,7 +149,7 @@ def _code_queries(step: Step, study: Study, shard_documents: int) -> dict[str, C
     }
 
 
-def _of_shard(step: Step, study: Study, queries: Mapping[str, CodeQuery], shard: str) -> pl.DataFrame:
+def _of_shard(step: Step, study: Study, queries: Mapping[str, "CodeQuery"], shard: str) -> pl.DataFrame:
     """A row per query and document. The codes of a batch are compared with all queries while they are in memory, so
     that the index is read once."""
     listed, estimates_QD = _estimated(step, study, queries, shard)
@@ -164,7 +162,7 @@ def _of_shard(step: Step, study: Study, queries: Mapping[str, CodeQuery], shard:
 
 
 def _estimated(
-    step: Step, study: Study, queries: Mapping[str, CodeQuery], shard: str
+    step: Step, study: Study, queries: Mapping[str, "CodeQuery"], shard: str
 ) -> tuple[pl.DataFrame, np.ndarray]:
     """The shard's documents with their norms and places, and the estimates of all queries in that order."""
     listed, estimates = [], []
