@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 from compute.batches import Sequence
 from compute.devices import input_device
 from compute.errors import BadInput
-from compute.passes import Parts, forward_passes
+from compute.passes import Parts, forward_passes, too_large
 
 PROMPTS_AT_ONCE = 32
 
@@ -67,10 +67,7 @@ def _by_parts(
             yield generated
             done += len(generated)
     except torch.OutOfMemoryError as error:
-        prompt = group[done]
-        raise BadInput(
-            f"query {prompt.key}: its {len(prompt)} tokens do not fit in memory even alone; make it shorter"
-        ) from error
+        raise too_large(group[done], "query ") from error
 
 
 def completion_nats(model: nn.Module, queries: SequenceOf[Sequence], *, token_budget: int) -> dict[str, float]:

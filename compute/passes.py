@@ -60,8 +60,7 @@ class _Plan:
     def halve(self, index_B: list[int], consumed: frozenset[str]) -> None:
         """Puts the two halves of a batch before all others; those that nothing has consumed are laid out anew."""
         if len(index_B) == 1:
-            key, tokens = self.sequences[index_B[0]].key, len(self.sequences[index_B[0]])
-            raise BadInput(f"{key}: its {tokens} tokens do not fit in memory even alone; make it shorter")
+            raise too_large(self.sequences[index_B[0]])
         begun = [each for each in self.to_come if each[1]]
         untouched = [index for indices, already in self.to_come if not already for index in indices]
         middle = len(index_B) // 2
@@ -177,6 +176,13 @@ class Parts:
                 continue
             yield found
             start = part.stop
+
+
+def too_large(sequence: Sequence, what: str = "") -> BadInput:
+    """For one that does not fit in memory by itself; `what` it is stands before its key."""
+    return BadInput(
+        f"{what}{sequence.key}: its {len(sequence)} tokens do not fit in memory even alone; make it shorter"
+    )
 
 
 def sums_in_float32() -> AbstractContextManager[None]:

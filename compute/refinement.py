@@ -163,9 +163,10 @@ def _moved_along(
             arriving.clear()
 
     with ExitStack() as undo:
-        plain = (each.name for each in linear_modules(model).values() if not each.expert)
-        for name, linear in ((name, model.get_submodule(name)) for name in plain):
-            before, after = hooks_of(name)
+        for name, module in linear_modules(model).items():
+            if module.expert:
+                continue
+            linear, (before, after) = model.get_submodule(name), hooks_of(name)
             undo.callback(linear.register_forward_pre_hook(before).remove)
             undo.callback(linear.register_forward_hook(after).remove)
         yield derivative

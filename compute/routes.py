@@ -91,10 +91,8 @@ def choose_routes(modules: SequenceOf[TrackedModule], ranks: dict[str, list[int]
     kept = factors <= factors_bytes(workload.memory_bytes)
     left = workload.memory_bytes - factors if kept else workload.memory_bytes
     of_document = sum(each.out_features * each.in_dim for each in modules) * workload.bytes_per_entry
-    found = [
-        Routes(_fitting_choices(modules, ranks, workload, left, gathered, of_document, kept), gathered, kept)
-        for gathered in _gatherings(workload, of_document, left)
-    ]
+    gatherings = _gatherings(workload, of_document, left)
+    found = [_routes(modules, ranks, workload, left, each, of_document, kept) for each in gatherings]
     totals = [_total(modules, routes) for routes in found]
     # Fewest first: what a larger one saves has to be worth its memory.
     chosen = next(routes for routes, total in zip(found, totals, strict=True) if total <= WORTH_IT * min(totals))
@@ -111,7 +109,7 @@ def _total(modules: SequenceOf[TrackedModule], routes: Routes) -> float:
     )
 
 
-def _fitting_choices(
+def _routes(
     modules: SequenceOf[TrackedModule],
     ranks: dict[str, list[int]],
     workload: Workload,
@@ -119,8 +117,8 @@ def _fitting_choices(
     gathered: int,
     of_document: int,
     kept: bool,
-) -> dict[str, Choice]:
-    """The choices with so many documents gathered, whose gradients of all modules take `of_document` bytes each."""
+) -> Routes:
+    """Those with so many documents gathered, whose gradients of all modules take `of_document` bytes each."""
     waiting = gathered * of_document
     # Queries that are rebuilt stand beside what is gathered.
     passing = max(waiting + workload.passing_bytes // PARTS["rebuilt"], workload.passing_bytes)
@@ -128,7 +126,7 @@ def _fitting_choices(
         choices = _choices(modules, ranks, workload, left - passing, gathered)
         needed = _passing(choices, workload, waiting, kept)
         if needed <= passing:
-            return choices
+            return Routes(choices, gathered, kept)
         passing = needed  # these routes have more in hand at once, which leaves less for dense gradients
 
 

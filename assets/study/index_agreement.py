@@ -20,7 +20,13 @@ from assets.step.fingerprints import fingerprint
 from assets.step.step import Step, run_step
 from assets.study.coverage import coverage_table, refuse_incomplete
 from assets.study.index_search import refuse_without_index
-from assets.study.index_statistics import FIRST, OVERLAPPING, index_statistics_stamps, index_statistics_table
+from assets.study.index_statistics import (
+    FIRST,
+    OVERLAPPING,
+    estimates_kept,
+    index_statistics_stamps,
+    index_statistics_table,
+)
 from assets.study.moments import Moments
 from assets.tracking.tracking import Tracking
 from compute.errors import BadInput
@@ -135,7 +141,7 @@ class _Query:
 
     def add(self, row: dict) -> None:
         """A row of index_statistics."""
-        (scores, both, estimates), kept = row["co_moments"], max(OVERLAPPING, self.candidates)
+        (scores, both, estimates), kept = row["co_moments"], estimates_kept(self.candidates)
         shard = Moments(row["documents"], np.array(row["means"]), np.array([[scores, both], [both, estimates]]))
         self.moments = Moments.added([self.moments, shard]) if self.moments else shard
         self.best = _highest(self.best, row["best_estimates"], kept)

@@ -90,6 +90,11 @@ def index_statistics_asset(study: Study) -> dg.AssetsDefinition:
     return index_statistics
 
 
+def estimates_kept(candidates: int) -> int:
+    """Of a query's highest estimates in a shard, and of all shards together."""
+    return max(OVERLAPPING, candidates)
+
+
 def index_statistics_stamps(stored: Step | StoredNow, study: Study) -> dict[str, str]:
     """The fingerprint that the statistics of each indexed shard have when they are up to date. Raises BadInput for a
     shard that is scored and not indexed, or the other way round."""
@@ -99,9 +104,9 @@ def index_statistics_stamps(stored: Step | StoredNow, study: Study) -> dict[str,
     for shard in sorted(indexed.keys() ^ scored.keys()):
         missing, there = ("document_index", "scored") if shard in scored else ("influence", "indexed")
         raise BadInput(f"study {study.name}: shard {shard} is {there}, and has no rows in {missing}; materialize it")
-    most = max(OVERLAPPING, study.spec.options.index.candidates)
+    kept = estimates_kept(study.spec.options.index.candidates)
     return {
-        shard: fingerprint("index_statistics", CODE_VERSION, most, of_index, scored[shard])
+        shard: fingerprint("index_statistics", CODE_VERSION, kept, of_index, scored[shard])
         for shard, of_index in indexed.items()
     }
 
@@ -117,7 +122,7 @@ def _compare_shards(step: Step, study: Study) -> None:
     rows = step.lake.partition_rows(index, version=step.version(index))
     most = max((rows.get(shard, 0) for shard in due), default=0)
     queries = _code_queries(step, study, most) if most else {}
-    kept = max(OVERLAPPING, study.spec.options.index.candidates)
+    kept = estimates_kept(study.spec.options.index.candidates)
     total = sum(rows.get(shard, 0) for shard in due)
     with step.progress(f"{study.name}: the index's estimates", total, "documents") as progress:
 

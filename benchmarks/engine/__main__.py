@@ -64,7 +64,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--clock", choices=TIMES, default="wall", help="processor on a busy machine, with --threads 1")
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=PEERS, help="all that are installed")
     parser.add_argument("--skip-peer-agreement", action="store_true", help="no fit of all tools with the data's labels")
-    parser.add_argument("--factors-once", action="store_true", help="factors before all repetitions alone")
+    parser.add_argument("--factors-once", action="store_true", help="factors once, before the repetitions")
     parser.add_argument(
         "--cache", type=Path, default=ROOT / ".headwater" / "bench", help="where trained models are kept"
     )

@@ -65,7 +65,7 @@ def _heading(comparison: Comparison, facts: dict) -> str:
         f"Medians of {facts['repetitions']} alternating repetitions of {TIMES[facts['clock']]}; multiples are taken "
         "within a repetition. Yardstick: a training pass (forward, full backward, no optimizer) in padded batches of "
         f"{comparison.setting.batch}. Floor: forward and activation backward."
-        + (" Factors were fitted for time in the first repetition alone." if facts["factors_once"] else "")
+        + (" Factors were fitted once, before the repetitions." if facts["factors_once"] else "")
     )
 
 
