@@ -70,7 +70,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="where the tables go")
     for field in fields(Setting):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default))
+        kind = int if field.default is None else type(field.default)
+        parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind)
     options = parser.parse_args(arguments)
     for name, value in asdict(QUICK if options.quick else Setting()).items():
         if getattr(options, name) is None:

@@ -8,7 +8,8 @@ import numpy as np
 
 from compute.agreement import query_agreement
 
-LEAST_PEARSON, LEAST_SHARE = 0.99, 45 / 50
+LEAST_PEARSON = 0.99
+LEAST_SHARED, OF_LISTED = 45, 50
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class Agreement:
     @property
     def meets(self) -> bool:
         """The targets' row: every query, 45 of a top 50."""
-        return self.pearson_worst >= LEAST_PEARSON and self.overlap_worst >= int(LEAST_SHARE * self.listed)
+        # In whole numbers: no share of a shorter list is rounded.
+        shares = OF_LISTED * self.overlap_worst >= LEAST_SHARED * self.listed
+        return self.pearson_worst >= LEAST_PEARSON and shares
 
     def as_dict(self) -> dict:
         return asdict(self)

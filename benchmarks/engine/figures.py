@@ -31,11 +31,19 @@ class Figures:
         return {name: median(run["seconds"][name][self.clock] for run in runs) for name in runs[0]["seconds"]}
 
     def ratios(self, row: str, base: str) -> list[float]:
-        """Repetition by repetition, so that what the machine did meanwhile weighs on both."""
-        return [top / bottom for top, bottom in zip(self.seconds(row), self.seconds(base), strict=False)]
+        """Repetition by repetition, so that what the machine did meanwhile weighs on both; where one of them ran once,
+        beside none of the other's repetitions, by the median of the base."""
+        tops, bottoms = self.seconds(row), self.seconds(base)
+        if len(tops) != len(bottoms):
+            return [top / median(bottoms) for top in tops]
+        return [top / bottom for top, bottom in zip(tops, bottoms, strict=True)]
 
     def ratio(self, row: str, base: str) -> float:
         return median(self.ratios(row, base))
+
+    def is_once(self, row: str) -> bool:
+        """Whether a row ran once where others were repeated."""
+        return len(self.comparison.runs[row]) == 1 < len(self.comparison.runs[YARDSTICK])
 
     def mib(self, row: str, which: str = "added_mib") -> float:
         return median(run[which] for run in self.comparison.runs[row])

@@ -26,7 +26,7 @@ class Headwater(Contender):
     def factors(self, labels: str = "sampled", precision: str = "float32") -> None:
         model = self.model(precision)
         modules = self._modules(precision)
-        settings = {"labels": labels, "seed": 0, "token_budget": self.setting.token_budget}
+        settings = {"labels": labels, "seed": 0, "token_budget": self.setting.our_token_budget}
         with self.timed("covariances"):
             covariances = fit_covariances(model, modules, self.documents, **settings)
         with self.timed("decomposition"):
@@ -66,7 +66,7 @@ class Headwater(Contender):
                 self._modules(precision),
                 gradients,
                 typical_tokens=self.setting.tokens,
-                token_budget=self.setting.token_budget,
+                token_budget=self.setting.our_token_budget,
                 memory_bytes=self.setting.memory_mib * 2**20,
                 products=DTYPES[precision],
             )

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine.contender import Contender
+from benchmarks.engine.kronfluence_analysis import Peer
 from compute.tracked_modules import select_modules
-from tests.compute.peer import Peer
 
 QUERY_BATCH = 8
 

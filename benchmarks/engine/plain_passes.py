@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks.engine.contender import Contender
+from benchmarks.engine.padding import IGNORED, pad
 from compute.batches import Sequence
 from compute.kept_memory import memory_kept
 from compute.tracked_modules import select_modules
-from tests.compute.peer import IGNORED, pad
 
 
 class PlainPasses(Contender):

@@ -47,7 +47,8 @@ def as_markdown(comparison: Comparison, facts: dict) -> str:
 
 
 def _heading(comparison: Comparison, facts: dict) -> str:
-    setting = ", ".join(f"{name} {value}" for name, value in comparison.setting.as_dict().items())
+    named = comparison.setting.as_dict() | {"our_batch": comparison.setting.our_documents}
+    setting = ", ".join(f"{name} {value}" for name, value in named.items())
     versions = "; ".join(
         f"{name}: " + ", ".join(f"{library} {number}" for library, number in libraries.items())
         for name, libraries in comparison.versions.items()
@@ -63,7 +64,8 @@ def _heading(comparison: Comparison, facts: dict) -> str:
         f"The model was trained on the documents for {training['steps']} steps, to "
         f"{training['nats_per_token']:.2f} nats a token (untrained: {training['before']:.2f}).\n\n"
         f"Medians of {facts['repetitions']} alternating repetitions of {TIMES[facts['clock']]}; multiples are taken "
-        "within a repetition. Yardstick: a training pass (forward, full backward, no optimizer) in padded batches of "
+        "within a repetition, those of what ran once by the median of the other. Yardstick: a training pass (forward, "
+        "full backward, no optimizer) in padded batches of "
         f"{comparison.setting.batch}. Floor: forward and activation backward."
         + (" Factors were fitted once, before the repetitions." if facts["factors_once"] else "")
     )
@@ -101,7 +103,7 @@ def _table(figures: Figures, rows: list[str]) -> str:
             row,
             f"{median(figures.seconds(row)):.2f}",
             f"{median(ratios):.2f}",
-            f"{min(ratios):.2f} – {max(ratios):.2f}",
+            "one run" if figures.is_once(row) else f"{min(ratios):.2f} – {max(ratios):.2f}",
             f"{figures.ratio(row, FLOOR):.2f}",
             f"{figures.mib(row, 'peak_mib'):.0f}",
             f"{figures.mib(row):.0f}",

@@ -22,7 +22,8 @@ class Setting:
     """The model's size and how much text there is. Defaults are those of the targets, at the smaller width.
 
     `memory_mib` is the stated budget: what a pass of ours may take for gradients of queries and documents
-    (`options.memory_mib`).
+    (`options.memory_mib`). `our_batch` has the documents of a batch of ours; None: `batch`, as the yardstick, the floor
+    and the peers always have.
     """
 
     width: int = 256
@@ -36,11 +37,21 @@ class Setting:
     threads: int = 2
     train_minutes: float = 3.0
     memory_mib: int = 1024
+    our_batch: int | None = None
 
     @property
     def token_budget(self) -> int:
         """Padded tokens of a batch of `batch` documents."""
         return self.batch * self.tokens
+
+    @property
+    def our_documents(self) -> int:
+        return self.our_batch or self.batch
+
+    @property
+    def our_token_budget(self) -> int:
+        """The same of a batch of ours."""
+        return self.our_documents * self.tokens
 
     def as_dict(self) -> dict:
         return asdict(self)

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+from benchmarks.engine.kronfluence_analysis import Peer
 from compute.influence import score_documents
 from compute.query_gradients import query_gradients
 from compute.tracked_modules import select_modules
 from tests.compute import language, oracle
 from tests.compute.models import Case, Fitted, fit
-from tests.compute.peer import Peer, pearson
 
 DOCUMENTS, SAMPLE, QUERIES, RANK = 100, 800, 16, 32
 
@@ -44,6 +44,13 @@ def our_scores(case: Case, fitted: Fitted, *, rank: int | None) -> torch.Tensor:
     found = query_gradients(case.model, case.modules, case.queries, fitted.curvature, rank=rank, methods=("ekfac",))
     gradients = [factors for _, _, factors in found]
     return torch.from_numpy(score_documents(case.model, case.modules, gradients, case.documents).scores_QD)
+
+
+def pearson(found_QD, expected_QD) -> torch.Tensor:
+    """The correlation over documents of each query's scores."""
+    found, expected = (torch.as_tensor(scores).double() for scores in (found_QD, expected_QD))
+    found, expected = (scores - scores.mean(1, keepdim=True) for scores in (found, expected))
+    return (found * expected).sum(1) / (found.norm(dim=1) * expected.norm(dim=1))
 
 
 def test_the_models_have_learnt_something(pair):

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
+from benchmarks.engine.padding import IGNORED, pad
 from compute.batches import Sequence
-
-IGNORED = -100
 
 
 class LanguageModelling(Task):
@@ -126,22 +125,6 @@ class Peer:
         return {"factor_args": self.factor_arguments, "overwrite_output_dir": True}
 
 
-def pad(sequences: list[Sequence]) -> dict[str, Tensor]:
-    """A batch padded on the right; `labels` has IGNORED where a position carries no loss."""
-    shape = (len(sequences), max(len(sequence.token_ids) for sequence in sequences))
-    batch = {
-        "input_ids": torch.zeros(shape, dtype=torch.long),
-        "attention_mask": torch.zeros(shape, dtype=torch.long),
-        "labels": torch.full(shape, IGNORED),
-    }
-    for row, sequence in enumerate(sequences):
-        tokens, length = torch.tensor(sequence.token_ids), len(sequence.token_ids)
-        batch["input_ids"][row, :length] = tokens
-        batch["attention_mask"][row, :length] = 1
-        batch["labels"][row, sequence.loss_start : length] = tokens[sequence.loss_start :]
-    return batch
-
-
 def with_linear_layers(model: nn.Module) -> nn.Module:
     """`model` with every Conv1D replaced by an equal nn.Linear, in place."""
     for parent in list(model.modules()):
@@ -152,13 +135,6 @@ def with_linear_layers(model: nn.Module) -> nn.Module:
                 linear.weight.data, linear.bias.data = layer.weight.data.T.contiguous(), layer.bias.data
                 setattr(parent, name, linear)
     return model
-
-
-def pearson(found_QD, expected_QD) -> Tensor:
-    """The correlation over documents of each query's scores."""
-    found, expected = (torch.as_tensor(scores).double() for scores in (found_QD, expected_QD))
-    found, expected = (scores - scores.mean(1, keepdim=True) for scores in (found, expected))
-    return (found * expected).sum(1) / (found.norm(dim=1) * expected.norm(dim=1))
 
 
 def _predictions(batch: dict[str, Tensor], model: nn.Module) -> tuple[Tensor, Tensor]:
