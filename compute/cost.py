@@ -146,7 +146,8 @@ def fitted_groups(setting: Setting, modules: SequenceOf[TrackedModule], stage: s
 def scoring_routes(setting: Setting, modules: SequenceOf[TrackedModule]) -> Routes:
     """As the engine chooses them (`compute/routes.py`)."""
     directions = setting.queries * setting.methods
-    ranks = {module.name: [rank_of(setting, module)] * directions for module in modules}
+    by_rank = {rank: [rank] * directions for rank in {rank_of(setting, module) for module in modules}}
+    ranks = {module.name: by_rank[rank_of(setting, module)] for module in modules}
     return choose_routes(modules, ranks, workload_of(setting))
 
 

@@ -96,15 +96,20 @@ NAMED = {
 }
 
 
+def check_hardware(name: str | None) -> None:
+    """Raises BadInput for a name that is not known; None and "here" are this machine."""
+    if name is not None and name.lower() not in (HERE, *NAMED):
+        raise BadInput(f"--hardware: {name} is not known; name {', '.join(NAMED)}, or {HERE} to measure this machine")
+
+
 def hardware_named(name: str | None, dtypes: tuple[str, ...]) -> Hardware:
     """The hardware of this name; this machine, measured for these dtypes, where there is none or it is "here".
 
     Raises BadInput for a name that is not known.
     """
+    check_hardware(name)
     if name is None or name.lower() == HERE:
         return measure(best_device(), dtypes)
-    if name.lower() not in NAMED:
-        raise BadInput(f"--hardware: {name} is not known; name {', '.join(NAMED)}, or {HERE} to measure this machine")
     return NAMED[name.lower()]
 
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from assets.specs.spec import Name, Spec
+
+
+def _some(modules: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if not modules:
+        raise ValueError("is empty; write mlp, all, or patterns of module names")
+    return modules
+
+
+Modules = Annotated[Literal["mlp", "all"] | tuple[str, ...], AfterValidator(_some)]
 
 
 class CurvatureSpec(Spec):
@@ -17,7 +26,7 @@ class CurvatureSpec(Spec):
     labels: Literal["sampled", "empirical"] = Field(
         "sampled", description="Labels from the model (the true Fisher) or from the data (the empirical one)."
     )
-    modules: Literal["mlp", "all"] | tuple[str, ...] = Field(
+    modules: Modules = Field(
         "mlp", description="Tracked modules: all MLP linear layers, all linear layers, or patterns of module names."
     )
     blocks: int = Field(
@@ -26,7 +35,7 @@ class CurvatureSpec(Spec):
         description="Diagonal blocks that covariances are cut into, for large layers (the paper: 2 at 7 B parameters, "
         "4 at 35 B); it divides the inputs and outputs of every tracked module.",
     )
-    seed: int = Field(0, ge=0, description="Seed of the sample and of sampled labels.")
+    seed: int = Field(0, ge=0, lt=2**64, description="Seed of the sample and of sampled labels, of 64 bits.")
     token_budget: int = Field(8192, gt=0, description="Padded tokens per batch; it does not change the result.")
     memory_mib: int | None = Field(
         None,

@@ -31,10 +31,10 @@ EXPECTED = {
     "list_type": "a list",
     "tuple_type": "a list",
     "literal_error": "{expected}",
-    "greater_than": "greater than {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "at most {le:g}",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
     "finite_number": "a finite number",
 }
 NAME = "lower-case letters, digits, '-' and '_', beginning with a letter or digit"
@@ -94,8 +94,13 @@ def _expectation(error: dict[str, Any]) -> str | None:
     if error["type"] == "string_pattern_mismatch":
         return NAME if context["pattern"] == NAME_PATTERN else f"like {context['pattern']}"
     if error["type"] in EXPECTED:
-        return EXPECTED[error["type"]].format(**context)
+        return EXPECTED[error["type"]].format(**{name: _bound(value) for name, value in context.items()})
     return None
+
+
+def _bound(value: Any) -> Any:
+    """Without a point where it is whole."""
+    return f"{value:.16g}" if isinstance(value, float) else value
 
 
 def _reason(model: type[BaseModel], error: dict[str, Any]) -> str:

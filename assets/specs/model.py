@@ -30,7 +30,7 @@ class TrainSpec(Spec):
     weight_decay: float = Field(0.1, ge=0, description="AdamW's decoupled weight decay, on matrices only.")
     beta2: float = Field(0.99, gt=0, lt=1, description="AdamW's memory of squared gradients.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    seed: int = Field(0, ge=0, description="Seed of initial weights and order.")
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of initial weights and order, of 32 bits.")
     max_minutes: float | None = Field(
         None, gt=0, description="Stop training after this time; the weights then depend on the machine's speed."
     )
@@ -73,7 +73,7 @@ class ModelSpec(Spec):
             raise ValueError("a hub id needs a revision (a commit or tag), or the weights could change under the study")
         if self.max_memory and not self.device_map:
             raise ValueError("max_memory belongs to device_map: auto; there is none")
-        if unknown := [device for device in self.max_memory or {} if device != "cpu" and not device.isdigit()]:
+        if unknown := [device for device in self.max_memory or {} if device != "cpu" and not device.isdecimal()]:
             raise ValueError(f"max_memory names the device {unknown[0]}; write the number of a GPU, or cpu")
         if self.revision and not self.hub:
             raise ValueError("revision belongs to a hub id; there is none")
@@ -82,7 +82,7 @@ class ModelSpec(Spec):
     def placement(self) -> dict:
         """How the engine places the weights."""
         sizes = (self.max_memory or {}).items()
-        limits = {int(device) if device.isdigit() else device: size for device, size in sizes}
+        limits = {int(device) if device.isdecimal() else device: size for device, size in sizes}
         return {"spread": self.device_map is not None, "max_memory": limits or None}
 
     def location(self, base: str) -> str:

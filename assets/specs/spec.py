@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator
+from typing import Annotated, Any, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticKnownError
 
 NAME_PATTERN = "^[a-z0-9][a-z0-9_-]*$"
 
@@ -24,7 +34,24 @@ Paths = Annotated[tuple[str, ...], BeforeValidator(_one_or_many), AfterValidator
 FieldName = Annotated[str, Field(min_length=1)]
 
 
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """The types inside of an annotation, and the values of a Literal."""
+    yield annotation
+    for inner in get_args(annotation):
+        yield from _kinds(inner)
+
+
 class Spec(BaseModel):
     """A part of a study file: unknown fields and infinite numbers are mistakes; nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _a_number_is_not_true(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic takes true as 1."""
+        kinds = list(_kinds(cls.model_fields[info.field_name].annotation))
+        given = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(each, bool) for each in given) and bool not in kinds and (int in kinds or float in kinds):
+            raise PydanticKnownError("int_type" if int in kinds else "float_type")
+        return value

@@ -82,9 +82,12 @@ class StudyOptions(Spec):
         "full-rank one; with rank auto, ranks are raised until `agreement` is met there. 0: not measured.",
     )
     damping: float = Field(
-        0.1, ge=0, description="λ as a multiple of each module's mean(Λ), and for K-FAC of its own eigenvalues' mean."
+        0.1,
+        ge=0,
+        le=1e6,  # far above, scores are 0 in float32
+        description="λ as a multiple of each module's mean(Λ), and for K-FAC of its own eigenvalues' mean; at a "
+        "million a module's scores are dot's, divided by λ.",
     )
-
     top_k: int = Field(50, gt=0, description="Documents listed at each end of a ranking.")
     max_new_tokens: int = Field(64, gt=0, description="Longest completion that the model is asked for.")
     token_budget: int = Field(8192, gt=0, description="Padded tokens per batch; it does not change the result.")

@@ -110,8 +110,9 @@ def plan_study(
     from compute.architecture import architecture_of
     from compute.checkpoint import context_length
     from compute.cost import CostModel
-    from compute.hardware import hardware_named
+    from compute.hardware import check_hardware, hardware_named
 
+    check_hardware(hardware)
     skeleton = study_skeleton(study)
     architecture = architecture_of(skeleton, fitting_modules(study, skeleton))
     lake = resources_of(home)["lake"]

@@ -13,6 +13,7 @@ from assets.corpus.shard_list import listed_shards
 from assets.corpus.sources import open_corpus
 from assets.queries.reading import read_queries
 from assets.study.completions import completions_table
+from compute.errors import BadInput
 
 if TYPE_CHECKING:
     from assets.lake.lake import Lake
@@ -22,6 +23,7 @@ CHARACTERS_PER_TOKEN = 4  # of English text, roughly
 EXPANSION = 3  # of compressed files
 COMPRESSED = (".gz", ".zst", ".parquet", ".pq")
 FIRST_RECORDS = 100
+MOST_QUERIES = 100_000  # whose ranks are listed, module by module, to choose routes
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,12 @@ def changed(
     shard_records: int,
 ) -> tuple[Corpus, Queries]:
     """The sizes with what the caller says instead; shards and generated completions keep their proportion. A single
-    shard may not be full: it is filled up to `shard_records` first."""
+    shard may not be full: it is filled up to `shard_records` first.
+
+    Raises BadInput for more queries than are planned.
+    """
+    if count is not None and count > MOST_QUERIES:
+        raise BadInput(f"--queries: {count} is more than the {MOST_QUERIES} that a plan is made for; plan with fewer")
     if documents is not None:
         in_one = corpus.documents if corpus.shards > 1 else max(corpus.documents, shard_records)
         shards = max(1, math.ceil(corpus.shards * documents / in_one))

@@ -28,6 +28,7 @@ def test_devices_are_numbers_or_the_cpu():
             {"device_map": "auto", "max_memory": {"gpu": "1GiB"}},
             "max_memory names the device gpu; write the number of a",
         ),
+        ({"device_map": "auto", "max_memory": {"²": "1GiB"}}, "max_memory names the device ²; write the number of a"),
         ({"device_map": "auto", "max_memory": {"0": "lots"}}, "String should match pattern"),
         ({"device_map": "balanced"}, "auto"),
     ],

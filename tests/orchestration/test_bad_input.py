@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from typer.testing import CliRunner
@@ -48,6 +49,43 @@ def test_unknown_field_names_file_line_and_field(refused, tmp_path):
 def test_damping_is_a_number(refused, tmp_path, damping):
     sentence = refused(write_study(tmp_path, options={"damping": damping}))
     assert "options.damping" in sentence and "tiny.yaml:" in sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"options": {"damping": 1e300}}, "options.damping: should be at most 1000000, not 1e+300"),
+        ({"options": {"rank": True}}, "options.rank: should be a whole number, not true"),
+        ({"options": {"min_agreement": True}}, "options.min_agreement: should be a number, not true"),
+        ({"options": {"ablation": {"ranks": [True]}}}, "options.ablation.ranks: should be a whole number, not [True]"),
+        ({"curvature": {"modules": []}}, "curvature.modules: is empty; write mlp, all, or patterns of module names"),
+        (
+            {"curvature": {"seed": 2**64}},
+            "curvature.seed: should be less than 18446744073709551616, not 18446744073709551616",
+        ),
+        (
+            {"model": {"train": {"seed": 2**32}}},
+            "model.train.seed: should be less than 4294967296, not 4294967296",
+        ),
+        (
+            {"model": {"device_map": "auto", "max_memory": {"²": "1GiB"}}},
+            "model: max_memory names the device ²; write the number of a GPU, or cpu",
+        ),
+    ],
+)
+def test_values_that_nothing_can_be_made_of(refused, tmp_path, changes, words):
+    study = write_study(tmp_path, **changes)
+    sentence = refused(study)
+    assert words in sentence and "tiny.yaml:" in sentence
+
+
+@pytest.mark.parametrize(("seed", "damping"), [(2**64 - 1, 1e6)])
+def test_the_largest_seed_and_damping_are_taken(tmp_path, seed, damping):
+    from compute.labels import uniforms
+
+    spec = read_study(write_study(tmp_path, curvature={"seed": seed}, options={"damping": damping})).spec
+    assert (spec.curvature.seed, spec.options.damping) == (seed, damping)
+    assert 0 <= uniforms(seed, np.zeros(1, np.uint64), np.zeros(1, np.int64))[0] < 1
 
 
 def test_missing_corpus_file(refused, tmp_path):

@@ -263,6 +263,8 @@ def test_memory_that_is_not_there_is_a_remark(tmp_path):
         ),
         ({}, ["--tokens", "100"], "--tokens: 100 is above the context of 48 tokens of model tiny"),
         ({"options": {"rank": 0}}, [], "options"),
+        ({}, ["--queries", "99999999999"], "--queries: 99999999999 is more than the 100000 that a plan is made for"),
+        ({"curvature": {"modules": []}}, [], "curvature.modules: is empty; write mlp, all, or patterns of"),
     ],
 )
 def test_a_mistake_is_one_sentence(tmp_path, changes, arguments, words):
@@ -291,6 +293,17 @@ def test_what_a_run_refuses_for_its_settings_a_plan_refuses_by_the_same_sentence
         preflight(read_study(study))
     result = plan(tmp_path / "home", study, "--hardware", "h100")
     assert result.exit_code == 1 and result.stderr.strip() == f"headwater: {refused.value}"
+
+
+def test_unknown_hardware_is_told_before_the_model_is_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr("orchestration.plan.estimate.study_skeleton", lambda _: pytest.fail("the model was opened"))
+    result = plan(tmp_path / "home", write_study(tmp_path), "--hardware", "abacus")
+    assert result.exit_code == 1 and result.stderr.startswith("headwater: --hardware: abacus is not known; name a100")
+
+
+def test_as_many_queries_as_are_planned_take_a_moment(tmp_path):
+    told = planned(tmp_path / "home", write_study(tmp_path), "--hardware", "h100", "--queries", 100_000)
+    assert told["queries"]["queries"] == 100_000
 
 
 def test_a_study_file_that_is_not_there(tmp_path):
