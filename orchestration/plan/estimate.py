@@ -73,6 +73,7 @@ class Plan:
     training_operations: float
     training_seconds: float
     why_dagster: str
+    influence_in_half: float | None  # seconds with options.products: bfloat16, where that is to be said
 
     @property
     def operations(self) -> float:
@@ -143,6 +144,7 @@ def plan_study(
         training.total,
         _seconds(device, training),
         past.why_dagster,
+        _influence_in_half(model, device),
     )
 
 
@@ -223,6 +225,17 @@ def _training_pass(model) -> Cost:
     from compute.cost import Cost
 
     return Cost(Counter({model.setting.dtype: model.training_pass()}))
+
+
+def _influence_in_half(model, device: Hardware) -> float | None:
+    """What influence takes with products in bfloat16, where the model is in bfloat16, its products are not, and the
+    hardware is faster in it."""
+    setting = model.setting
+    if (setting.dtype, setting.products) != ("bfloat16", "float32"):
+        return None
+    in_half = replace(model, setting=replace(setting, products="bfloat16")).influence()
+    there = sum(_parts(device, in_half).values())
+    return there if there < sum(_parts(device, model.influence()).values()) else None
 
 
 def _comparisons(study: Study, model, device: Hardware, past: History) -> dict[str, Comparison]:

@@ -79,12 +79,18 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def remarks(plan: Plan) -> Iterator[str]:
-    """The bottleneck, what does not fit into memory, and how far estimates were off."""
+    """The bottleneck, what would take less, what does not fit into memory, and how far estimates were off."""
     slow = plan.slowest
     part = max(slow.seconds_by, key=slow.seconds_by.__getitem__)
     share = round(100 * slow.seconds / plan.seconds)
     inside = round(100 * slow.seconds_by[part] / slow.seconds)
     yield f"Bottleneck: {slow.name}, {share} % of the time, of which {inside} % {DECOMPOSITIONS.get(part, part)}."
+    if plan.influence_in_half is not None:
+        (influence,) = (stage for stage in plan.stages if stage.name == "influence")
+        yield (
+            f"Products: influence takes {duration(influence.seconds)} with products in float32, and "
+            f"{duration(plan.influence_in_half)} with options.products: bfloat16, which the model is in already."
+        )
     for stage in plan.does_not_fit:
         what = max(stage.cost.memory, key=stage.cost.memory.__getitem__)
         yield (

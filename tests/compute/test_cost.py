@@ -478,6 +478,7 @@ def test_the_setting_that_fits_four_cards(command_r):
         fit_token_budget=fit["token_budget"],
         methods=len(options["methods"]),
         token_budget=options["token_budget"],
+        products=options["products"],
     )
     costs, (_, table) = CostModel(command_r, setting), page_tables()
     assert table.keys() == costs.stages().keys() - {"eigenbasis"}
@@ -493,6 +494,18 @@ def test_the_setting_that_fits_four_cards(command_r):
     spread = whole["weights"] + whole["eigenbasis and eigenvalues"]
     on_four, on_six = ((spread / cards + sum(whole.values()) - spread) / 2**30 for cards in (4, 6))
     assert round(on_four) == 91 and round(on_six) == 67
+
+
+def test_scoring_is_bound_by_float32_as_the_page_says(command_r):
+    page = PLAN_PAGE.read_text(encoding="utf-8")
+    in_float32, in_bfloat16 = (
+        NAMED["h100"].seconds(CostModel(command_r, dataclasses.replace(PAPER, products=products)).influence())
+        for products in ("float32", "bfloat16")
+    )
+    whole, half = (sum(each.values()) / 3600 for each in (in_float32, in_bfloat16))
+    assert f"({in_float32['float32 products'] / 3600:.0f} of {whole:.0f} h)" in page
+    assert f"With `options.products: bfloat16` influence takes {half:.0f} h" in page
+    assert f"# in float32 influence takes {whole:.0f} h" in page
 
 
 MEASURE = """

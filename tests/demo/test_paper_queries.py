@@ -370,6 +370,7 @@ def test_the_settings_are_the_papers(size):
         "sampled",
     )
     assert (spec.options.rank, spec.options.damping) == (32, 0.1)
+    assert spec.options.products == spec.model.dtype == "bfloat16"
     asked = read_study(STUDIES / f"olmo2-{size}-candidates.yaml").spec
     assert asked.query_model == spec.query_model and asked.options.max_new_tokens == spec.options.max_new_tokens
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -16,7 +17,7 @@ from compute import hardware
 from compute.errors import BadInput
 from compute.machine import machine_used
 from orchestration.cli import app
-from orchestration.plan.page import size
+from orchestration.plan.page import duration, size
 from orchestration.plan.recorded import Recorded, last_work
 from orchestration.plan.sizes import Corpus, Queries, changed
 from orchestration.preflight import preflight
@@ -230,6 +231,38 @@ def test_a_model_to_be_trained_is_planned_with_its_training(tmp_path):
     told = planned(tmp_path / "home", study, "--hardware", "l40s")
     assert told["stages"][0]["stage"] == "checkpoint"
     assert told["stages"][0]["operations"] == pytest.approx(2 * told["training_pass"]["operations"])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "products", "slower", "said"),
+    [
+        ("bfloat16", "float32", False, True),
+        ("bfloat16", "bfloat16", False, False),
+        ("float32", "float32", False, False),
+        ("bfloat16", "float32", True, False),  # where bfloat16 is only emulated
+    ],
+)
+def test_products_in_float32_of_a_bfloat16_model_are_a_remark(tmp_path, monkeypatch, dtype, products, slower, said):
+    if slower:
+        card = hardware.NAMED["h100"]
+        rates = {**card.rates, "bfloat16": card.rates["float32"] / 4}
+        monkeypatch.setitem(hardware.NAMED, "h100", replace(card, rates=rates))
+    sizes = ("--hardware", "h100", "--documents", 50_000_000, "--queries", 100)
+    study = write_study(tmp_path, model={"dtype": dtype}, options={"products": products})
+    told = planned(tmp_path / "home", study, *sizes)
+    remarks = [remark for remark in told["remarks"] if remark.startswith("Products: ")]
+    if not said:
+        assert not remarks
+        return
+    seconds = {each["stage"]: each["seconds"] for each in told["stages"]}["influence"]
+    study = write_study(tmp_path, model={"dtype": dtype}, options={"products": "bfloat16"})
+    other = planned(tmp_path / "home", study, *sizes)
+    in_half = {each["stage"]: each["seconds"] for each in other["stages"]}["influence"]
+    assert in_half < seconds
+    assert remarks == [
+        f"Products: influence takes {duration(seconds)} with products in float32, and {duration(in_half)} with "
+        "options.products: bfloat16, which the model is in already."
+    ]
 
 
 def test_memory_that_is_not_there_is_a_remark(tmp_path):
