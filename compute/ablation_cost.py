@@ -69,6 +69,7 @@ def _setting(setting: Setting, compared: ComparedSetting, documents: int) -> Set
         shard_documents=documents,  # the sample is scored as one
         methods=1,
         metrics=1,
+        turned=1,
         whitens=False,
         rank=compared.rank,
         agreement=compared.agreement,

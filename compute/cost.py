@@ -29,6 +29,7 @@ from compute.module_gradients import ELEMENTS_AT_ONCE
 from compute.operations import (
     EIGH,
     backward,
+    columns,
     covariance,
     decomposed_sides,
     entries,
@@ -74,6 +75,7 @@ class Setting:
     new_tokens: int
     methods: int
     metrics: int  # that the methods differ in: gradients are truncated once for each
+    turned: int = 1  # of these, such as turn a gradient into the eigenbasis: all but the plain one
     whitens: bool = False  # a method divides by the norm of a document's whitened gradient
     rank: int | None  # None: full
     agreement: bool  # ranks are chosen, `rank` is what they are taken to be
@@ -202,10 +204,15 @@ class CostModel:
     def covariances(self) -> Cost:
         """Upper triangles of A (once for modules that share it) and S: about T·N² each (`add_products`)."""
         tokens = self.setting.sample_documents * self.setting.tokens
-        products = sum(covariance(each, self.setting.blocks) for each in self.architecture.tracked)
+        per_token = sum(covariance(each, self.setting.blocks) for each in self.architecture.tracked)
         passes, held = self._groups("covariances")
-        operations = _times(passes, self._sample_pass()) + Counter({self._sums: tokens * products})
-        memory = self._model_memory(self._fit_tokens) | {"covariances": held}
+        operations = _times(passes, self._sample_pass()) + Counter({self._sums: tokens * per_token})
+        # Of the input that modules may share, which are added to the sums of each.
+        products = max(each.module.in_features**2 for each in self.architecture.tracked) / self.setting.blocks
+        memory = self._model_memory(self._fit_tokens) | {
+            "covariances": held,
+            "products of a batch": self._sum_bytes * products,
+        }
         return Cost(operations, memory, lake_bytes=self._factor_bytes())
 
     def eigenbasis(self) -> Cost:
@@ -218,7 +225,7 @@ class CostModel:
 
     def eigenvalues(self) -> Cost:
         """Each document's gradient in the eigenbasis, rotated before or after it is formed (`rotated_gradients`)."""
-        sums = _times(self.setting.sample_documents, self._rotation())
+        sums = _times(self.setting.sample_documents, self._rotation(self._fit_tokens))
         passes, held = self._groups("eigenvalues")
         memory = self._model_memory(self._fit_tokens) | {
             "eigenbasis and eigenvalues": held,
@@ -294,14 +301,14 @@ class CostModel:
         workload, directions = workload_of(setting), setting.queries * setting.methods
         routes = scoring_routes(setting, [each.module for each in self.architecture.tracked])
         products = sum(
-            choice.multiplications[choice.route] * 2 * self._routed_tokens(each) * entries(each)
+            2 * self._scored(each, choice, workload.documents)
             for each, choice in zip(self.architecture.tracked, routes.choices.values(), strict=True)
         )
         per_document = self.sequence_pass(setting.tokens, setting.tokens - 1)
         per_document += Counter({setting.products_dtype: products})
         curvature = self.curvature_bytes() if setting.whitens else 0
         if setting.whitens:
-            per_document += self._rotation()
+            per_document += self._rotation(self._tokens)
         factors = self.query_factor_bytes()
         memory = self._model_memory(self._tokens) | {
             # As they were read, and laid out for the routes; else in a file.
@@ -317,7 +324,7 @@ class CostModel:
         """One more pass over all documents: each gradient in the eigenbasis, as for Λ, and of it a sign code
         (`compute/document_index.py`); the Hadamard transform has no products."""
         setting = self.setting
-        per_document = self.sequence_pass(setting.tokens, setting.tokens - 1) + self._rotation()
+        per_document = self.sequence_pass(setting.tokens, setting.tokens - 1) + self._rotation(self._tokens)
         curvature = self.curvature_bytes()
         batch, share = max(1, self._tokens // setting.tokens), self._kept_directions() / self._tracked
         largest = max(map(entries, self.architecture.tracked))
@@ -366,11 +373,12 @@ class CostModel:
         passes = groups * min(setting.documents, listed * setting.methods * min(at_once, setting.queries))
         operations = _times(passes, self.sequence_pass(setting.tokens, setting.tokens - 1))
         if setting.whitens:
-            operations += _times(passes, self._rotation())
+            operations += _times(passes, self._rotation(self._tokens))
         operations += _times(setting.queries, self.sequence_pass(setting.query_tokens, setting.new_tokens))
         for each in self.architecture.tracked:
             reached = each.module.token_share
-            formed = 2 * setting.query_tokens * reached * entries(each) + 2 * turn(each, setting.blocks)
+            turns = (2 * setting.turned + setting.whitens) * turn(each, setting.blocks)
+            formed = 2 * setting.query_tokens * reached * entries(each) + turns
             shares = listed * setting.methods * 2 * setting.tokens * reached * entries(each)
             operations += Counter({self._sums: setting.queries * (formed + shares)})
         curvature, _, readings = self._residence(copies, keeps_all=setting.whitens)
@@ -421,10 +429,23 @@ class CostModel:
         tokens = self.setting.tokens
         return _times(self.setting.sample_documents, self.sequence_pass(tokens, tokens - 1))
 
-    def _rotation(self) -> Counter[str]:
-        """A document's gradients in the eigenbasis."""
-        tokens, blocks = self.setting.tokens, self.setting.blocks
-        return Counter({self._sums: sum(rotated_gradient(each, tokens, blocks) for each in self.architecture.tracked)})
+    def _scored(self, linear: LinearModule, choice: Choice, documents: int) -> float:
+        """Multiplications of a document at a module. Its route is chosen for its share of the tokens; a routed expert's
+        are padded, which by factors is a part of all of them, else of the forming alone."""
+        chosen_for, padded = self._routed_tokens(linear), columns(linear, self.setting.tokens, documents)
+        told = choice.multiplications[choice.route] * chosen_for * entries(linear)
+        if linear.module.token_share == 1:
+            return told
+        if choice.route == "factors":
+            return told * padded / chosen_for
+        return told + (padded - chosen_for) * entries(linear)
+
+    def _rotation(self, in_flight: int) -> Counter[str]:
+        """A document's gradients in the eigenbasis, in batches of so many tokens."""
+        tokens, blocks, tracked = self.setting.tokens, self.setting.blocks, self.architecture.tracked
+        documents = max(1, in_flight // tokens)
+        rotated = (rotated_gradient(each, columns(each, tokens, documents), blocks) for each in tracked)
+        return Counter({self._sums: sum(rotated)})
 
     def _rotated_bytes(self, tokens: int) -> float:
         """Gradients of some documents, and what turning them into the eigenbasis takes, with `tokens` in flight."""
@@ -455,11 +476,12 @@ class CostModel:
 
     def _truncation(self, linear: LinearModule) -> Counter[str]:
         setting, (small, large) = self.setting, sorted(sides(linear))
-        # Another turn for the norm of the whitened gradient, where a method divides by it.
-        tokens = setting.query_tokens * linear.module.token_share
-        formed = 2 * tokens * small * large + (1 + setting.whitens) * turn(linear, setting.blocks)
+        tokens, once = setting.query_tokens * linear.module.token_share, turn(linear, setting.blocks)
+        # One turn for the norm of the whitened gradient, where a method divides by it.
+        formed = 2 * tokens * small * large + setting.whitens * once
         if setting.rank is None or (not setting.agreement and setting.rank >= small):
-            return Counter({self._sums: formed + turn(linear, setting.blocks)})
+            return Counter({self._sums: formed + 2 * setting.turned * once})  # there and back for each
+        formed += once
         kept = min(MOST_COMPONENTS, small) if setting.agreement else self.rank(linear)
         turned_back = 2 * self.rank(linear) * (small**2 + large**2) / setting.blocks
         return Counter(
@@ -475,13 +497,14 @@ class CostModel:
         (`compute/measured_agreement.py`); the first attempt at ranks alone. Whole ones are turned back too."""
         setting, tracked = self.setting, self.architecture.tracked
         of_pass = self.sequence_pass(setting.tokens, setting.tokens - 1)
-        of_pass += Counter({self._sums: sum(2 * setting.tokens * entries(each) for each in tracked)})
+        at_once = max(1, min(setting.agreement_documents, setting.token_budget // setting.tokens))
+        formed = sum(2 * columns(each, setting.tokens, at_once) * entries(each) for each in tracked)
+        of_pass += Counter({self._sums: formed})
         directions = setting.queries * setting.metrics
         cut_built = sum(2 * self.rank(each) * entries(each) for each in tracked)
         batches = self._measuring_batches
         products = 4 * setting.agreement_documents * sum(map(entries, tracked))
-        # dot, which is among most methods, needs no turn; the others there and back, for each batch anew.
-        turned = 2 * batches * setting.queries * max(1, setting.metrics - 1)
+        turned = 2 * batches * setting.queries * setting.turned  # there and back, for each batch anew
         whole = turned * sum(turn(each, setting.blocks) for each in tracked)
         return _times(passes * setting.agreement_documents, of_pass) + Counter(
             {self._sums: directions * (products + batches * cut_built) + whole}

@@ -2,12 +2,15 @@
 
 A product of an n×k and a k×m matrix is 2nkm operations. Element by element work is left out: it is a small share, and
 what it takes is part of the efficiency of the hardware (`compute/hardware.py`). A routed expert is given its share of
-the tokens; that those of each document are padded to the most that one of a batch has is left out. T tokens of a
+the tokens; where documents are kept apart, padded to the most that one of a batch has. T tokens of a
 sequence, I inputs (with the bias column) and O outputs of a module, `blocks` diagonal blocks that its A and S are cut
 into.
 """
 
 from __future__ import annotations
+
+import math
+from functools import cache
 
 from compute.architecture import Architecture, LinearModule
 from compute.covariances import COLUMNS_AT_ONCE
@@ -72,11 +75,31 @@ def turn(linear: LinearModule, blocks: int = 1) -> float:
     return 2 * outputs * inputs * (outputs + inputs) / blocks
 
 
+def columns(linear: LinearModule, tokens: int, documents: int) -> float:
+    """Of each document, where those of a batch are kept apart: all its tokens, or as many as are expected to reach a
+    routed expert of the document that has the most of them, if tokens choose independently of each other."""
+    share = linear.module.token_share
+    return tokens if share == 1 else most_chosen(tokens, share, documents)
+
+
+@cache
+def most_chosen(tokens: int, share: float, documents: int) -> float:
+    """The mean of the largest of so many binomial counts: the sum of the chances that it is above 0, 1, …"""
+    mean, below, total = tokens * share, 0.0, 0.0
+    for count in range(tokens):
+        ways = math.lgamma(tokens + 1) - math.lgamma(count + 1) - math.lgamma(tokens - count + 1)
+        below += math.exp(ways + count * math.log(share) + (tokens - count) * math.log1p(-share))
+        above = 1 - min(1.0, below) ** documents
+        if count > mean and above < 1e-9:
+            break
+        total += above
+    return total
+
+
 def rotated_gradient(linear: LinearModule, tokens: float, blocks: int = 1) -> float:
-    """A document's gradient in the eigenbasis: formed and turned, or formed of turned tokens, whichever is less
-    (`eigenvalues.rotated_gradients`)."""
+    """A document's gradient in the eigenbasis, of so many of its tokens: formed and turned, or formed of turned tokens,
+    whichever is less (`eigenvalues.rotated_gradients`)."""
     outputs, inputs = sides(linear)
-    tokens *= linear.module.token_share
     turned_tokens = 2 * tokens * (outputs**2 + inputs**2) / blocks
     return 2 * tokens * entries(linear) + min(turn(linear, blocks), turned_tokens)
 

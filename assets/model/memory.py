@@ -25,6 +25,7 @@ REMEDIES = {
     "activations": "lower {budget}, or corpus.max_tokens where it is one document already",
     "logits": "lower {budget}",
     "covariances": "raise curvature.blocks, or give curvature.memory_mib, so that modules are fitted in several passes",
+    "products of a batch": "raise curvature.blocks",
     "eigenbasis and eigenvalues": "raise curvature.blocks, or give curvature.memory_mib, so that modules are fitted in "
     "several passes",
     "gradients of some documents": "leave the widest modules out of curvature.modules",
@@ -78,6 +79,7 @@ def cost_setting(
     options, fit = study.spec.options, study.spec.curvature
     chosen = round(rank) if rank else AUTO_RANK
     plain = [method for method in options.methods if not known_method(method).refined]
+    metrics = metrics_of(plain)
     return Setting(
         documents=documents,
         tokens=tokens,
@@ -87,7 +89,8 @@ def cost_setting(
         generated=generated,
         new_tokens=new_tokens,
         methods=len(options.methods),
-        metrics=len(metrics_of(plain)) + len(options.methods) - len(plain),
+        metrics=len(metrics) + len(options.methods) - len(plain),
+        turned=sum(metric != "plain" for metric in metrics),
         whitens=whitens(options.methods),
         refined_passes=options.refinement.passes if refines(options.methods) else 0,
         refined_documents=min(options.refinement.documents, fit.sample_documents, documents),
