@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from compute.architecture import Architecture, LinearModule
 from compute.checkpoint import DTYPES
 from compute.factor_memory import (
-    FLOAT,
+    Residence,
     bytes_to_fit,
     entry_bytes,
     gradient_copies,
@@ -142,7 +143,8 @@ def check_budgets(setting: Setting, modules: SequenceOf[TrackedModule]) -> None:
 
 def fitted_groups(setting: Setting, modules: SequenceOf[TrackedModule], stage: str) -> list[tuple[TrackedModule, ...]]:
     """The modules in the groups that a stage of the fit takes them in."""
-    return module_groups(modules, lambda module: bytes_to_fit(stage, module, setting.blocks), setting.fit_memory_bytes)
+    held = partial(bytes_to_fit, stage, blocks=setting.blocks, double=setting.sums_dtype == "float64")
+    return module_groups(modules, held, setting.fit_memory_bytes)
 
 
 def scoring_routes(setting: Setting, modules: SequenceOf[TrackedModule]) -> Routes:
@@ -275,9 +277,8 @@ class CostModel:
         for each in self.architecture.tracked:
             operations += _times(setting.queries, self._truncation(each))
         largest = max(map(entries, self.architecture.tracked))
-        measured = setting.metrics if setting.agreement_documents and setting.rank is not None else 0
-        copies = gradient_copies(setting.metrics, setting.agreement)
-        curvature, at_once, readings = self._residence(copies, measured=measured)
+        measured, copies = self._measured, gradient_copies(setting.metrics, setting.agreement)
+        curvature, at_once, readings = self._residence(self._gradients_held)
         at_once = min(at_once, setting.queries)
         directions = 2 * measured * at_once  # cut and whole, of one module
         if measured:
@@ -381,7 +382,7 @@ class CostModel:
             formed = 2 * setting.query_tokens * reached * entries(each) + turns
             shares = listed * setting.methods * 2 * setting.tokens * reached * entries(each)
             operations += Counter({self._sums: setting.queries * (formed + shares)})
-        curvature, _, readings = self._residence(copies, keeps_all=setting.whitens)
+        curvature, _, readings = self._residence(self._exact_held)
         memory = self._model_memory(self._tokens) | {
             "curvature": curvature,
             "full-rank gradients": self._entry_bytes() * copies * min(at_once, setting.queries),
@@ -517,18 +518,41 @@ class CostModel:
     def _groups(self, stage: str) -> tuple[int, float]:
         """Passes over the sample, and what the largest group of modules holds."""
         groups = fitted_groups(self.setting, [each.module for each in self.architecture.tracked], stage)
-        held = max(sum(bytes_to_fit(stage, module, self.setting.blocks) for module in group) for group in groups)
-        return len(groups), held * self._sum_bytes / FLOAT
+        fitted = partial(bytes_to_fit, stage, blocks=self.setting.blocks, double=self._sums == "float64")
+        return len(groups), max(sum(map(fitted, group)) for group in groups)
 
-    def _residence(self, copies: int, *, keeps_all: bool = False, measured: int = 0) -> tuple[float, int, int]:
+    def bytes_of_query(self) -> dict[str, int]:
+        """What one query's full gradients take, by the stages that hold them, whatever the memory for gradients is."""
+        return {"query_gradients": self._gradients_held.bytes_of_query, "rankings": self._exact_held.bytes_of_query}
+
+    @property
+    def _measured(self) -> int:
+        """Gradients of a query whose agreement with the full rank is measured."""
+        return self.setting.metrics if self.setting.agreement_documents and self.setting.rank is not None else 0
+
+    @property
+    def _gradients_held(self) -> Residence:
+        return self._held(gradient_copies(self.setting.metrics, self.setting.agreement), measured=self._measured)
+
+    @property
+    def _exact_held(self) -> Residence:
+        """A gradient, and the directions along it by each method."""
+        return self._held(1 + self.setting.methods, keeps_all=self.setting.whitens)
+
+    def _held(self, copies: int, **named) -> Residence:
+        setting, modules = self.setting, [each.module for each in self.architecture.tracked]
+        named["double"] = self._sums == "float64"
+        return residence(modules, setting.blocks, setting.memory_bytes, copies, **named)
+
+    def _residence(self, held: Residence) -> tuple[float, int, int]:
         """Where queries' gradients are preconditioned: bytes of factors held, queries at once, readings of them all."""
         setting, modules = self.setting, [each.module for each in self.architecture.tracked]
-        held = residence(modules, setting.blocks, setting.memory_bytes, copies, keeps_all=keeps_all, measured=measured)
         if held.keeps_all:
             return self.curvature_bytes(), held.queries_at_once, 1
-        largest = max(side_bytes(module, setting.blocks) + entry_bytes(module) for module in modules)
-        readings = math.ceil(setting.queries / held.queries_at_once)
-        return largest * self._sum_bytes / FLOAT, held.queries_at_once, readings
+        side = partial(side_bytes, blocks=setting.blocks, double=self._sums == "float64")
+        entry = partial(entry_bytes, double=self._sums == "float64")
+        largest = max(side(module) + entry(module) for module in modules)
+        return largest, held.queries_at_once, math.ceil(setting.queries / held.queries_at_once)
 
     def _attention(self, layers: int) -> int:
         return layers * self.architecture.attention_width

@@ -15,23 +15,23 @@ from compute.errors import BadInput
 from compute.tracked_modules import TrackedModule
 
 MEASURED_AT_ONCE = 32  # queries that share the pass over a sample by which their ranks are measured
-FLOAT = 4  # bytes of an entry; sums of a float64 model take twice as much
+FLOAT = 4  # bytes of an entry; those of a float64 model, `double`, take twice as much
 
 
-def side_bytes(module: TrackedModule, blocks: int = 1) -> int:
+def side_bytes(module: TrackedModule, blocks: int = 1, *, double: bool = False) -> int:
     """Of A and S, or of their eigenvectors: I² + O² entries, of which diagonal blocks keep a part."""
-    return FLOAT * -(-(module.in_dim**2 + module.out_features**2) // blocks)
+    return (1 + double) * FLOAT * -(-(module.in_dim**2 + module.out_features**2) // blocks)
 
 
-def entry_bytes(module: TrackedModule) -> int:
+def entry_bytes(module: TrackedModule, *, double: bool = False) -> int:
     """Of Λ, or of a gradient: O·I entries."""
-    return FLOAT * module.in_dim * module.out_features
+    return (1 + double) * FLOAT * module.in_dim * module.out_features
 
 
-def bytes_to_fit(stage: str, module: TrackedModule, blocks: int = 1) -> int:
+def bytes_to_fit(stage: str, module: TrackedModule, blocks: int = 1, *, double: bool = False) -> int:
     """What fitting a module's part of a stage holds of it: A and S, or the eigenbasis, Λ and a batch's share of it."""
-    fixed = {"covariances": 0, "eigenvalues": 2 * entry_bytes(module)}[stage]
-    return side_bytes(module, blocks) + fixed
+    fixed = {"covariances": 0, "eigenvalues": 2 * entry_bytes(module, double=double)}[stage]
+    return side_bytes(module, blocks, double=double) + fixed
 
 
 def module_groups(
@@ -62,10 +62,12 @@ def module_groups(
 
 @dataclass(frozen=True)
 class Residence:
-    """What preconditioning holds: the factors of all modules or of one, and the gradients of so many queries."""
+    """What preconditioning holds: the factors of all modules or of one, and the gradients of so many queries, of one
+    at least, which may take more than the memory."""
 
     keeps_all: bool
     queries_at_once: int
+    bytes_of_query: int
 
 
 def residence(
@@ -76,6 +78,7 @@ def residence(
     *,
     keeps_all: bool = False,
     measured: int = 0,
+    double: bool = False,
 ) -> Residence:
     """All factors where these and one query's gradients fit; else one module's, for as many queries as fit.
 
@@ -83,12 +86,13 @@ def residence(
     With `measured` gradients per query whose agreement is measured, cut and whole for one module at a time, queries
     share the pass by which it is: up to MEASURED_AT_ONCE also where all factors are held.
     """
-    gradients = copies * sum(map(entry_bytes, modules)) + 2 * measured * max(map(entry_bytes, modules))
-    factors = sum(side_bytes(module, blocks) + entry_bytes(module) for module in modules)
+    entries = [entry_bytes(module, double=double) for module in modules]
+    gradients = copies * sum(entries) + 2 * measured * max(entries)
+    factors = sum(side_bytes(module, blocks, double=double) for module in modules) + sum(entries)
     if keeps_all or factors + gradients <= memory_bytes:
         most = MEASURED_AT_ONCE if measured else 1
-        return Residence(True, max(1, min(most, (memory_bytes - factors) // gradients)))
-    return Residence(False, max(1, memory_bytes // gradients))
+        return Residence(True, max(1, min(most, (memory_bytes - factors) // gradients)), gradients)
+    return Residence(False, max(1, memory_bytes // gradients), gradients)
 
 
 def gradient_copies(metrics: int, agreement: bool) -> int:

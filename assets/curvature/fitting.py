@@ -1,6 +1,7 @@
 """curvature/<fit>/covariances → eigenbasis → eigenvalues: the EK-FAC fit on the pinned sample."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -183,9 +184,10 @@ def _fitted(step: Step, study: Study, stage: str, fit_on: Callable) -> Iterator[
     for; each module's is let go when the next is asked for."""
     from compute.factor_memory import bytes_to_fit, module_groups
 
-    fit = study.spec.curvature
+    fit, double = study.spec.curvature, study.spec.model.dtype == "float64"
     model, modules = open_traced_model(step, study)
-    groups = module_groups(modules, lambda module: bytes_to_fit(stage, module, fit.blocks), fit.memory_bytes)
+    held = partial(bytes_to_fit, stage, blocks=fit.blocks, double=double)
+    groups = module_groups(modules, held, fit.memory_bytes)
     documents = sample_sequences(step, fit.name)
     tokens = sum(map(len, documents))
     refuse_beyond_memory(study, stage, model, modules, documents=len(documents), tokens=tokens // len(documents))

@@ -1,6 +1,7 @@
 """Whether a step's memory is there, looked at on a CPU before its work: what has to be killed there took hours first.
 
-A GPU that runs out of memory says so, and the batch is halved (`compute/passes.py`); a CPU's process is killed.
+A GPU that runs out of memory says so, and the batch is halved (`compute/passes.py`); a CPU's process is killed. A
+query's gradient cannot be halved, so it is looked at on both.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ REMEDIES = {
     "scores": "lower corpus.shard_records, or ask fewer queries",
     "scores by norm": "lower corpus.shard_records, or ask fewer queries",
     "shards read ahead and written behind": "lower corpus.shard_records",
+    "one query's gradient": "leave modules out of curvature.modules, or methods out of options.methods, or spread the "
+    "model over more GPUs by model.device_map: auto",
     "full-rank gradients": "leave methods out of options.methods",
     "weights": "give model.device_map: auto, or a narrower model.dtype",
 }
@@ -55,6 +58,7 @@ TRACED = (
     "document_index",
     "index_statistics",
 )
+HELD_WHOLE = ("query_gradients", "rankings")  # stages of one query's full gradients at least
 FITTED = ("covariances", "eigenvalues")  # stages whose batches are of curvature.token_budget
 
 
@@ -126,15 +130,41 @@ def refuse_beyond_memory(
     """Raises BadInput where a stage (by the name of its asset) needs more than is there next to the loaded model.
 
     `sizes` as `cost_setting` takes them; `of_stage` tells the cost of a stage that the cost model itself does not have;
-    `beside` has bytes of what is not the model's, by what takes them. On a GPU nothing is looked at.
+    `beside` has bytes of what is not the model's, by what takes them. On GPUs, where a batch that does not fit is
+    halved, it is one query's gradient alone: that is held whole, on the devices of its modules.
     """
     from compute.checkpoint import skeleton_of
     from compute.devices import input_device
 
-    if input_device(model).type == "cpu":
-        costs = _cost_model(study, skeleton_of(model), modules, sizes)
+    is_cpu = input_device(model).type == "cpu"
+    if not is_cpu and stage not in HELD_WHOLE:
+        return
+    costs = _cost_model(study, skeleton_of(model), modules, sizes)
+    if is_cpu:
         parts = (of_stage(costs) if of_stage else costs.stage(stage)).memory | (beside or {})
         refuse_parts(study, stage, {what: needed for what, needed in parts.items() if what != "weights"})
+    else:
+        refuse_parts(study, stage, {"one query's gradient": costs.bytes_of_query()[stage]}, there=free_on_gpus(model))
+
+
+def free_on_gpus(model) -> int:
+    """Bytes that are free on the GPUs that hold the model, together; what PyTorch keeps for later is free."""
+    import torch
+
+    gpus = {weight.device for weight in model.parameters() if weight.device.type == "cuda"}
+    kept = sum(torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu) for gpu in gpus)
+    return kept + sum(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus)
+
+
+def gradient_beyond(study: Study, stage: str, needed: int) -> str | None:
+    """What is to be said where one query's gradients take more than the memory for gradients."""
+    options = study.spec.options
+    if (beyond := needed - options.memory_bytes) <= 0:
+        return None
+    return (
+        f"{stage} holds {mib(needed)} for one query's full gradients, {mib(beyond)} beyond options.memory_mib "
+        f"({options.memory_mib}): they are whole, however little that is"
+    )
 
 
 def refuse_study_beyond_memory(
@@ -172,12 +202,12 @@ def _cost_model(study: Study, skeleton, modules, sizes: dict) -> CostModel:
     return CostModel(architecture_of(skeleton, modules), setting)
 
 
-def refuse_parts(study: Study, stage: str, parts: Mapping[str, float]) -> None:
-    """Raises BadInput where the parts, bytes by what takes them, are more than is there; with `options.memory_check:
-    warn` it is a warning."""
+def refuse_parts(study: Study, stage: str, parts: Mapping[str, float], *, there: int | None = None) -> None:
+    """Raises BadInput where the parts, bytes by what takes them, are more than is there (None: of the CPU's memory);
+    with `options.memory_check: warn` it is a warning."""
     from compute.available_memory import available_memory
 
-    needed, there = sum(parts.values()), available_memory()
+    needed, there = sum(parts.values()), available_memory() if there is None else there
     if needed <= max(there, ENOUGH):
         return
     largest = max(parts, key=parts.__getitem__)

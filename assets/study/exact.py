@@ -10,7 +10,7 @@ import polars as pl
 
 from assets.corpus.tokenizer import stored_tokenizer
 from assets.curvature.factors import stored_curvature
-from assets.model.memory import refuse_beyond_memory
+from assets.model.memory import gradient_beyond, refuse_beyond_memory
 from assets.model.opening import open_traced_model
 from assets.study.completions import completions_table, query_sequences
 from assets.study.refined_gradients import stored_refined
@@ -49,7 +49,7 @@ def with_shares(rows: pl.DataFrame, scored: Sequence[ExactScore], names: Sequenc
 def _scored_pairs(step: Step, study: Study, ranked: pl.DataFrame, model, modules) -> dict:
     """ExactScore by (method, query, document)."""
     from compute.exact_scores import DENSE_BYTES
-    from compute.factor_memory import entry_bytes, residence
+    from compute.factor_memory import residence
 
     queries = query_sequences(step.scan(completions_table(study.name)).sort("position").collect().to_dicts())
     longest = ranked["token_ids"].list.len().max() or 2
@@ -63,10 +63,13 @@ def _scored_pairs(step: Step, study: Study, ranked: pl.DataFrame, model, modules
         study.spec.options.memory_bytes,
         copies,
         keeps_all=whitens(methods),  # the pass over documents needs them too
+        double=study.spec.model.dtype == "float64",
     )
+    if beyond := gradient_beyond(study, "rankings", held.bytes_of_query):
+        step.context.log.info(f"{study.name}: {beyond}")
     curvature = stored_curvature(step, study, model, modules, keeps_all=held.keeps_all)
     query_model = open_traced_model(step, study, query_side=True)[0] if study.spec.query_model else model
-    at_once = max(1, DENSE_BYTES // (copies * sum(map(entry_bytes, modules))))
+    at_once = max(1, DENSE_BYTES // held.bytes_of_query)
     pairs: dict = {}
     groups = [(group, _of_queries(ranked, group)) for group in _groups(queries, at_once)]
     total = sum(part["document_id"].n_unique() for _, part in groups)

@@ -13,7 +13,7 @@ from assets.lake.columns import METHOD, MODULE, QUERY_ID, STAMP
 from assets.lake.lake import Lake
 from assets.lake.matrices import VECTOR, vectors
 from assets.lake.tables import Column, Table
-from assets.model.memory import refuse_beyond_memory
+from assets.model.memory import gradient_beyond, refuse_beyond_memory
 from assets.model.opening import open_traced_model
 from assets.specs.study import Study
 from assets.step.checks import Check
@@ -191,7 +191,10 @@ def _batches(
     metrics = metrics_of(method for method in options.methods if not known_method(method).refined)
     copies = gradient_copies(max(1, len(metrics)), options.rank_agreement is not None)
     measured = len(metrics) if options.measures_agreement else 0
-    held = residence(modules, study.spec.curvature.blocks, options.memory_bytes, copies, measured=measured)
+    settings = {"measured": measured, "double": study.spec.model.dtype == "float64"}
+    held = residence(modules, study.spec.curvature.blocks, options.memory_bytes, copies, **settings)
+    if beyond := gradient_beyond(study, "query_gradients", held.bytes_of_query):
+        step.context.log.info(f"{study.name}: {beyond}")
     if not held.keeps_all:
         step.context.log.info(
             f"{study.name}: the factors of all modules do not fit into options.memory_mib ({options.memory_mib}); they "

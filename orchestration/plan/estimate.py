@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from assets.findings.ablation.costs import study_ablation_cost
-from assets.model.memory import AUTO_RANK, cost_setting
+from assets.model.memory import AUTO_RANK, cost_setting, gradient_beyond
 from compute.errors import BadInput
 from orchestration.plan.recorded import History, Recorded, history
 from orchestration.plan.sizes import Corpus, Queries, changed, corpus_sizes, query_sizes
@@ -74,6 +74,7 @@ class Plan:
     training_seconds: float
     why_dagster: str
     influence_in_half: float | None  # seconds with options.products: bfloat16, where that is to be said
+    beyond_memory: tuple[str, ...]  # of the memory for gradients, what one query's take
 
     @property
     def operations(self) -> float:
@@ -145,6 +146,7 @@ def plan_study(
         _seconds(device, training),
         past.why_dagster,
         _influence_in_half(model, device),
+        tuple(filter(None, (gradient_beyond(study, *each) for each in model.bytes_of_query().items()))),
     )
 
 

@@ -97,6 +97,7 @@ def remarks(plan: Plan) -> Iterator[str]:
             f"Memory: {stage.name} needs {size(stage.cost.memory_bytes)}, more than the {size(plan.hardware.memory)} "
             f"of {plan.hardware.name}; most of it, {size(stage.cost.memory[what])}, is {what}."
         )
+    yield from (f"Memory: {sentence}." for sentence in plan.beyond_memory)
     yield from _calibration(plan)
 
 

@@ -9,7 +9,15 @@ import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
 from assets.findings.ablation.costs import study_ablation_cost
-from assets.model.memory import REMEDIES, TRACED, cost_setting, refuse_parts, refuse_study_beyond_memory
+from assets.model.memory import (
+    REMEDIES,
+    TRACED,
+    cost_setting,
+    gradient_beyond,
+    refuse_beyond_memory,
+    refuse_parts,
+    refuse_study_beyond_memory,
+)
 from assets.specs.study import IndexSpec
 from compute.architecture import architecture_of
 from compute.cost import CostModel
@@ -138,3 +146,26 @@ def test_an_ablation_needs_the_float32_model_also_where_the_study_is_of_another_
     whole = sum(4 * (each.in_dim**2 + each.out_features**2) for each in modules)
     entries = sum(4 * each.in_dim * each.out_features for each in modules)
     assert every.memory["eigenbasis and eigenvalues"] == pytest.approx(whole / 2 + 2 * entries)
+
+
+@pytest.mark.parametrize("stage", ["query_gradients", "rankings"])
+def test_one_querys_gradient_has_to_fit_on_gpus_too(study, wide, monkeypatch, stage):
+    """It cannot be halved, as a batch is; all else is left to the pass itself."""
+    skeleton, modules = wide
+    monkeypatch.setattr("compute.devices.input_device", lambda _: torch.device("cuda"))
+    sizes = {"documents": 60, "tokens": 32, "queries": 3}
+    entries = 4 * sum(module.out_features * module.in_dim for module in modules)  # about 1 GiB
+    monkeypatch.setattr("assets.model.memory.free_on_gpus", lambda _: 4 * entries)
+    refuse_beyond_memory(study, stage, skeleton, modules, **sizes)
+    monkeypatch.setattr("assets.model.memory.free_on_gpus", lambda _: entries - 1)
+    with pytest.raises(BadInput, match=rf"{stage} needs about .* \(one query's gradient .*; leave modules out of"):
+        refuse_beyond_memory(study, stage, skeleton, modules, **sizes)
+    refuse_beyond_memory(study, "influence", skeleton, modules, **sizes)
+
+
+def test_a_gradient_beyond_the_memory_for_gradients_is_told(study):
+    assert gradient_beyond(study, "rankings", 2 * GIB) is None
+    assert gradient_beyond(study, "rankings", 3 * GIB) == (
+        "rankings holds 3,072 MiB for one query's full gradients, 1,024 MiB beyond options.memory_mib (2048): they are "
+        "whole, however little that is"
+    )

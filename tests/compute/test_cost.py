@@ -553,6 +553,18 @@ def test_the_setting_that_fits_four_cards(command_r):
     assert round(on_four) == 91 and round(on_six) == 67
 
 
+def test_one_querys_gradients_are_those_of_the_page(command_r):
+    """Beyond `options.memory_mib`, whatever it says."""
+    costs = CostModel(command_r, PAPER)
+    held = {stage: needed / 2**30 for stage, needed in costs.bytes_of_query().items()}
+    page = PLAN_PAGE.read_text(encoding="utf-8")
+    of_query = f"{held['query_gradients']:.1f} GiB and the two of rankings {held['rankings']:.0f} GiB"
+    assert f"One query's full gradient takes {of_query}, whatever the option says" in page
+    assert costs.query_gradients().memory["queries' gradients"] == costs.bytes_of_query()["query_gradients"]
+    in_double = CostModel(command_r, dataclasses.replace(PAPER, dtype="float64"))
+    assert in_double.bytes_of_query() == {stage: 2 * needed for stage, needed in costs.bytes_of_query().items()}
+
+
 def test_scoring_is_bound_by_float32_as_the_page_says(command_r):
     page = PLAN_PAGE.read_text(encoding="utf-8")
     in_float32, in_bfloat16 = (

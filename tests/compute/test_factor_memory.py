@@ -119,4 +119,15 @@ def test_all_factors_are_kept_where_they_fit_and_as_many_gradients_as_fit_where_
     assert not streamed.keeps_all and streamed.queries_at_once == 3
     assert residence(modules, 1, 3 * entries, 2).queries_at_once == residence(modules, 1, 10, 1).queries_at_once == 1
     assert residence(modules, 2, whole, 1).keeps_all and residence(modules, 1, 10, 1, keeps_all=True).keeps_all
+    assert streamed.bytes_of_query == entries and residence(modules, 1, 10, 2, measured=1).bytes_of_query > 2 * entries
     assert [gradient_copies(2, agreement) for agreement in (False, True)] == [1, 5]
+
+
+def test_entries_of_a_float64_model_take_twice_as_much():
+    modules = modules_of(100, 200, 100)
+    entries = 4 * (100**2 + 200**2 + 100**2)
+    assert not residence(modules, 1, 4 * entries, 1, double=True).keeps_all
+    assert residence(modules, 1, 8 * entries, 1, double=True).keeps_all
+    assert residence(modules, 1, 6 * entries, 1, double=True).queries_at_once == 3
+    for stage in ("covariances", "eigenvalues"):
+        assert bytes_to_fit(stage, modules[0], double=True) == 2 * bytes_to_fit(stage, modules[0])

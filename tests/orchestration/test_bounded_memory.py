@@ -85,6 +85,16 @@ def test_query_gradients_and_exact_scores_hold_one_modules_factors(copied, finis
     np.testing.assert_allclose(found["exact_score"].to_numpy(), expected["exact_score"].to_numpy(), rtol=1e-4)
 
 
+def test_a_gradient_beyond_the_memory_is_told_in_the_log(copied, monkeypatch):
+    said = "for one query's full gradients, 0 MiB beyond options.memory_mib (2048): they are whole"
+    steps = ("query_gradients", "rankings")
+    for memory, times in ((2**30, 0), (2**10, 1)):
+        monkeypatch.setattr(StudyOptions, "memory_bytes", property(lambda _, memory=memory: memory))
+        result = copied.materialize(*(f"study/tiny/{step}" for step in steps))
+        told = " ".join(entry.user_message for entry in copied.instance.all_logs(result.run_id))
+        assert [told.count(f"tiny: {step} holds 0 MiB {said}") for step in steps] == [times, times]
+
+
 def failure(result) -> str:
     """The sentences of the step that failed."""
     (event,) = [event for event in result.all_events if event.is_step_failure]

@@ -265,6 +265,21 @@ def test_products_in_float32_of_a_bfloat16_model_are_a_remark(tmp_path, monkeypa
     ]
 
 
+def test_a_gradient_that_is_larger_than_the_memory_for_gradients_is_a_remark(tmp_path):
+    study = write_study(tmp_path, options={"memory_mib": 64, "agreement_documents": 0})
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    (tmp_path / "model/config.json").write_text(json.dumps(config | {"intermediate_size": 180_000}))
+    told = planned(tmp_path / "home", study, "--hardware", "h100")
+    needed = 4 * 2 * (180_000 * 33 + 32 * 180_001) / 2**20
+    assert (
+        f"Memory: query_gradients holds {needed:.0f} MiB for one query's full gradients, {needed - 64:.0f} MiB beyond "
+        "options.memory_mib (64): they are whole, however little that is." in told["remarks"]
+    )
+    assert any(remark.startswith("Memory: rankings holds ") for remark in told["remarks"])
+    small = planned(tmp_path / "home", write_study(tmp_path, options={"memory_mib": 2048}), "--hardware", "h100")
+    assert not any("beyond options.memory_mib" in remark for remark in small["remarks"])
+
+
 def test_memory_that_is_not_there_is_a_remark(tmp_path):
     big = {"hidden_size": 8192, "intermediate_size": 32768, "layers": 24, "heads": 64}
     study = write_study(
