@@ -326,6 +326,7 @@ def test_bad_settings_are_refused_before_work_starts(tmp_path, monkeypatch, opti
     assert not (tmp_path / "home/lake/corpus").exists()
 
 
+@pytest.mark.slow
 def test_bfloat16_is_compared_with_float32_without_asking(finished, tmp_path, monkeypatch):
     """And no longer where the study says so; the check follows its option though the rows are kept."""
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "copy/home/dagster"))
