@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
 
@@ -120,17 +120,35 @@ def all_for_all(experts: nn.Module, watch: Watch) -> Iterator[None]:
 
 
 @contextmanager
+def eager_experts(model: nn.Module) -> Iterator[None]:
+    """While open, experts are computed by the one way of transformers' that has a derivative forwards."""
+    with ExitStack() as undo:
+        for module in model.modules():
+            if hasattr(module, "is_transposed") and hasattr(module, "config"):  # what chooses among ways, known or not
+                undo.enter_context(_computed_by(module, "eager"))
+        yield
+
+
+@contextmanager
 def _standing_in(experts: nn.Module, name: str, forward: Callable[..., Tensor], watch: Watch) -> Iterator[None]:
     ALL_EXPERTS_FUNCTIONS.register(name, forward)
+    experts.watch_expert = watch
+    try:
+        with _computed_by(experts, name):
+            yield
+    finally:
+        del experts.watch_expert
+
+
+@contextmanager
+def _computed_by(experts: nn.Module, name: str) -> Iterator[None]:
     config = experts.config
     experts.config = copy(config)  # of this module alone: the configuration is shared by the whole model
     experts.config._experts_implementation = name
-    experts.watch_expert = watch
     try:
         yield
     finally:
         experts.config = config
-        del experts.watch_expert
 
 
 def _forward_all(experts: nn.Module, hidden_NI: Tensor, _choice_NK: Tensor, _weight_NK: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from compute.batches import Batch, Sequence
 from compute.curvature import Curvature
 from compute.errors import BadInput
+from compute.experts import eager_experts
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
 from compute.query_gradients import dense_gradients
 from compute.token_loss import Curved
@@ -154,8 +155,8 @@ def _moved_along(
     def derivative(forward: Callable[[], Tensor]) -> Tensor:
         is_moving[0] = True
         try:
-            # Of the ways to compute attention, the plain one alone has a derivative forwards.
-            with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+            # Of the ways to compute attention and experts, the plain ones alone have a derivative forwards.
+            with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), eager_experts(model):
                 primal, tangent = forward_ad.unpack_dual(forward())
                 return torch.zeros_like(primal) if tangent is None else tangent.clone()
         finally:

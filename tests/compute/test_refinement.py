@@ -8,9 +8,10 @@ import torch
 
 from compute.errors import BadInput
 from compute.refinement import gauss_newton_product, refined_gradients
+from compute.tracked_modules import select_modules
 from tests.compute import oracle
-from tests.compute.models import fit, make_case
-from tests.compute.routed import make_routed
+from tests.compute.models import fit, make_case, random_documents
+from tests.compute.routed import CONFIGS, make_routed, tiny
 
 DAMPING = 10.0  # four documents say nothing of most directions, where EK-FAC takes them for known: λ must count
 
@@ -122,6 +123,22 @@ def test_routed_experts_are_refused():
     queries = make_case("gpt_neox").queries
     with pytest.raises(BadInput, match="astra cannot refine routed experts"):
         list(refined_gradients(case.model, case.model, case.modules, queries, None, queries, passes=1))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_attention_of_a_model_with_experts_is_refined(name):
+    """As transformers computes experts by itself, which has no derivative forwards. ⟨x, G y⟩ = ⟨y, G x⟩ where the
+    derivative forwards is the adjoint of the one backwards."""
+    model = tiny(name).float()
+    model.set_experts_implementation("grouped_mm")
+    modules, documents = select_modules(model, ["o_proj"]), random_documents(3, longest=10)
+    torch.manual_seed(5)
+    x, y = ({m.name: torch.randn(m.out_features, m.in_dim) for m in modules} for _ in range(2))
+    (Gx, Gy) = (gauss_newton_product(model, modules, documents, each) for each in (x, y))
+    one, other = (sum(float((v[n] * Gv[n]).sum()) for n in v) for v, Gv in ((x, Gy), (y, Gx)))
+    assert one == pytest.approx(other, rel=1e-3)
+    assert all(each.config is model.config for each in model.modules() if hasattr(each, "is_transposed"))
+    assert model.config._experts_implementation == "grouped_mm"
 
 
 def test_no_pass_is_refused(case, curvature):
