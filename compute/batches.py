@@ -36,7 +36,8 @@ class Sequence:
 class Batch:
     """`index_B` gives each row's place in the list that was batched; `target_BT` marks tokens that carry loss.
 
-    What a routed expert sees of a batch has fewer columns: `position_BT` says where in its document each token stands.
+    What a routed expert sees of a batch (`experts.ExpertBatch`) has fewer columns: `position_BT` says where in its
+    document each token stands.
     """
 
     index_B: list[int]
@@ -57,6 +58,12 @@ class Batch:
     def places(self) -> Tensor:
         """`index_B` on the batch's device."""
         return torch.tensor(self.index_B, device=self.token_ids_BT.device)
+
+    @cached_property
+    def real_places(self) -> Tensor:
+        """Where tokens stand that are no padding, among B×T."""
+        # Places, and not a mask: how many it marks the host would have to ask of the device whenever it is used.
+        return self.attention_BT.flatten().nonzero()[:, 0]
 
     @property
     def tokens(self) -> int:

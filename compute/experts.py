@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
 from contextlib import ExitStack, contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,18 @@ class Expert:
 
 def expert_name(layer: str, number: int, projection: str) -> str:
     return f"{layer}.{number}.{projection}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertBatch(Batch):
+    """What one expert sees of a `whole` batch. Many experts ask for these, and the device is not asked for each."""
+
+    whole: Batch
+    real_places: Tensor
+
+    @property
+    def places(self) -> Tensor:
+        return self.whole.places
 
 
 @dataclass(frozen=True)
@@ -214,8 +226,11 @@ def _routed(
     position_BC = attention_BC.clone()
     attention_BC[document_n, column_n] = 1
     position_BC[document_n, column_n] = token_n % positions
-    of_expert = replace(
-        batch,
+    of_expert = ExpertBatch(
+        index_B=batch.index_B,
+        keys_B=batch.keys_B,
+        whole=batch,
+        real_places=document_n * columns + column_n,  # the tokens of an expert stand in their order
         token_ids_BT=batch.token_ids_BT.gather(1, position_BC) * attention_BC,
         attention_BT=attention_BC,
         target_BT=batch.target_BT.gather(1, position_BC) & attention_BC.bool(),

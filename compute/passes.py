@@ -80,12 +80,14 @@ def backward_passes(
     token_budget: int,
     labels: Labels = DATA,
     on_batch: OnBatch | None = None,
+    forget: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Each batch when it is done, longest sequences first, with the summed loss of its sequences in nats, loss_B.
 
     `consume` has then seen the sequences of the batch once per module that their tokens reach. Raises BadInput naming
     a sequence without a target, longer than the budget, with a loss that is not finite, or that does not fit in memory
-    by itself, and naming a module that takes no part in the forward pass, or more than one.
+    by itself, and naming a module that takes no part in the forward pass, or more than one. `forget` is called when a
+    batch is over, done or not, so that what `consume` keeps of it is let go.
     """
     plan = _Plan(sequences, token_budget, input_device(model))
     current: list[Batch] = []
@@ -120,6 +122,7 @@ def backward_passes(
                 loss_B = run_batch(model, current[0], labels)
             except torch.OutOfMemoryError:
                 pass  # the error's traceback holds the graph: memory is let go after it
+            forget()
             if loss_B is None:
                 _let_go(plan.device)
                 plan.halve(index_B, frozenset(consumed))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import compute.covariances
 from compute.batches import Sequence
 from compute.completions import completion_nats, greedy_completions
 from compute.covariances import add_products, fit_covariances
@@ -126,6 +127,39 @@ def test_memory_that_runs_out_inside_of_a_consumer_adds_nothing_twice(neox_case,
         for side in ("activation_II", "gradient_OO"):
             assert oracle.relative_error(getattr(found[name], side), getattr(expected[name], side)) < 1e-9
         assert found[name].tokens == expected[name].tokens
+
+
+@pytest.mark.parametrize("failing", [1, 2, 4, None])
+def test_nothing_of_a_batch_is_kept_while_memory_is_let_go(request, neox_case, monkeypatch, failing):
+    """Where a consumer has run out of it, or (`None`) backward after some modules were consumed; nor afterwards."""
+    inputs, held, calls = [], [], []
+
+    class Watched(compute.covariances._Inputs):
+        def __init__(self, *settings) -> None:
+            super().__init__(*settings)
+            inputs.append(self)
+
+    def sometimes(sum_MM, rows_NM):
+        calls.append(1)
+        if len(calls) == failing:
+            raise torch.OutOfMemoryError("injected")
+        add_products(sum_MM, rows_NM)
+
+    def once(_, __, output: torch.Tensor) -> None:
+        def fail(_) -> None:
+            if failing is None and not held:
+                raise torch.OutOfMemoryError("injected")
+
+        hidden = output[0] if isinstance(output, tuple) else output
+        if hidden.requires_grad:
+            hidden.register_hook(fail)
+
+    monkeypatch.setattr("compute.covariances._Inputs", Watched)
+    monkeypatch.setattr("compute.covariances.add_products", sometimes)
+    monkeypatch.setattr("compute.passes._let_go", lambda _: held.append(len(inputs[0]._recent)))
+    request.addfinalizer(neox_case.model.gpt_neox.layers[0].register_forward_hook(once).remove)
+    fit_covariances(neox_case.model, neox_case.modules, neox_case.documents, labels="empirical")
+    assert held == [0] and not inputs[0]._recent and calls
 
 
 def prompts_of(lengths) -> list[Sequence]:
