@@ -28,6 +28,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compute.batches import Batch, Sequence
 from compute.curvature import Curvature
+from compute.devices import summed
 from compute.errors import BadInput
 from compute.experts import eager_experts
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
@@ -208,4 +209,5 @@ def _preconditioned(curvature: Curvature, vector: Vector) -> Vector:
 
 
 def _inner(one: Vector, other: Vector) -> float:
-    return sum((one[name] * other[name]).sum(dtype=torch.float64).item() for name in one)
+    # Summed up where the modules are: a number of each would make the host wait for every one.
+    return summed([(one[name] * other[name]).sum(dtype=torch.float64) for name in one]).item()

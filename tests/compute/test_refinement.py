@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from compute.errors import BadInput
-from compute.refinement import gauss_newton_product, refined_gradients
+from compute.refinement import _inner, gauss_newton_product, refined_gradients
 from compute.tracked_modules import select_modules
 from tests.compute import oracle
 from tests.compute.models import fit, make_case, random_documents
 from tests.compute.routed import CONFIGS, make_routed, tiny
+from tests.compute.test_covariances import Counted
 
 DAMPING = 10.0  # four documents say nothing of most directions, where EK-FAC takes them for known: λ must count
 
@@ -116,6 +117,13 @@ def test_the_residual_is_that_of_the_system(case, curvature, matrix):
         return sum(float((vector[n] * curvature.precondition(n, vector[n])).sum()) for n in case.names) ** 0.5
 
     assert first.residuals[-1] == pytest.approx(norm(left) / norm(whole), rel=1e-4)
+
+
+def test_inner_products_of_all_modules_are_asked_for_once(case, curvature):
+    one, other = (query_gradients_of(case)[n] for n in (0, 1))
+    with Counted() as counted:
+        found = _inner(unflat(case, one), unflat(case, other))
+    assert found == pytest.approx(float(one @ other)) and counted.calls["aten::_local_scalar_dense"] == 1
 
 
 def test_routed_experts_are_refused():
