@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from compute.batches import Batch, Sequence
 from compute.block_diagonal import Matrix, blocks_of, check_blocks, cut, of_blocks
 from compute.devices import module_device
-from compute.passes import OnBatch, accumulation_dtype, backward_passes
+from compute.passes import FIT_IN_PASSES, OnBatch, accumulation_dtype, backward_passes
 from compute.token_loss import Labels
 from compute.tracked_modules import TrackedModule
 
@@ -183,6 +183,7 @@ def fit_covariances(
         labels=Labels.named(labels, seed),
         on_batch=on_batch,
         forget=inputs.forget,
+        remedy=FIT_IN_PASSES,
     )
     for _ in passes:
         pass

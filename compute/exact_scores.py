@@ -86,7 +86,7 @@ def exact_scores(
         norms.add(batch.places.to(device), squares)
 
     results: list[dict[int, ExactScore]] = [{} for _ in documents]
-    settings = {"token_budget": token_budget, "on_batch": on_batch}
+    settings = {"token_budget": token_budget, "on_batch": on_batch, "remedy": "leave methods out of options.methods"}
     divisors = [norm_metric(method) for method in methods] or [None] * len(directions)
     for batch, _ in backward_passes(model, modules, documents, consume, **settings):
         norms_B = {metric: norms.of(metric, batch.places).tolist() for metric in norms.squares}

@@ -113,6 +113,7 @@ def gauss_newton_product(
             token_budget=token_budget,
             labels=Curved(derivative),
             on_batch=on_batch,
+            remedy="leave modules out of curvature.modules",
         )
         for _ in passes:
             pass
