@@ -1,6 +1,7 @@
-"""Whether a step's memory is there, looked at on a CPU before its work: what has to be killed there took hours first.
+"""Whether a step's memory is there, looked at before its work.
 
-A GPU that runs out of memory says so, and the batch is halved (`compute/passes.py`); a CPU's process is killed.
+A CPU's process that runs out of memory is killed, after hours: all that a step needs is estimated. A GPU says so, and
+the batch is halved (`compute/passes.py`): looked at is what halving does not lower, options.memory_mib and the weights.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ TRACED = (
     "document_index",
     "index_statistics",
 )
+BOUNDED = ("query_gradients", "influence", "rankings", "ablation")  # stages that may take all of options.memory_mib
 FITTED = ("covariances", "eigenvalues")  # stages whose batches are of curvature.token_budget
 
 
@@ -123,12 +125,15 @@ def refuse_beyond_memory(
     """Raises BadInput where a stage (by the name of its asset) needs more than is there next to the loaded model.
 
     `sizes` as `cost_setting` takes them; `of_stage` tells the cost of a stage that the cost model itself does not have;
-    `beside` has bytes of what is not the model's, by what takes them. On a GPU nothing is looked at.
+    `beside` has bytes of what is not the model's, by what takes them. On a GPU options.memory_mib is looked at alone.
     """
     from compute.checkpoint import skeleton_of
-    from compute.devices import input_device
+    from compute.devices import free_memory, input_device
 
-    if input_device(model).type == "cpu":
+    device = input_device(model)
+    if device.type == "cuda" and stage in BOUNDED:
+        refuse_parts(study, stage, _bound(study), there=free_memory(device))
+    if device.type == "cpu":
         costs = _cost_model(study, skeleton_of(model), modules, sizes)
         parts = (of_stage(costs) if of_stage else costs.stage(stage)).memory | (beside or {})
         refuse_parts(study, stage, {what: needed for what, needed in parts.items() if what != "weights"})
@@ -142,22 +147,30 @@ def refuse_study_beyond_memory(
     `further` has the stages that the cost model itself does not have.
     """
     from compute.checkpoint import best_device
+    from compute.devices import whole_memory
 
-    if best_device() != "cpu":
-        return
     costs = _cost_model(study, skeleton, modules, sizes)
+    if best_device() != "cpu":
+        parts = {"weights": costs.stage("influence").memory["weights"]} | _bound(study)
+        # The whole: what another run has taken of it is free again when this one begins.
+        _refuse_with_weights(study, "influence", parts, there=whole_memory())
+        return
     for stage in TRACED:
         if stage in costs.asked:
-            _refuse_with_weights(study, stage, costs.stage(stage))
+            _refuse_with_weights(study, stage, costs.stage(stage).memory)
     for stage, of_stage in (further or {}).items():
-        _refuse_with_weights(study, stage, of_stage(costs))
+        _refuse_with_weights(study, stage, of_stage(costs).memory)
 
 
-def _refuse_with_weights(study: Study, stage: str, cost: Cost) -> None:
-    parts = dict(cost.memory)
-    if study.spec.model.device_map:
-        del parts["weights"]
-    refuse_parts(study, stage, parts)
+def _refuse_with_weights(study: Study, stage: str, parts: Mapping[str, float], there: int | None = None) -> None:
+    spread = bool(study.spec.model.device_map)
+    refuse_parts(
+        study, stage, {what: size for what, size in parts.items() if not (spread and what == "weights")}, there
+    )
+
+
+def _bound(study: Study) -> dict[str, float]:
+    return {"options.memory_mib": study.spec.options.memory_bytes}
 
 
 def _cost_model(study: Study, skeleton, modules, sizes: dict) -> CostModel:
@@ -169,12 +182,12 @@ def _cost_model(study: Study, skeleton, modules, sizes: dict) -> CostModel:
     return CostModel(architecture_of(skeleton, modules), setting)
 
 
-def refuse_parts(study: Study, stage: str, parts: Mapping[str, float]) -> None:
-    """Raises BadInput where the parts, bytes by what takes them, are more than is there; with `options.memory_check:
-    warn` it is a warning."""
+def refuse_parts(study: Study, stage: str, parts: Mapping[str, float], there: int | None = None) -> None:
+    """Raises BadInput where the parts, bytes by what takes them, are more than is `there` (left out: for the CPU); with
+    `options.memory_check: warn` it is a warning."""
     from compute.available_memory import available_memory
 
-    needed, there = sum(parts.values()), available_memory()
+    needed, there = sum(parts.values()), available_memory() if there is None else there
     if needed <= max(there, ENOUGH):
         return
     largest = max(parts, key=parts.__getitem__)
