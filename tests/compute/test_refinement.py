@@ -87,6 +87,16 @@ def test_batches_change_nothing(case):
     assert oracle.relative_error(flat(case, one), flat(case, other)) < case.exact
 
 
+def test_gradient_checkpointing_changes_nothing(case):
+    torch.manual_seed(4)
+    vector = {m.name: torch.randn(m.out_features, m.in_dim, dtype=torch.float64) for m in case.modules}
+    expected = gauss_newton_product(case.model, case.modules, case.documents, vector)
+    case.model.gradient_checkpointing_enable()
+    found = gauss_newton_product(case.model, case.modules, case.documents, vector)
+    case.model.gradient_checkpointing_disable()
+    assert all(torch.equal(found[name], expected[name]) for name in case.names)
+
+
 def test_many_passes_solve_the_system(case, curvature, matrix):
     expected = torch.linalg.solve(damped(case, curvature, matrix), query_gradients_of(case).T).T
     found = refined(case, curvature, 25)
