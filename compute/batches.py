@@ -6,7 +6,6 @@ causal attention hides what stands to the right of a token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -69,16 +68,6 @@ class Batch:
     def tokens(self) -> int:
         """Number of tokens without padding."""
         return int(self.attention_BT.sum())
-
-
-def make_batches(sequences: SequenceOf[Sequence], *, token_budget: int, device="cpu") -> Iterator[Batch]:
-    """All sequences, longest first, in batches of at most `token_budget` padded tokens.
-
-    Raises BadInput for a sequence without a target or longer than the budget.
-    """
-    check_sequences(sequences, token_budget)
-    for index_B in plan_batches([len(sequence) for sequence in sequences], token_budget):
-        yield pad(sequences, index_B, device)
 
 
 def check_sequences(sequences: SequenceOf[Sequence], token_budget: int) -> None:
