@@ -1,7 +1,6 @@
-"""Whether a step's memory is there, looked at before its work.
+"""Whether a step's memory is there, looked at on a CPU before its work: what has to be killed there took hours first.
 
-A CPU's process that runs out of memory is killed, after hours: all that a step needs is estimated. A GPU says so, and
-the batch is halved (`compute/passes.py`): looked at is what halving does not lower, options.memory_mib and the weights.
+A GPU that runs out of memory says so, and the batch is halved (`compute/passes.py`); a CPU's process is killed.
 """
 
 from __future__ import annotations
@@ -55,7 +54,6 @@ TRACED = (
     "document_index",
     "index_statistics",
 )
-BOUNDED = ("query_gradients", "influence", "rankings", "ablation")  # stages that may take all of options.memory_mib
 FITTED = ("covariances", "eigenvalues")  # stages whose batches are of curvature.token_budget
 
 
@@ -125,15 +123,12 @@ def refuse_beyond_memory(
     """Raises BadInput where a stage (by the name of its asset) needs more than is there next to the loaded model.
 
     `sizes` as `cost_setting` takes them; `of_stage` tells the cost of a stage that the cost model itself does not have;
-    `beside` has bytes of what is not the model's, by what takes them. On a GPU options.memory_mib is looked at alone.
+    `beside` has bytes of what is not the model's, by what takes them. On a GPU nothing is looked at.
     """
     from compute.checkpoint import skeleton_of
-    from compute.devices import free_memory, input_device
+    from compute.devices import input_device
 
-    device = input_device(model)
-    if device.type == "cuda" and stage in BOUNDED:
-        refuse_parts(study, stage, _bound(study), there=free_memory(device))
-    if device.type == "cpu":
+    if input_device(model).type == "cpu":
         costs = _cost_model(study, skeleton_of(model), modules, sizes)
         parts = (of_stage(costs) if of_stage else costs.stage(stage)).memory | (beside or {})
         refuse_parts(study, stage, {what: needed for what, needed in parts.items() if what != "weights"})
@@ -142,7 +137,8 @@ def refuse_beyond_memory(
 def refuse_study_beyond_memory(
     study: Study, skeleton, modules, further: Mapping[str, Callable[[CostModel], Cost]] | None = None, **sizes
 ) -> None:
-    """The same of all stages, before anything is loaded: of the weights too, unless they are spread over devices.
+    """The same of all stages, before anything is loaded: of the weights too, unless they are spread over devices. On a
+    GPU of these and options.memory_mib alone.
 
     `further` has the stages that the cost model itself does not have.
     """
@@ -162,15 +158,24 @@ def refuse_study_beyond_memory(
         _refuse_with_weights(study, stage, of_stage(costs).memory)
 
 
-def _refuse_with_weights(study: Study, stage: str, parts: Mapping[str, float], there: int | None = None) -> None:
-    spread = bool(study.spec.model.device_map)
-    refuse_parts(
-        study, stage, {what: size for what, size in parts.items() if not (spread and what == "weights")}, there
-    )
+def refuse_bound_beyond_gpu(study: Study, stage: str, model) -> None:
+    """Raises BadInput where what a stage may keep of gradients, options.memory_mib, is more than a GPU has free next to
+    the loaded model: it is laid out before the first batch, and no halving lowers it."""
+    from compute.devices import free_memory, input_device
+
+    if (device := input_device(model)).type == "cuda":
+        refuse_parts(study, stage, _bound(study), there=free_memory(device))
 
 
 def _bound(study: Study) -> dict[str, float]:
     return {"options.memory_mib": study.spec.options.memory_bytes}
+
+
+def _refuse_with_weights(study: Study, stage: str, memory: Mapping[str, float], there: int | None = None) -> None:
+    parts = dict(memory)
+    if study.spec.model.device_map:
+        del parts["weights"]
+    refuse_parts(study, stage, parts, there=there)
 
 
 def _cost_model(study: Study, skeleton, modules, sizes: dict) -> CostModel:
@@ -182,9 +187,9 @@ def _cost_model(study: Study, skeleton, modules, sizes: dict) -> CostModel:
     return CostModel(architecture_of(skeleton, modules), setting)
 
 
-def refuse_parts(study: Study, stage: str, parts: Mapping[str, float], there: int | None = None) -> None:
-    """Raises BadInput where the parts, bytes by what takes them, are more than is `there` (left out: for the CPU); with
-    `options.memory_check: warn` it is a warning."""
+def refuse_parts(study: Study, stage: str, parts: Mapping[str, float], *, there: int | None = None) -> None:
+    """Raises BadInput where the parts, bytes by what takes them, are more than is there (None: of the CPU's memory);
+    with `options.memory_check: warn` it is a warning."""
     from compute.available_memory import available_memory
 
     needed, there = sum(parts.values()), available_memory() if there is None else there
