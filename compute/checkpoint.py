@@ -64,7 +64,14 @@ def load_model(
     if spread:
         model.weights_made_again = made_again  # as long as the model is there
     else:
-        model = model.to(device or best_device())
+        device = device or best_device()
+        try:
+            model = model.to(device)
+        except torch.OutOfMemoryError as error:
+            raise BadInput(
+                f"model {location}: its weights in {dtype} do not fit into the memory of {device}; give "
+                "model.device_map: auto, or a narrower model.dtype"
+            ) from error
     model.eval().requires_grad_(False)
     _refuse_not_causal(location, model)
     return model
@@ -126,6 +133,10 @@ def same_architecture(model: nn.Module, other: nn.Module) -> bool:
 
 def parameter_count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def weight_bytes(model: nn.Module, dtype: str) -> int:
+    return parameter_count(model) * DTYPES[dtype].itemsize
 
 
 def _device_map(device: str | None, max_memory: dict[int | str, str] | None, directory: TemporaryDirectory) -> dict:

@@ -41,7 +41,7 @@ from compute.operations import (
     training_pass,
     turn,
 )
-from compute.routes import Choice, Routes, Workload, choose_routes, queries_at_once
+from compute.routes import Choice, Routes, Workload, choose_routes, documents_at_once, rebuilt_at_once
 from compute.tracked_modules import TrackedModule
 
 DECOMPOSITION = "decomposition"  # float64, on the model's device
@@ -385,16 +385,21 @@ class CostModel:
         """What routes take of the memory for gradients: queries' dense ones that are kept, and documents', of all
         modules where they are gathered or else of one at a time, beside queries' that
         are rebuilt."""
-        taken = {name: choice.route for name, choice in routes.choices.items()}
-        size = workload.bytes_per_entry
-        sizes = {each.module.name: entries(each) * size for each in self.architecture.tracked}
-        dense = directions * sum(each for name, each in sizes.items() if taken[name] == "formed")
-        formed = [each for name, each in sizes.items() if taken[name] != "factors"]
-        rebuilt = [each for name, each in sizes.items() if taken[name] == "rebuilt"]
-        passing = routes.gathered * sum(formed)
-        if not routes.gathered:
-            passing = min(workload.passing_bytes, workload.documents * max(formed, default=0))
-        passing += max((queries_at_once(workload, each // size) * each for each in rebuilt), default=0)
+        size, tracked = workload.bytes_per_entry, {each.module.name: each for each in self.architecture.tracked}
+        dense = gathered = documents = queries = 0
+        for name, choice in routes.choices.items():
+            module, of_one = tracked[name].module, entries(tracked[name]) * size
+            if choice.route == "factors":
+                continue
+            gathered += routes.gathered * of_one
+            at_once = documents_at_once(workload, routes.passing_bytes, of_one // size, choice.route)
+            documents = max(documents, at_once * of_one)
+            if choice.route == "formed":
+                dense += directions * of_one
+            else:
+                rebuilt = rebuilt_at_once(routes.passing_bytes, size, module, directions, kept=routes.kept)
+                queries = max(queries, math.prod(rebuilt) * module.in_features * size)
+        passing = (gathered or documents) + queries
         return min(workload.memory_bytes, dense + passing)
 
     @property

@@ -46,11 +46,6 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + kept
 
 
-def whole_memory() -> int:
-    """Bytes of the GPU that a model is put on, whatever has taken some of them for now."""
-    return torch.cuda.get_device_properties("cuda").total_memory
-
-
 def summed(of_modules: SequenceOf[Tensor]) -> Tensor:
     """The sum of what modules on several devices have, on the first one's."""
     return torch.stack([each.to(of_modules[0].device) for each in of_modules]).sum()

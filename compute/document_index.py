@@ -57,7 +57,7 @@ def indexed_documents(
         basis = sketch.curvature.eigenbasis[module.name]
         entries, squares = [], []
         for rotated_DSA in rotated_gradients(module, basis, activation_BTI.to(dtype), gradient_BTO.to(dtype)):
-            squares.append(squared_norms(rotated_DSA.flatten(1)))
+            squares.append(squared_norms(rotated_DSA))
             entries.append(sketch.kept(module.name, rotated_DSA))
         squares_B, kept_BN = torch.cat(squares).to(device, dtype), torch.cat(entries).to(device)
         places_B = batch.places.to(device)

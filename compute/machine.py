@@ -23,6 +23,11 @@ def machine_used() -> str:
     return machine_name("cuda" if torch.cuda.is_initialized() else "cpu")
 
 
+def gpu_memory() -> int:
+    """Bytes of the GPU that a model is put on."""
+    return torch.cuda.get_device_properties("cuda").total_memory
+
+
 def lacks_instructions(device: str, dtype: str) -> bool:
     """Whether products of this dtype are only emulated there: bfloat16 on a GPU older than Ampere. A CPU multiplies in
     every dtype that a model may have (tried with torch 2.13)."""

@@ -38,7 +38,7 @@ def gradient_squares(module: TrackedModule, activation_BTI: Tensor, gradient_BTO
     outputs = gradient_BTO.shape[2]
     if positions * (inputs + outputs) > inputs * outputs:
         chunks = document_gradients(module, activation_BTI, gradient_BTO)
-        return torch.cat([squared_norms(gradient_DOI.flatten(1)) for gradient_DOI in chunks])
+        return torch.cat([squared_norms(gradient_DOI) for gradient_DOI in chunks])
     gram_BTT = _inner_products(activation_BTI)
     gram_BTT += module.has_bias  # the bias column of ones adds 1 to every inner product
     gram_BTT *= _inner_products(gradient_BTO)
@@ -70,6 +70,10 @@ def sum_dtype(products: torch.dtype) -> torch.dtype:
     return torch.promote_types(products, torch.float32)
 
 
-def squared_norms(gradient_DP: Tensor) -> Tensor:
-    """‖G‖² of each row, summed in float32 at least."""
-    return torch.linalg.vector_norm(gradient_DP, dim=1, dtype=sum_dtype(gradient_DP.dtype)).square()
+def squared_norms(gradient: Tensor) -> Tensor:
+    """‖G‖² of each document's gradient D×O×I, or of its bias D×O; summed in float32 at least.
+
+    Row by row: of millions of entries at once PyTorch's norm on a CPU keeps four digits in float32.
+    """
+    squares = torch.linalg.vector_norm(gradient, dim=-1, dtype=sum_dtype(gradient.dtype)).square()
+    return squares.flatten(1).sum(1) if squares.ndim > 1 else squares

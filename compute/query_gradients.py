@@ -119,7 +119,8 @@ def _cut(
             break
         agreement = (1 - (1 - keeps.agreement**2) / stricter) ** 0.5
         for number in {number for number, _ in due}:
-            (cut[number],) = _cut_at(gradients[number : number + 1], names, curvature, _Keeps(None, agreement), metrics)
+            falling_short = [metric for each, metric in due if each == number]
+            (cut[number],) = _cut_at([gradients[number]], names, curvature, _Keeps(None, agreement), falling_short)
     for place, (number, metric) in enumerate(due):
         found[number][metric] = _Cut({name: full_rank(whole(name, place)) for name in names}, 1.0)
     return found

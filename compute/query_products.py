@@ -19,7 +19,7 @@ from torch import Tensor
 from compute.low_rank import LowRankGradient
 from compute.module_gradients import gradient_squares, squared_norms, sum_dtype
 from compute.passes import Parts
-from compute.routes import Routes, Workload, documents_at_once, queries_at_once
+from compute.routes import Routes, Workload, documents_at_once, rebuilt_at_once
 from compute.tracked_modules import TrackedModule
 
 ELEMENTS_AT_ONCE = 2**24  # of projections, 64 MiB in float32
@@ -83,17 +83,21 @@ def query_products(
     route, dtype = routes.choices[module.name].route, scratch.dtype
     if route == "factors":
         # Those of the chunk before are still there while the next are read, and put side by side.
-        elements = None if routes.kept else workload.passing_bytes // workload.bytes_per_entry // 3
+        elements = None if routes.kept else routes.passing_bytes // workload.bytes_per_entry // 3
         return FactorSide(module, factors, dtype, device, sums, elements)
     entries = module.out_features * module.in_dim
     if route == "formed":
         queries = Kept(module, factors, dtype, device)
     else:
         kept = [_placed(each, dtype, device) for each in factors] if routes.kept else factors
-        queries = Rebuilt(module, kept, dtype, device, queries_at_once(workload, entries), scratch)
+        at_once = rebuilt_at_once(
+            routes.passing_bytes, workload.bytes_per_entry, module, len(factors), kept=routes.kept
+        )
+        queries = Rebuilt(module, kept, dtype, device, *at_once, scratch)
     if routes.gathered:
         return GatheredGradients(queries, routes.gathered, scratch, sums)
-    return FormedGradients(queries, documents_at_once(workload, entries, route), scratch, sums)
+    rows = documents_at_once(workload, routes.passing_bytes, entries, route)
+    return FormedGradients(queries, rows, scratch, sums)
 
 
 class FactorSide(QueryProducts):
@@ -178,68 +182,83 @@ class Scratch:
 class DenseQueries(ABC):
     """The queries' dense gradients: weights q×P and biases q×O of some of them at a time."""
 
-    def __init__(self, module: TrackedModule, dtype: torch.dtype, device) -> None:
-        self.module, self.dtype, self.device = module, dtype, device
-
-    @abstractmethod
-    def chunks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """All queries in turn; no biases where the module has none."""
+    def __init__(self, module: TrackedModule, factors: SequenceOf[LowRankGradient], dtype: torch.dtype, device) -> None:
+        self.module, self.factors, self.dtype, self.device = module, factors, dtype, device
 
     def products(self, weight_DP: Tensor, bias_DO: Tensor | None) -> Tensor:
         """Scores D×Q."""
-        scores = []
-        for weight_qP, bias_qO in self.chunks():
-            # The larger matrix first: twice as fast for few documents.
-            scores_qD = (weight_qP @ weight_DP.T).to(sum_dtype(self.dtype))
-            scores.append(scores_qD if bias_qO is None else scores_qD + bias_qO @ bias_DO.T)
-        return torch.cat(scores).T
+        return torch.cat(list(self._parts(weight_DP, bias_DO))).T
 
-    def _build(self, factors: SequenceOf[LowRankGradient], out_qOI: Tensor) -> Tensor | None:
-        """Writes the weights of these queries, one after the other since their ranks differ; gives their biases."""
-        biases = []
-        for factor, out_OI in zip(factors, out_qOI, strict=True):
-            placed = _placed(factor, self.dtype, self.device)
-            torch.mm(placed.left_OR, placed.right_IR[: self.module.in_features].T, out=out_OI)
-            if self.module.has_bias:
-                biases.append(placed.left_OR @ placed.right_IR[-1])
-        return torch.stack(biases) if biases else None
+    @abstractmethod
+    def _parts(self, weight_DP: Tensor, bias_DO: Tensor | None) -> Iterator[Tensor]:
+        """Scores q×D of all queries in turn, in the dtype of sums."""
+
+    def _product(self, weight_qP: Tensor, weight_DP: Tensor) -> Tensor:
+        # The larger matrix first: twice as fast for few documents.
+        return (weight_qP @ weight_DP.T).to(sum_dtype(self.dtype))
+
+    def _build(self, placed: SequenceOf[LowRankGradient], rows: slice, out_qoI: Tensor) -> None:
+        """Writes rows of these queries' weights, one query after the other since their ranks differ."""
+        for factor, out_oI in zip(placed, out_qoI, strict=True):
+            torch.mm(factor.left_OR[rows], factor.right_IR[: self.module.in_features].T, out=out_oI)
+
+    def _biases(self, placed: SequenceOf[LowRankGradient]) -> Tensor | None:
+        if not self.module.has_bias:
+            return None
+        return torch.stack([factor.left_OR @ factor.right_IR[-1] for factor in placed])
 
 
 class Kept(DenseQueries):
     """Made once and kept."""
 
-    def __init__(self, module: TrackedModule, factors: list[LowRankGradient], dtype: torch.dtype, device) -> None:
-        super().__init__(module, dtype, device)
+    def __init__(self, module: TrackedModule, factors: SequenceOf[LowRankGradient], dtype: torch.dtype, device) -> None:
+        super().__init__(module, (), dtype, device)
         weight_QOI = torch.empty(len(factors), module.out_features, module.in_features, dtype=dtype, device=device)
-        self.bias_QO = self._build(factors, weight_QOI)
+        biases = []
+        for number, factor in enumerate(factors):
+            placed = [_placed(factor, dtype, device)]
+            self._build(placed, slice(None), weight_QOI[number : number + 1])
+            biases.append(self._biases(placed))
+        self.bias_QO = torch.cat(biases) if module.has_bias else None
         self.weight_QP = weight_QOI.flatten(1)
 
-    def chunks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        yield self.weight_QP, self.bias_QO
+    def _parts(self, weight_DP: Tensor, bias_DO: Tensor | None) -> Iterator[Tensor]:
+        scores_QD = self._product(self.weight_QP, weight_DP)
+        yield scores_QD if bias_DO is None else scores_QD + self.bias_QO @ bias_DO.T
 
 
 class Rebuilt(DenseQueries):
-    """Dense gradients of `at_once` queries are made of their factors for each product."""
+    """`rows` of the dense gradients of `at_once` queries are made of their factors for each product."""
 
     def __init__(
         self,
         module: TrackedModule,
-        factors: list[LowRankGradient],
+        factors: SequenceOf[LowRankGradient],
         dtype: torch.dtype,
         device,
         at_once: int,
+        rows: int,
         scratch: Scratch,
     ) -> None:
-        super().__init__(module, dtype, device)
-        self.factors, self.at_once, self.scratch = factors, at_once, scratch
+        super().__init__(module, factors, dtype, device)
+        self.at_once, self.rows, self.scratch = at_once, rows, scratch
 
-    def chunks(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        shape = (min(self.at_once, len(self.factors)), self.module.out_features, self.module.in_features)
+    def _parts(self, weight_DP: Tensor, bias_DO: Tensor | None) -> Iterator[Tensor]:
         for start in range(0, len(self.factors), self.at_once):
             some = self.factors[start : start + self.at_once]
-            weight_qOI = self.scratch.space("queries", shape, self.device)[: len(some)]
-            bias_qO = self._build(some, weight_qOI)
-            yield weight_qOI.flatten(1), bias_qO
+            yield self._of_some([_placed(each, self.dtype, self.device) for each in some], weight_DP, bias_DO)
+
+    def _of_some(self, placed: list[LowRankGradient], weight_DP: Tensor, bias_DO: Tensor | None) -> Tensor:
+        """Scores q×D: rows after rows of all these queries, so that a document's are read once for all of them."""
+        inputs = self.module.in_features
+        scores_qD = weight_DP.new_zeros(len(placed), len(weight_DP), dtype=sum_dtype(self.dtype))
+        for start in range(0, self.module.out_features, self.rows):
+            rows = slice(start, min(start + self.rows, self.module.out_features))
+            weight_qoI = self.scratch.space("queries", (len(placed), rows.stop - start, inputs), self.device)
+            self._build(placed, rows, weight_qoI)
+            entries = slice(start * inputs, rows.stop * inputs)
+            scores_qD += self._product(weight_qoI.flatten(1), weight_DP[:, entries])
+        return scores_qD if bias_DO is None else scores_qD + self._biases(placed) @ bias_DO.T
 
 
 class FormedGradients(QueryProducts):
@@ -262,7 +281,7 @@ class FormedGradients(QueryProducts):
     def _form(self, activation_DTI: Tensor, gradient_DTO: Tensor, weight_DOI: Tensor, bias_DO: Tensor | None) -> Tensor:
         """Writes the gradients, and gives their squared norms."""
         torch.bmm(gradient_DTO.transpose(1, 2), activation_DTI, out=weight_DOI)
-        squares_D = squared_norms(weight_DOI.flatten(1))
+        squares_D = squared_norms(weight_DOI)
         if bias_DO is not None:
             torch.sum(gradient_DTO, 1, out=bias_DO)
             squares_D += squared_norms(bias_DO)

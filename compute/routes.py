@@ -6,8 +6,8 @@ that costs least:
 
 - factors: Σ_t (g_t U)·(a_t V), no gradient of a document is formed; for few queries or short documents;
 - formed: G, then one product with the dense gradients of all queries, which are kept; for many;
-- rebuilt: the same with dense gradients that are made of their factors, some queries at a time; for so many queries
-  that their dense gradients do not fit into the memory.
+- rebuilt: the same with dense gradients that are made of their factors, some rows of them at a time; for so many
+  queries that their dense gradients do not fit into the memory.
 
 A product reads, and where they are rebuilt makes, the dense gradients of all queries, however few documents it is for.
 So where a batch has few, the formed gradients of several batches are gathered for one product.
@@ -29,10 +29,9 @@ from compute.tracked_modules import TrackedModule
 FORMING, GRAM = 1.3, 1.7
 WORTH_IT = 1.02  # what a smaller memory may cost
 DOCUMENTS_PER_PRODUCT = 32  # from so many on a product's time is that of its multiplications
-QUERIES_AT_ONCE = 32  # that are rebuilt
 FACTORS_SHARE = 2  # of the memory such a part is for the queries' factors
-PASSING_SHARE = 4  # of the memory one such part is for gradients of documents that are formed and let go
-PARTS = {"factors": 0, "formed": 1, "rebuilt": 2}  # parts of it, of documents and of queries that are rebuilt
+PASSING_SHARE = 4  # of the memory one such part is for gradients of documents that are formed and let go, or more
+REBUILT_SHARE = 4  # of that, one such part is for rows of queries that are rebuilt; in caches these are read faster
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Workload:
 
     @property
     def passing_bytes(self) -> int:
-        """What a module's gradients that are formed and rebuilt, or factors that are read, may take at a time."""
+        """What a module's gradients that are formed and rebuilt, or factors that are read, take at a time at least."""
         return self.memory_bytes // PASSING_SHARE
 
 
@@ -69,11 +68,12 @@ class Choice:
 class Routes:
     """The choice of each module by name. `gathered` documents' gradients of all modules that form them are kept for one
     product; 0: a product for each batch. Factors of queries that are not `kept` in the memory are read from where they
-    stand for every product."""
+    stand for every product. What of one module is formed, rebuilt or read at a time takes `passing_bytes`."""
 
     choices: dict[str, Choice]
     gathered: int
     kept: bool
+    passing_bytes: int
 
     def names(self) -> dict[str, str]:
         """The route of each module, for the record of a run."""
@@ -91,8 +91,9 @@ def choose_routes(modules: SequenceOf[TrackedModule], ranks: dict[str, list[int]
     kept = factors <= factors_bytes(workload.memory_bytes)
     left = workload.memory_bytes - factors if kept else workload.memory_bytes
     of_document = sum(each.out_features * each.in_dim for each in modules) * workload.bytes_per_entry
-    gatherings = _gatherings(workload, of_document, left)
-    found = [_routes(modules, ranks, workload, left, each, of_document, kept) for each in gatherings]
+    largest = max(each.out_features * each.in_dim for each in modules)
+    ways = _ways(workload, of_document, largest, left)
+    found = [_routes(modules, ranks, workload, left, *each, of_document, kept) for each in ways]
     totals = [_total(modules, routes) for routes in found]
     # Fewest first: what a larger one saves has to be worth its memory.
     chosen = next(routes for routes, total in zip(found, totals, strict=True) if total <= WORTH_IT * min(totals))
@@ -115,40 +116,35 @@ def _routes(
     workload: Workload,
     left: int,
     gathered: int,
+    passing_bytes: int,
     of_document: int,
     kept: bool,
 ) -> Routes:
     """Those with so many documents gathered, whose gradients of all modules take `of_document` bytes each."""
     waiting = gathered * of_document
     # Queries that are rebuilt stand beside what is gathered.
-    passing = max(waiting + workload.passing_bytes // PARTS["rebuilt"], workload.passing_bytes)
+    passing = max(waiting + passing_bytes // REBUILT_SHARE, passing_bytes)
     while True:
-        choices = _choices(modules, ranks, workload, left - passing, gathered)
-        needed = _passing(choices, workload, waiting, kept)
+        choices = {}
+        dense = left - passing
+        for module in modules:
+            choice = choose(module, ranks[module.name], workload, dense, gathered, passing_bytes)
+            if choice.route == "formed":
+                dense -= len(ranks[module.name]) * module.out_features * module.in_dim * workload.bytes_per_entry
+            choices[module.name] = choice
+        needed = _passing(choices, passing_bytes, waiting, kept)
         if needed <= passing:
-            return Routes(choices, gathered, kept)
+            return Routes(choices, gathered, kept, passing_bytes)
         passing = needed  # these routes have more in hand at once, which leaves less for dense gradients
 
 
-def _choices(
-    modules: SequenceOf[TrackedModule], ranks: dict[str, list[int]], workload: Workload, left: int, gathered: int
-) -> dict[str, Choice]:
-    """The choice of each module in turn, as long as dense gradients have memory `left`."""
-    choices = {}
-    for module in modules:
-        choice = choices[module.name] = choose(module, ranks[module.name], workload, left, gathered)
-        if choice.route == "formed":
-            left -= len(ranks[module.name]) * module.out_features * module.in_dim * workload.bytes_per_entry
-    return choices
-
-
-def _passing(choices: dict[str, Choice], workload: Workload, waiting: int, kept: bool) -> int:
+def _passing(choices: dict[str, Choice], passing_bytes: int, waiting: int, kept: bool) -> int:
     """What routes have in hand at once next to what they keep: one piece of memory serves the documents of all modules,
     another one the queries that are rebuilt (`query_products.Scratch`), and factors that are not kept are read."""
-    taken, part = {choice.route for choice in choices.values()}, workload.passing_bytes
-    documents = waiting or max((part // PARTS[route] for route in taken - {"factors"}), default=0)
-    queries = part // PARTS["rebuilt"] if "rebuilt" in taken else 0
-    return documents + queries + (part if "factors" in taken and not kept else 0)
+    taken = {choice.route for choice in choices.values()}
+    documents = waiting or max((_documents_bytes(passing_bytes, route) for route in taken - {"factors"}), default=0)
+    queries = passing_bytes // REBUILT_SHARE if "rebuilt" in taken else 0
+    return documents + queries + (passing_bytes if "factors" in taken and not kept else 0)
 
 
 def factors_bytes(memory_bytes: int) -> int:
@@ -157,7 +153,12 @@ def factors_bytes(memory_bytes: int) -> int:
 
 
 def choose(
-    module: TrackedModule, ranks: SequenceOf[int], workload: Workload, dense_bytes: int, gathered: int = 0
+    module: TrackedModule,
+    ranks: SequenceOf[int],
+    workload: Workload,
+    dense_bytes: int,
+    gathered: int = 0,
+    passing_bytes: int | None = None,
 ) -> Choice:
     """The cheapest route for queries of these ranks, where `dense_bytes` are left for dense gradients.
 
@@ -168,7 +169,10 @@ def choose(
     entries, forward = outputs * inputs, tokens * outputs * inputs
     product, factors = len(ranks) * entries, tokens * sum(ranks) * (outputs + inputs)
     norm = min(forward, tokens * tokens * (outputs + inputs))
-    at_once = {route: gathered or documents_at_once(workload, entries, route) for route in ("formed", "rebuilt")}
+    passing_bytes = passing_bytes or workload.passing_bytes
+    at_once = {
+        route: gathered or documents_at_once(workload, passing_bytes, entries, route) for route in ("formed", "rebuilt")
+    }
     # The last product of a batch may be for a few; what is gathered is full.
     products = 1 / gathered if gathered else -(-workload.documents // at_once["rebuilt"]) / workload.documents
     rebuilding = sum(ranks) * entries * products
@@ -188,35 +192,66 @@ def choose(
     return Choice(route, *({name: each / forward for name, each in of.items()} for of in (costs, multiplications)))
 
 
-def documents_at_once(workload: Workload, entries: int, route: str) -> int:
+def documents_at_once(workload: Workload, passing_bytes: int, entries: int, route: str) -> int:
     """Documents of a batch whose gradients of so many entries are formed for one product, where none are gathered."""
-    fitting = workload.passing_bytes // (PARTS[route] * workload.bytes_per_entry * entries)
+    fitting = _documents_bytes(passing_bytes, route) // (workload.bytes_per_entry * entries)
     return max(1, min(workload.documents, fitting))
 
 
-def queries_at_once(workload: Workload, entries: int) -> int:
-    """Queries whose dense gradients of so many entries are rebuilt at a time."""
-    fitting = workload.passing_bytes // (PARTS["rebuilt"] * workload.bytes_per_entry * entries)
-    return max(1, min(QUERIES_AT_ONCE, fitting))
+def _documents_bytes(passing_bytes: int, route: str) -> int:
+    """What of it is for documents: all but what queries take that are rebuilt."""
+    return passing_bytes - (passing_bytes // REBUILT_SHARE if route == "rebuilt" else 0)
 
 
-def _gatherings(workload: Workload, of_document: int, left: int) -> list[int]:
-    """Documents that may be gathered, in whole batches, rising: those that make a product whole, or 0 where a batch is
-    enough for that or two do not fit; then more of them, for which queries are rebuilt less often."""
-    room = left - workload.passing_bytes // PARTS["rebuilt"]
+def rebuilt_at_once(
+    passing_bytes: int, bytes_per_entry: int, module: TrackedModule, queries: int, kept: bool
+) -> tuple[int, int]:
+    """Of how many queries how many rows of the dense gradients are rebuilt at a time.
+
+    Some rows of all queries: documents are then read once for all of them. Factors that are not `kept` would be read
+    for all rows again, so that these queries are taken whole instead, as many as fit.
+    """
+    rows, of_row = module.out_features, module.in_features * bytes_per_entry
+    fitting = max(1, passing_bytes // REBUILT_SHARE // of_row)  # rows of one query
+    at_once = max(1, min(queries, fitting if kept else fitting // rows))
+    return at_once, max(1, min(rows, fitting // at_once))
+
+
+def _ways(workload: Workload, of_document: int, largest: int, left: int) -> list[tuple[int, int]]:
+    """How many documents may be gathered, and the memory for what is formed, rebuilt or read at a time; the one that
+    takes the least first.
+
+    Gathered are whole batches: those that make a product whole, or 0 where a batch is enough for that or two do not
+    fit; then more of them, for which queries are rebuilt less often. Where none are gathered, more memory is for more
+    of a batch's documents.
+    """
+    usual, ways = workload.passing_bytes, []
+    room = left - usual // REBUILT_SHARE
     fitting = room // (of_document * workload.documents)  # batches
     # Dense gradients are to have their part.
     batches = min(DOCUMENTS_PER_PRODUCT // workload.documents, fitting // 2)
-    usual = batches if batches > 1 else 0
-    more = []
-    while (twice := 2 * (more[-1] if more else max(1, usual))) <= fitting:
-        more.append(twice)
-    return [each * workload.documents for each in (usual, *more)]
+    if batches < 2:
+        batches = 0
+        ways.append((0, usual))
+        for more in (2 * usual, left):
+            before = ways[-1][1]
+            is_whole = documents_at_once(workload, before, largest, "rebuilt") == workload.documents
+            if not is_whole and before < more <= left:
+                ways.append((0, more))
+    else:
+        ways.append((batches * workload.documents, usual))
+    while (batches := max(2, 2 * batches)) <= fitting:
+        ways.append((batches * workload.documents, usual))
+    return ways
 
 
 def _refuse_too_little(module: TrackedModule, choice: Choice, workload: Workload) -> None:
+    if choice.route == "factors":
+        return
     gradient = module.out_features * module.in_dim * workload.bytes_per_entry
-    least = PASSING_SHARE * PARTS[choice.route] * gradient
+    least = PASSING_SHARE * gradient
+    if choice.route == "rebuilt":
+        least = -(-least * REBUILT_SHARE // (REBUILT_SHARE - 1))
     if least > workload.memory_bytes:
         raise BadInput(
             f"options.memory_mib: {workload.memory_bytes // 2**20} is too little for one document's gradient of "

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from assets.corpus.preflight import preflight_corpus
-from assets.findings.ablation.costs import check_ablation_budgets, study_ablation_cost
+from assets.findings.ablation.costs import check_ablation_budgets, check_ablation_memory
 from assets.findings.answer_statistics import study_rules
 from assets.findings.judge import check_judge
 from assets.model.fit import check_architecture, check_context, check_query_length, check_refinement
@@ -52,7 +51,7 @@ def fitting_modules(study: Study, skeleton) -> tuple[TrackedModule, ...]:
 
     tracked = select_modules(skeleton, study.spec.curvature.modules)
     check_blocks(tracked, study.spec.curvature.blocks)
-    for blocks in study.spec.options.ablation.blocks if study.spec.options.ablation else ():
+    for blocks in study.spec.ablation.blocks if study.spec.ablation else ():
         check_blocks(tracked, blocks, "options.ablation.blocks")
     check_ranks(study, tracked)
     check_refinement(study, tracked)
@@ -84,8 +83,9 @@ def _check_memory(study: Study, skeleton, tracked: tuple[TrackedModule, ...], qu
     sizes = {"documents": fit.sample_documents, "tokens": corpus.max_tokens, "queries": len(queries)}
     sizes["shard_documents"] = min(corpus.shard_records, fit.sample_documents)  # before it is cut, it is not counted
     _check_budgets(study, tracked, **sizes)
-    further = {"ablation": partial(study_ablation_cost, study)} if study.spec.options.ablation else {}
-    refuse_study_beyond_memory(study, skeleton, tracked, further, **sizes)
+    refuse_study_beyond_memory(study, skeleton, tracked, **sizes)
+    if study.spec.ablation:
+        check_ablation_memory(study, skeleton, tracked, **sizes)
 
 
 def _check_budgets(study: Study, tracked: tuple[TrackedModule, ...], **sizes: int) -> None:
@@ -94,7 +94,7 @@ def _check_budgets(study: Study, tracked: tuple[TrackedModule, ...], **sizes: in
 
     setting = cost_setting(study, logits_at_once=LOGITS_AT_ONCE, **sizes)
     check_budgets(setting, tracked)
-    if study.spec.options.ablation:
+    if study.spec.ablation:
         check_ablation_budgets(study, setting, tracked)
 
 

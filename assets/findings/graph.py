@@ -50,7 +50,7 @@ def findings_assets(study: Study, others: Iterable[Study] = ()) -> list[dg.Asset
         *(analysis_asset(study, analysis) for analysis in analyses(study)),
         *([verdicts_asset(study)] if study.spec.findings.judge else []),
         claims_asset(study, decisive, analyses(study)),
-        *([ablation_sample_asset(study), ablation_asset(study)] if study.spec.options.ablation else []),
+        *([ablation_sample_asset(study), ablation_asset(study)] if study.spec.ablation else []),
         report_asset(
             study,
             [*decisive, *ablation_tables(study)[1:], claims_table(study.name)],
@@ -109,7 +109,7 @@ def decisive_tables(study: Study) -> list[Table]:
 
 def ablation_tables(study: Study) -> list[Table]:
     """The pinned sample and what was found on it, which new shards do not make stale."""
-    return [ablation_sample_table(study.name), ablation_table(study.name)] if study.spec.options.ablation else []
+    return [ablation_sample_table(study.name), ablation_table(study.name)] if study.spec.ablation else []
 
 
 def findings_tables(study: Study) -> list[Table]:

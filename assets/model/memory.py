@@ -134,28 +134,48 @@ def refuse_beyond_memory(
         refuse_parts(study, stage, {what: needed for what, needed in parts.items() if what != "weights"})
 
 
-def refuse_study_beyond_memory(
-    study: Study, skeleton, modules, further: Mapping[str, Callable[[CostModel], Cost]] | None = None, **sizes
-) -> None:
+def refuse_study_beyond_memory(study: Study, skeleton, modules, **sizes) -> None:
     """The same of all stages, before anything is loaded: of the weights too, unless they are spread over devices. On a
-    GPU of these and options.memory_mib alone.
-
-    `further` has the stages that the cost model itself does not have.
-    """
+    GPU of these and options.memory_mib alone."""
     from compute.checkpoint import best_device
-    from compute.devices import whole_memory
+    from compute.machine import gpu_memory
 
     costs = _cost_model(study, skeleton, modules, sizes)
     if best_device() != "cpu":
         parts = {"weights": costs.stage("influence").memory["weights"]} | _bound(study)
         # The whole: what another run has taken of it is free again when this one begins.
-        _refuse_with_weights(study, "influence", parts, there=whole_memory())
+        _refuse_with_weights(study, "influence", parts, there=gpu_memory())
         return
     for stage in TRACED:
         if stage in costs.asked:
             _refuse_with_weights(study, stage, costs.stage(stage).memory)
-    for stage, of_stage in (further or {}).items():
-        _refuse_with_weights(study, stage, of_stage(costs).memory)
+
+
+def refuse_stage_beyond_memory(
+    study: Study, stage: str, of_stage: Callable[[CostModel], Cost], skeleton, modules, **sizes
+) -> None:
+    """The same of a stage that the cost model itself does not have."""
+    from compute.checkpoint import best_device
+
+    if best_device() == "cpu":
+        _refuse_with_weights(study, stage, of_stage(_cost_model(study, skeleton, modules, sizes)).memory)
+
+
+def refuse_weights_beyond_gpu(study: Study, stage: str, dtype: str, skeleton) -> None:
+    """Raises BadInput where a GPU has no room for the weights in a dtype that the study itself does not load them in;
+    all else that does not fit there halves a batch, and weights do not."""
+    from compute.checkpoint import best_device, weight_bytes
+    from compute.machine import gpu_memory
+
+    if best_device() == "cpu" or study.spec.model.device_map or study.spec.model.dtype == dtype:
+        return
+    models = 2 if study.spec.query_model else 1  # both are there at a time
+    needed, there = models * weight_bytes(skeleton, dtype), gpu_memory()
+    if needed > there:
+        raise BadInput(
+            f"study {study.name}: {stage} needs the model in {dtype}, whose weights take {mib(needed)}, and the GPU "
+            f"has {mib(there)}; give model.device_map: auto"
+        )
 
 
 def refuse_bound_beyond_gpu(study: Study, stage: str, model) -> None:

@@ -13,7 +13,14 @@ from compute.errors import BadInput
 
 
 def open_traced_model(step: Reading, study: Study, *, query_side: bool = False, device: str | None = None):
-    """The model (the query-side one on request, where the study names it) and its tracked modules.
+    """The model (the query-side one on request, where the study names it) and its tracked modules; raises as below."""
+    _, asked, modules = open_traced_models(step, study, query_side=query_side, device=device)
+    return asked, modules
+
+
+def open_traced_models(step: Reading, study: Study, *, query_side: bool = True, device: str | None = None):
+    """The model that documents pass through, the one that queries pass through (mostly the same), and their tracked
+    modules.
 
     Raises BadInput for an unknown module pattern, modules that cannot be cut into the fit's diagonal blocks, a rank or
     a precision that cannot be had, a tokenizer that does not fit, documents longer than the model's context, or a
@@ -28,9 +35,8 @@ def open_traced_model(step: Reading, study: Study, *, query_side: bool = False, 
     modules = select_modules(model, study.spec.curvature.modules)
     check_blocks(modules, study.spec.curvature.blocks)
     check_settings(study, modules, input_device(model).type)
-    if query_side and study.spec.query_model:
-        model = _open_query_model(step, study, model)
-    return model, modules
+    apart = query_side and study.spec.query_model
+    return model, _open_query_model(step, study, model) if apart else model, modules
 
 
 def _check_fit(step: Reading, study: Study, model) -> None:

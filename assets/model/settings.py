@@ -23,7 +23,7 @@ def check_settings(study: Study, modules: Sequence[TrackedModule], device: str) 
 def check_ranks(study: Study, modules: Sequence[TrackedModule]) -> None:
     options, smallest = study.spec.options, min(modules, key=_smaller_dimension)
     limit = _smaller_dimension(smallest)
-    of_ablation = options.ablation.ranks if options.ablation else ()
+    of_ablation = study.spec.ablation.ranks if study.spec.ablation else ()
     asked = [("options.rank", options.rank, "lower it, or write 'full'")]
     asked += [("options.ablation.ranks", rank, "leave it out: full rank is compared with") for rank in of_ablation]
     for field, rank, advice in asked:
@@ -51,5 +51,5 @@ def _precisions(study: Study) -> Iterator[tuple[str, str, str]]:
     options = study.spec.options
     yield "model.dtype", study.spec.model.dtype, "write float16 or float32"
     yield "options.products", options.products, "write float32"
-    for precision in options.ablation.precisions if options.ablation else ():
+    for precision in study.spec.ablation.precisions if study.spec.ablation else ():
         yield "options.ablation.precisions", precision, "write []"

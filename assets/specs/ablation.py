@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from assets.specs.spec import Spec
 
@@ -39,3 +39,18 @@ class AblationSpec(Spec):
         description="Precisions, each of the whole model, and bfloat16 also of the products of scoring alone.",
     )
     kfac: bool = Field(True, description="K-FAC in place of EK-FAC, at full rank.")
+
+    @classmethod
+    def of_precisions(cls, precisions: tuple[str, ...]) -> AblationSpec:
+        """What a study in these precisions is compared by that did not ask: they alone, on few documents."""
+        return cls(documents=64, ranks=(), blocks=(), precisions=precisions, kfac=False)
+
+
+def _kind(value: Any) -> str:
+    return "off" if value is False else "fields"
+
+
+AblationOrFalse = Annotated[
+    Annotated[AblationSpec, Tag("fields")] | Annotated[Literal[False], Tag("off")], Discriminator(_kind)
+]
+"""With a discriminator, so that a mistake in a field is not also told as a `false` that is missing."""

@@ -78,11 +78,12 @@ def _one_of(expectations: list[str]) -> str:
 
 
 def _location(document: Document, error: dict[str, Any]) -> Location:
-    """Where in the document; pydantic appends which of several kinds it tried."""
-    location = tuple(error["loc"])
-    if error["type"] in ("missing", "extra_forbidden"):
-        return location
-    return next(location[:end] for end in range(len(location), -1, -1) if location[:end] in document.lines)
+    """Where in the document; pydantic puts in which of several kinds it tried."""
+    location: Location = ()
+    for part in error["loc"]:
+        if (*location, part) in document.lines:
+            location = (*location, part)
+    return (*location, error["loc"][-1]) if error["type"] == "missing" else location
 
 
 def _line(document: Document, location: Location, reason: str) -> str:

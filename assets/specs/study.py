@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import dagster as dg
 from pydantic import Field, model_validator
 
-from assets.specs.ablation import AblationSpec
+from assets.specs.ablation import AblationOrFalse, AblationSpec
 from assets.specs.corpus import CorpusSpec
 from assets.specs.curvature import CurvatureSpec
 from assets.specs.findings import FindingsSpec
@@ -120,9 +120,10 @@ class StudyOptions(Spec):
         description="Index the documents' gradients for headwater ask: one more pass over the corpus, and some KiB a "
         "document; {} takes the defaults.",
     )
-    ablation: AblationSpec | None = Field(
+    ablation: AblationOrFalse | None = Field(
         None,
-        description="Compare scores of cheaper settings with full-rank ones on a sample of documents; left out: no.",
+        description="Compare scores of cheaper settings with full-rank ones on a sample of documents. Left out: only a "
+        "precision below float32 of model.dtype or options.products, on 64 documents; false: nothing.",
     )
 
     @model_validator(mode="after")
@@ -219,6 +220,15 @@ class StudySpec(Spec):
     automation: AutomationSpec = Field(default_factory=AutomationSpec, description="What runs by itself.")
     options: StudyOptions = Field(default_factory=StudyOptions, description="How documents are scored and ranked.")
     findings: FindingsSpec = Field(default_factory=FindingsSpec, description="How the findings are made.")
+
+    @property
+    def ablation(self) -> AblationSpec | None:
+        """The one that is made: as options.ablation has it; left out, of the study's own precisions below float32."""
+        stated, own = self.options.ablation, (self.model.dtype, self.options.products)
+        if stated is not None:
+            return stated or None
+        lowered = tuple(each for each in ("bfloat16", "float16") if each in own)
+        return AblationSpec.of_precisions(lowered) if lowered and "ekfac" in self.options.methods else None
 
     @model_validator(mode="after")
     def _ablation_cuts_whole_covariances(self) -> StudySpec:

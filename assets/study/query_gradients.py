@@ -14,7 +14,7 @@ from assets.lake.lake import Lake
 from assets.lake.matrices import VECTOR, vectors
 from assets.lake.tables import Column, Table
 from assets.model.memory import refuse_beyond_memory
-from assets.model.opening import open_traced_model
+from assets.model.opening import open_traced_models
 from assets.specs.study import Study
 from assets.step.checks import Check
 from assets.step.declaring import asset_arguments
@@ -187,7 +187,7 @@ def _batches(
     from compute.query_gradients import query_gradients
 
     options = study.spec.options
-    model, modules = open_traced_model(step, study, query_side=True)
+    of_documents, model, modules = open_traced_models(step, study)
     metrics = metrics_of(method for method in options.methods if not known_method(method).refined)
     copies = gradient_copies(max(1, len(metrics)), options.rank_agreement is not None)
     measured = len(metrics) if options.measures_agreement else 0
@@ -199,7 +199,8 @@ def _batches(
         )
     queries = query_sequences(step.scan(completions_table(study.name)).sort("position").collect().to_dicts())
     longest = max(map(len, queries), default=2)
-    sample = agreement_sample(step, study, model, modules)
+    sample = agreement_sample(step, study, of_documents, modules)
+    of_documents = None  # of two models one is let go where documents pass through none
     sampled = sample.documents if sample else []
     tokens = max(map(len, sampled), default=longest)
     sizes = {"documents": max(len(queries), len(sampled)), "tokens": tokens}
@@ -231,7 +232,7 @@ def _batches(
 
 def agreement_sample(step: Reading, study: Study, model, modules):
     """Documents on which low ranks are compared with the full one: the first of the curvature's sample, which is in a
-    hashed order. None where nothing is to be compared. They pass through the model that the queries pass through."""
+    hashed order. None where nothing is to be compared. `model` is the one that documents are scored with."""
     from compute.measured_agreement import AgreementSample
 
     options = study.spec.options

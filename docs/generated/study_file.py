@@ -6,7 +6,7 @@ import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
@@ -80,7 +80,8 @@ def _section(section: Section, places: dict[type[BaseModel], str]) -> str:
 
 def _kind(field: FieldInfo, schema: dict[str, Any], places: dict) -> str:
     if inner := next(_models(field.annotation), None):
-        return f"[fields of its own](#{places[inner].replace('.', '')})"
+        off = f" or {code('false')}" if False in _choices(field.annotation) else ""
+        return f"[fields of its own](#{places[inner].replace('.', '')}){off}"
     kinds = list(_kinds(schema))
     one_too = ["text"] if any(isinstance(each, BeforeValidator) for each in _annotated(field)) else []
     return " or ".join(dict.fromkeys([*one_too, *kinds]))
@@ -120,6 +121,12 @@ def _default(field: FieldInfo) -> str:
     if value is None or value is PydanticUndefined or isinstance(value, BaseModel):
         return ""
     return code(json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False))
+
+
+def _choices(annotation: Any) -> Iterator[Any]:
+    """The values of the `Literal`s inside of an annotation."""
+    for argument in get_args(annotation):
+        yield from (argument,) if get_origin(annotation) is Literal else _choices(argument)
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from assets.findings.ablation.costs import study_ablation_cost
+from assets.findings.ablation.unasked import is_unasked, what_is_compared
 from assets.model.memory import AUTO_RANK, cost_setting
 from compute.errors import BadInput
 from orchestration.plan.recorded import History, Recorded, history
@@ -60,7 +61,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Plan:
-    """All stages in their order. `training_operations` and `training_seconds` are of one training pass."""
+    """All stages in their order. `training_operations` and `training_seconds` are of one training pass; `unasked` tells
+    of an ablation that the study has without asking."""
 
     study: str
     hardware: Hardware
@@ -73,6 +75,7 @@ class Plan:
     training_operations: float
     training_seconds: float
     why_dagster: str
+    unasked: str
 
     @property
     def operations(self) -> float:
@@ -142,6 +145,7 @@ def plan_study(
         training.total,
         _seconds(device, training),
         past.why_dagster,
+        what_is_compared(study) if is_unasked(study) else "",
     )
 
 
@@ -165,7 +169,7 @@ def _check_tokens(study: Study, tokens: int, context: int | None) -> None:
 
 def _dtypes(study: Study) -> tuple[str, ...]:
     """In which the study multiplies, next to float32 and float64."""
-    ablation = study.spec.options.ablation
+    ablation = study.spec.ablation
     return (study.spec.model.dtype, study.spec.options.products, *(ablation.precisions if ablation else ()))
 
 
@@ -200,7 +204,7 @@ def _stages(study: Study, model, device: Hardware, compared: dict[str, Compariso
 
 def _costs(study: Study, model, device: Hardware) -> dict[str, Cost]:
     """Of all stages that the study asks for, by the name of their asset."""
-    if study.spec.options.ablation is None:
+    if study.spec.ablation is None:
         return model.stages()
     return model.stages() | {"ablation": study_ablation_cost(study, model, seconds=partial(_seconds, device))}
 

@@ -79,7 +79,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def remarks(plan: Plan) -> Iterator[str]:
-    """The bottleneck, what does not fit into memory, and how far estimates were off."""
+    """The bottleneck, what does not fit into memory, what was not asked for, and how far estimates were off."""
     slow = plan.slowest
     part = max(slow.seconds_by, key=slow.seconds_by.__getitem__)
     share = round(100 * slow.seconds / plan.seconds)
@@ -91,6 +91,8 @@ def remarks(plan: Plan) -> Iterator[str]:
             f"Memory: {stage.name} needs {size(stage.cost.memory_bytes)}, more than the {size(plan.hardware.memory)} "
             f"of {plan.hardware.name}; most of it, {size(stage.cost.memory[what])}, is {what}."
         )
+    if plan.unasked:
+        yield f"Ablation: {plan.unasked}."
     yield from _calibration(plan)
 
 

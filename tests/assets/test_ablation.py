@@ -10,18 +10,20 @@ import pytest
 from pydantic import ValidationError
 
 from assets.findings.ablation.ablation import ablation_evidence, agreement_rows, summary
+from assets.findings.ablation.own_setting import own_agreement, own_problem, own_sentence, precision_agreements
 from assets.findings.ablation.scoring import Scored, in_precision
 from assets.findings.ablation.variants import REFERENCE, Variant, own_variant, variants_of
 from assets.findings.analysis import drawn
 from assets.findings.evidence import evidence_rows
 from assets.findings.uncertainty.values import mean_interval
+from assets.specs.ablation import AblationSpec
 from assets.specs.findings import FindingsSpec
 from assets.specs.study import Study, StudySpec
 
 SETTINGS = FindingsSpec(resamples=200)
 
 
-def study(ablation: dict, dtype: str = "float32", **options) -> Study:
+def study(ablation: dict | bool | None, dtype: str = "float32", **options) -> Study:
     spec = {
         "study": "s",
         "corpus": {"name": "c", "path": ["*.jsonl"], "max_tokens": 512},
@@ -69,6 +71,43 @@ def test_a_study_at_full_rank_is_the_reference_itself():
     assert variants_of(whole) == [REFERENCE] and own_variant(whole) == REFERENCE
 
 
+@pytest.mark.parametrize(
+    ("dtype", "options", "precisions"),
+    [
+        ("bfloat16", {}, ("bfloat16",)),
+        ("float16", {}, ("float16",)),
+        ("float32", {"products": "bfloat16"}, ("bfloat16",)),
+        ("float64", {"products": "bfloat16"}, ("bfloat16",)),
+        ("float16", {"products": "bfloat16"}, ("bfloat16", "float16")),
+        ("float32", {}, None),
+        ("float64", {}, None),
+        ("bfloat16", {"methods": ["dot"]}, None),
+    ],
+)
+def test_a_precision_below_float32_is_compared_without_asking(dtype, options, precisions):
+    found = study(None, dtype, **options).spec.ablation
+    assert found == (precisions and AblationSpec.of_precisions(precisions))
+    assert study(False, dtype, **options).spec.ablation is None
+
+
+def test_what_is_compared_without_asking_is_the_study_itself_and_its_precision():
+    own = study(None, "float16", rank=16)
+    assert names(own) == ["full rank", "rank 16", "rank 16, model in float16", "model in float16"]
+    assert own.spec.ablation.documents == 64 and own.spec.options.ablation is None
+    asked = {"documents": 20, "precisions": []}
+    assert study(asked, "float16").spec.ablation == AblationSpec.model_validate(asked)
+    cut = own.spec.model_dump() | {"curvature": {"name": "f", "blocks": 2}}
+    assert StudySpec.model_validate(cut).ablation == own.spec.ablation
+
+
+def test_a_study_that_asks_for_none_is_dumped_as_before_and_read_again():
+    for ablation in (None, False, {"documents": 20}):
+        spec = study(ablation, "bfloat16").spec
+        dumped = spec.model_dump(mode="json")["options"]["ablation"]
+        assert dumped == (spec.ablation.model_dump(mode="json") if ablation else ablation)
+        assert StudySpec.model_validate(spec.model_dump()) == spec
+
+
 def test_both_models_are_opened_in_the_precision_of_the_setting():
     lowered = in_precision(study({}), "bfloat16").spec
     assert (lowered.model.dtype, lowered.query_model.dtype) == ("bfloat16", "bfloat16")
@@ -84,6 +123,8 @@ def test_both_models_are_opened_in_the_precision_of_the_setting():
         ({"precisions": ["int8"]}, {}, "'bfloat16' or 'float16'"),
         ({"precision": ["bfloat16"]}, {}, "Extra inputs"),
         ({"blocks": [1]}, {}, "greater than or equal to 2"),
+        (True, {}, "valid dictionary or instance of AblationSpec"),
+        (0, {}, "valid dictionary or instance of AblationSpec"),
         ({}, {"methods": ["dot"]}, "ablation compares scores by ekfac, which methods does not list"),
     ],
 )
@@ -135,6 +176,40 @@ def test_evidence_has_the_mean_of_all_queries_and_its_interval(rows):
     share = found["share of the top 20 in common, rank 8, products in bfloat16"]
     assert share.estimate == pytest.approx(rows.filter(rank="8")["overlap"].mean() / 20)
     assert all(each.low <= each.estimate <= each.high <= 1 for each in found.values())
+
+
+def as_scored(rows: pl.DataFrame, variant: str) -> pl.DataFrame:
+    return rows.with_columns(is_study=pl.col("variant") == variant)
+
+
+def test_the_studys_own_setting_is_told_with_its_precision_alone(rows):
+    alone = rows.filter(rank="8").with_columns(
+        variant=pl.lit("products in bfloat16"), rank=pl.lit("full"), is_study=False
+    )
+    alone = alone.with_columns(pearson=pl.col("pearson") ** 0.1)
+    low = as_scored(pl.concat([rows, alone]), "rank 8, products in bfloat16")
+    own, (precision,) = own_agreement(low), precision_agreements(low)
+    part = low.filter("is_study").sort("pearson")
+    assert (own.worst, own.query_id) == (part["pearson"][0], part["query_id"][0])
+    assert own.mean == pytest.approx(part["pearson"].mean()) and precision.mean == pytest.approx(
+        alone["pearson"].mean()
+    )
+    assert own_sentence(low) == (
+        f"The study itself is scored by rank 8, products in bfloat16: Pearson {own.mean:.5f} on average, "
+        f"{own.worst:.5f} for the worst query ({own.query_id}), against full rank in float32. Of that, products in "
+        f"bfloat16 alone: Pearson {precision.mean:.5f} on average, {precision.worst:.5f} for the worst query "
+        f"({precision.query_id})."
+    )
+    assert not precision_agreements(as_scored(rows, "rank 32"))
+    assert own_sentence(as_scored(rows, "full rank")) == "The study itself is scored at full rank in float32."
+
+
+def test_a_setting_whose_worst_query_agrees_too_little_is_flagged(rows):
+    own = own_agreement(as_scored(rows, "rank 32"))
+    assert own_problem("s", as_scored(rows, "rank 32"), own.worst) is None
+    problem = own_problem("s", as_scored(rows, "rank 32"), own.worst + 1e-9)
+    assert f"query {own.query_id} as the study takes them (rank 32)" in problem and "options.min_agreement" in problem
+    assert own_problem("s", as_scored(rows, "full rank"), 1.0) is None
 
 
 def test_the_figure_tells_agreement_the_worst_query_and_time(rows):

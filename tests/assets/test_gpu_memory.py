@@ -25,7 +25,7 @@ def on_a_gpu(monkeypatch, *, free: float = 0, whole: float = 0) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(free) - 16 * MIB, 80 * 2**30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 40 * MIB)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 24 * MIB)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=int(whole)))
+    monkeypatch.setattr("compute.machine.gpu_memory", lambda: int(whole))
 
 
 def test_the_bound_must_be_free_next_to_the_loaded_model(tmp_path, monkeypatch, capsys):

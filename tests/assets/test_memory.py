@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXConfig
 
-from assets.findings.ablation.costs import study_ablation_cost
+from assets.findings.ablation.costs import check_ablation_memory, study_ablation_cost
 from assets.model.memory import REMEDIES, TRACED, cost_setting, refuse_parts, refuse_study_beyond_memory
 from assets.specs.study import IndexSpec
 from compute.architecture import architecture_of
@@ -138,3 +138,34 @@ def test_an_ablation_needs_the_float32_model_also_where_the_study_is_of_another_
     whole = sum(4 * (each.in_dim**2 + each.out_features**2) for each in modules)
     entries = sum(4 * each.in_dim * each.out_features for each in modules)
     assert every.memory["eigenbasis and eigenvalues"] == pytest.approx(whole / 2 + 2 * entries)
+
+
+UNASKED = {"model": {"dtype": "bfloat16"}}
+WAY_OUT = r"; or set options\.ablation to false: nothing then tells how well bfloat16 agrees$"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({}, WAY_OUT), ({"ablation": {"ranks": [4], "blocks": []}}, "narrower model.dtype;[^;]*$")]
+)
+def test_what_does_not_fit_for_an_ablation_that_nobody_asked_for_can_be_left_out(
+    tmp_path, wide, monkeypatch, options, words
+):
+    there(monkeypatch, GIB)
+    study = read_study(write_study(tmp_path, **UNASKED, options=options))
+    with pytest.raises(BadInput, match=f"^study tiny: ablation needs about .*{words}"):
+        check_ablation_memory(study, *wide, documents=60, tokens=32, queries=3)
+
+
+def test_a_gpu_without_room_for_the_float32_model_is_found_before_work(tmp_path, wide, monkeypatch):
+    monkeypatch.setattr("compute.checkpoint.best_device", lambda: "cuda:0")
+    monkeypatch.setattr("compute.machine.gpu_memory", lambda: GIB)
+    sizes = {"documents": 60, "tokens": 32, "queries": 3}
+    study = read_study(write_study(tmp_path, **UNASKED))
+    said = "study tiny: ablation needs the model in float32, whose weights take 2,325 MiB, and the GPU has 1,024 MiB"
+    with pytest.raises(BadInput, match=f"^{said}; give model.device_map: auto{WAY_OUT}"):
+        check_ablation_memory(study, *wide, **sizes)
+    monkeypatch.setattr("compute.machine.gpu_memory", lambda: 3 * GIB)
+    check_ablation_memory(study, *wide, **sizes)
+    monkeypatch.setattr("compute.machine.gpu_memory", lambda: GIB)
+    for changes in ({"model": {"dtype": "bfloat16", "device_map": "auto"}}, {"options": {"products": "bfloat16"}}):
+        check_ablation_memory(read_study(write_study(tmp_path, **changes)), *wide, **sizes)

@@ -187,3 +187,13 @@ def test_values_that_are_not_finite_are_told_of_weights_that_wait_too(tmp_path):
     save_file(weights, file, metadata={"format": "pt"})
     with pytest.raises(BadInput, match=f"{broken} holds values that are not finite"):
         spread(tmp_path)
+
+
+def test_weights_that_a_device_has_no_room_for_are_told_in_a_sentence(tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("injected")
+
+    tiny_model("llama").float().save_pretrained(tmp_path)
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(BadInput, match=r"in bfloat16 do not fit into the memory of cpu; give model\.device_map"):
+        load_model(str(tmp_path), dtype="bfloat16", device="cpu")

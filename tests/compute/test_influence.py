@@ -333,6 +333,6 @@ def test_costs_are_multiples_of_the_modules_own_forward_pass():
 def test_a_budget_too_small_for_one_documents_gradient_is_refused():
     """Where gradients are formed: at the factor side none is."""
     workload = Workload(tokens=256, documents=32, memory_bytes=2**21)
-    with pytest.raises(BadInput, match=r"memory_mib: 2 is too little .* gradient of m, of 2 MiB; give 9 at least"):
+    with pytest.raises(BadInput, match=r"memory_mib: 2 is too little .* gradient of m, of 2 MiB; give 6 at least"):
         choose_routes([WIDE], {WIDE.name: [256] * 400}, workload)
     assert choose_routes([WIDE], {WIDE.name: [8]}, workload).choices[WIDE.name].route == "factors"

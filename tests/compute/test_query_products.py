@@ -14,7 +14,7 @@ import compute.routes
 from compute.errors import BadInput
 from compute.influence import InfluencePass, Scores
 from compute.query_gradients import query_gradients
-from compute.routes import Choice, Workload, choose_routes, documents_at_once, queries_at_once
+from compute.routes import Choice, Workload, choose_routes, documents_at_once, rebuilt_at_once
 from compute.tracked_modules import TrackedModule
 from tests.compute import oracle
 from tests.compute.models import VOCABULARY, random_documents
@@ -30,8 +30,8 @@ MIB = 2**20
 def gathering(request, monkeypatch) -> str:
     """Every module forms gradients, and gathers five documents of them for a product."""
     monkeypatch.setattr(compute.routes, "choose", lambda *_, **__: Choice(request.param, {request.param: 1.0}, {}))
-    monkeypatch.setattr(compute.routes, "_gatherings", lambda *_: [GATHERED])
-    monkeypatch.setattr(compute.routes, "QUERIES_AT_ONCE", 3)
+    monkeypatch.setattr(compute.routes, "_ways", lambda *_: [(GATHERED, 2**20)])
+    monkeypatch.setattr(compute.query_products, "rebuilt_at_once", lambda *_, **__: (3, 5))
     return request.param
 
 
@@ -197,8 +197,8 @@ def test_one_document_whose_product_does_not_fit_is_told_of(neox_case, neox_fitt
         (512, 16, 32, 1024, {"rebuilt"}, 64),
         (512, 16, 8, 700, {"rebuilt"}, 32),  # the queries' factors are 320 MiB
         (512, 16, 8, 600, {"rebuilt"}, 64),  # … more than half of the memory, and stay where they are
-        (64, 16, 8, 256, {"rebuilt"}, 16),
-        (70, 16, 64, 256, {"formed", "rebuilt"}, 0),  # documents of a batch take all that they may
+        (64, 16, 8, 256, {"formed", "rebuilt"}, 16),
+        (70, 16, 64, 256, {"rebuilt"}, 0),  # documents of a batch take more than a fourth, so that products are whole
         (100, 16, 8, 1024, {"formed", "rebuilt"}, 32),
         (1, 4, 8, 1024, {"formed"}, 32),  # the norm asks for the gradient
     ],
@@ -217,9 +217,16 @@ def test_the_memory_is_for_queries_and_documents_together(queries, rank, documen
     taken = [(route, gradient[name]) for name, route in chosen.names().items()]
     passing = gathered * sum(gradient.values())
     if not gathered:
-        passing = max(documents_at_once(workload, size // 4, route) * size for route, size in taken)
+        passing = max(
+            documents_at_once(workload, chosen.passing_bytes, size // 4, route) * size for route, size in taken
+        )
+    rebuilt = [each for each in LAYERS if chosen.choices[each.name].route == "rebuilt"]
     passing += max(
-        (queries_at_once(workload, size // 4) * size for route, size in taken if route == "rebuilt"), default=0
+        (
+            4 * each.in_features * math.prod(rebuilt_at_once(chosen.passing_bytes, 4, each, queries, kept=chosen.kept))
+            for each in rebuilt
+        ),
+        default=0,
     )
     assert factors + dense + passing <= workload.memory_bytes
 

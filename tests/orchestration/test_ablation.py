@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from assets.findings.ablation import scoring
 from assets.findings.ablation.costs import study_ablation_cost
+from assets.findings.ablation.own_setting import own_sentence
 from assets.findings.ablation.variants import Variant, variants_of
 from assets.model.memory import cost_setting
 from assets.step.reading import Reading
@@ -26,6 +27,7 @@ from compute.architecture import architecture_of
 from compute.cost import CostModel
 from compute.tracked_modules import select_modules
 from orchestration.cli import app
+from orchestration.graph import study_tables
 from orchestration.preflight import study_skeleton
 from orchestration.resources import resources_of
 from orchestration.results import Results
@@ -185,7 +187,13 @@ def test_evidence_figure_checks_and_the_report_tell_of_it(rows, ablated):
     shown = ablated.instance.get_latest_materialization_event(key).asset_materialization.metadata
     assert {"how well settings that cost less agree with full-rank ek-fac", "agreement", "evidence"} <= shown.keys()
     assert "rank 4" in shown["agreement"].md_str and shown["settings"].value == len(ALL)
-    for name in ("agreement_finite", "every_query_once"):
+    own = own_sentence(rows)
+    assert (
+        own.startswith("The study itself is scored by rank 8: Pearson 0.9")
+        and shown["the study's own setting"].value == own
+    )
+    assert own in section.replace("&#39;", "'") and "Agreement with full rank in float32" in page
+    for name in ("agreement_finite", "every_query_once", "own_setting_agrees"):
         record = ablated.instance.event_log_storage.get_asset_check_execution_history(dg.AssetCheckKey(key, name), 1)
         assert record[0].event.dagster_event.event_specific_data.passed, name
 
@@ -306,6 +314,8 @@ def test_what_did_not_change_is_kept_and_what_did_is_made_anew(ablated, tmp_path
         ({"ablation": {"ranks": [8], "blocks": [3]}}, "options.ablation.blocks: 3, and gpt_neox.layers.0"),
         ({"ablation": {"ranks": [8], "documents": 3}}, "options.ablation.documents: should be at least 12, not 3"),
         ({"ablation": {"ranks": [8], "precisions": ["int8"]}}, "should be 'bfloat16' or 'float16', not 'int8'"),
+        ({"ablation": {"rank": [8]}}, "options.ablation.rank: is not a known field; did you mean ranks?"),
+        ({"ablation": True}, "options.ablation: should be fields of its own, not true"),
         ({"ablation": {"ranks": [8]}, "methods": ["dot"]}, "ablation compares scores by ekfac"),
     ],
 )
@@ -316,6 +326,43 @@ def test_bad_settings_are_refused_before_work_starts(tmp_path, monkeypatch, opti
     assert not (tmp_path / "home/lake/corpus").exists()
 
 
-def test_no_study_has_an_ablation_that_does_not_ask(finished):
+@pytest.mark.slow
+def test_bfloat16_is_compared_with_float32_without_asking(finished, tmp_path, monkeypatch):
+    """And no longer where the study says so; the check follows its option though the rows are kept."""
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "copy/home/dagster"))
+    copied = with_options(copy_of(finished.study, tmp_path), products="bfloat16")
+    key = dg.AssetCheckKey(dg.AssetKey(["study", "tiny", "ablation"]), "own_setting_agrees")
+    with copied.instance:
+        run(copied)
+        rows = copied.table("study/tiny/ablation").sort("position")
+        assert rows["variant"].unique(maintain_order=True).to_list() == [
+            "full rank",
+            "rank 8",
+            "products in bfloat16",
+            "rank 8, products in bfloat16",
+            "model in bfloat16",
+        ]
+        assert rows.filter("is_study")["variant"].unique().to_list() == ["rank 8, products in bfloat16"]
+        assert rows["documents"].unique().to_list() == [64]
+        page = copied.table("study/tiny/report")["html"][0]
+        assert "Of that, products in bfloat16 alone: Pearson 0.99" in page
+        assert "Agreement with full rank in float32" in page
+        copied = with_options(copied, min_agreement=1.0)
+        run(copied)
+        record = copied.instance.event_log_storage.get_asset_check_execution_history(key, 1)
+        flagged = record[0].event.dagster_event.event_specific_data
+        assert (
+            not flagged.passed and not flagged.blocking and "below 1.0 (options.min_agreement)" in flagged.description
+        )
+        assert flagged.metadata["setting"].value == "rank 8, products in bfloat16"
+        without = with_options(copied, ablation=False)
+        assert not {"study/tiny/ablation", "study/tiny/ablation_sample"} & {
+            table.path for table in study_tables(without.study)
+        }
+        run(without)
+        assert 'id="ablation"' not in without.table("study/tiny/report")["html"][0]
+
+
+def test_no_study_in_float32_has_an_ablation_that_does_not_ask(finished):
     assert not (finished.home / "lake/study/tiny/ablation").exists()
     assert 'id="ablation"' not in finished.table("study/tiny/report")["html"][0]

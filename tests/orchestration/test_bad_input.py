@@ -146,6 +146,8 @@ def test_rank_above_a_dimension(refused, tmp_path):
         ({"memory_mib": 64}, {}, "curvature.memory_mib: 64, and the factors of"),
         ({}, {"memory_mib": 64, "rank": "full"}, "options.memory_mib: 64 is too little for one document's gradient of"),
         ({}, {"memory_mib": 64, "ablation": {"ranks": [4], "blocks": []}}, "options.memory_mib: 64 is too little"),
+        ({}, {"memory_mib": 64, "products": "bfloat16"}, "is too little .*; or set options.ablation to false: nothing"),
+        ({}, {"memory_mib": 64, "products": "bfloat16", "ablation": False}, None),
         ({}, {"memory_mib": 64}, None),
     ],
 )

@@ -210,6 +210,25 @@ def test_the_index_and_the_ablation_are_planned_where_they_are_asked_for(tmp_pat
     assert "bfloat16" in stages["ablation"]["operations_by_precision"]
 
 
+@pytest.mark.parametrize("ablation", [None, False])
+def test_a_precision_that_is_compared_without_asking_is_planned_and_said(tmp_path, ablation):
+    study = write_study(tmp_path, model={"dtype": "bfloat16"}, options={"ablation": ablation})
+    told = planned(tmp_path / "home", study, "--hardware", "h100")
+    remarks = [line for line in told["remarks"] if line.startswith("Ablation")]
+    stages = {each["stage"]: each for each in told["stages"]}
+    assert list(stages) == [*STAGES, *(["ablation"] if ablation is None else [])]
+    assert remarks == (
+        [
+            "Ablation: bfloat16 is compared with float32 on 64 documents, as options.ablation left out has it; set "
+            "options.ablation to false to do without."
+        ]
+        if ablation is None
+        else []
+    )
+    if ablation is None:
+        assert stages["ablation"]["memory_by"]["weights"] == 2 * stages["influence"]["memory_by"]["weights"]
+
+
 @pytest.mark.parametrize(
     ("documents", "shards", "wanted", "expected"),
     [(206, 1, 5_000_000, 1_000), (206, 1, 4_000, 1), (9_000, 1, 18_000, 2), (600, 3, 1_200, 6), (600, 3, 100, 1)],

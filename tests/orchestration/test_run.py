@@ -202,4 +202,14 @@ def test_other_precisions(finished, tmp_path, dtype):
     both = (
         finished.table("study/tiny/influence").filter(query_id="given", method="dot").join(other, on=KEYS, suffix="_o")
     )
+    compared = tmp_path / "home/lake/study/tiny/ablation"
+    assert compared.exists() == (dtype == "bfloat16")  # with float32, without being asked
+    if compared.exists():
+        rows = pl.scan_delta(str(compared)).collect()
+        assert {"full rank", "rank 8, model in bfloat16", "model in bfloat16"} <= set(rows["variant"])
+        assert rows.filter(variant="model in bfloat16")["pearson"].min() > 0.95
+        assert (
+            "Of that, model in bfloat16 alone"
+            in pl.read_delta(str(tmp_path / "home/lake/study/tiny/report"))["html"][0]
+        )
     assert both.select(pl.corr("score", "score_o")).item() > {"float64": 0.999999, "bfloat16": 0.99}[dtype]

@@ -7,13 +7,17 @@ from dataclasses import replace
 
 import polars as pl
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from compute.errors import BadInput
+from compute.measured_agreement import AgreementSample
 from orchestration.results import Moment, Results
 from orchestration.studies import read_study
 from tests.orchestration.copied_study import home_at
 from tests.orchestration.tiny_study import headwater, write_checkpoint, write_jsonl, write_study
 
+WEIGHT = "gpt_neox.layers.0.mlp.dense_h_to_4h.weight"
 CLOSE = {"rel": 1e-4, "abs": 1e-3}
 """To the rounding of float32 sums of numbers around 100."""
 
@@ -230,13 +234,23 @@ def test_a_study_or_checkpoint_that_changed_since_the_run(copied):
         opened()
 
 
-def test_queries_go_through_the_query_side_model(copied):
+def test_queries_go_through_the_query_side_model(copied, monkeypatch):
+    """And documents through the other: the sample's as well, on which low ranks are compared."""
+    compared = []
+
+    def noted(model, *others):
+        compared.append(model.state_dict())
+        return AgreementSample(model, *others)
+
+    monkeypatch.setattr("compute.measured_agreement.AgreementSample", noted)
     write_checkpoint(copied.directory / "tuned", seed=1)
     path = write_study(copied.directory, query_model={"name": "tuned", "path": "tuned"})
     tuned = replace(copied, study=read_study(path))
     before = copied.table("study/tiny/completions")
     done = tuned.materialize("model/tuned/checkpoint", "study/tiny/completions", "study/tiny/query_gradients")
     assert done.success
+    base = load_file(copied.directory / "model/model.safetensors")
+    assert len(compared) == 1 and torch.equal(compared[0][WEIGHT], base[WEIGHT])
     given = tuned.table("study/tiny/completions").filter(query_id="given").row(0, named=True)
     scorer = Results.open(replace(copied.home, studies=copied.directory)).scorer("tiny")
     asked = scorer.ask(given["prompt"], given["completion"], rank=8)

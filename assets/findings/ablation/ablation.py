@@ -15,8 +15,10 @@ import pyarrow as pa
 from assets.curvature.factors import covariances_table, eigenbasis_table, eigenvalues_table
 from assets.curvature.sample import sample_table
 from assets.figures.previews import bounded, kept_figure, table_of
+from assets.findings.ablation.own_setting import own_agreement, own_problem, own_sentence
 from assets.findings.ablation.sample import ablation_sample_table
 from assets.findings.ablation.scoring import Scored, Scoring
+from assets.findings.ablation.unasked import or_without, told_how_to_do_without
 from assets.findings.ablation.variants import REFERENCE, Variant, own_variant, variants_of
 from assets.findings.analysis import SHOWN, drawn, evidence_metrics
 from assets.findings.evidence import Evidence, evidence_rows, evidence_table
@@ -73,7 +75,7 @@ def ablation_table(study: str) -> Table:
 
 def ablation_asset(study: Study) -> dg.AssetsDefinition:
     """Scores the sample under every setting."""
-    table, checks = ablation_table(study.name), ablation_checks(study.name)
+    table, checks = ablation_table(study.name), ablation_checks(study)
 
     @dg.asset(
         **asset_arguments(
@@ -94,11 +96,13 @@ def ablation_asset(study: Study) -> dg.AssetsDefinition:
     return ablation
 
 
-def ablation_checks(study: str) -> tuple[Check, Check]:
-    table = ablation_table(study)
+def ablation_checks(study: Study) -> tuple[Check, Check, Check]:
+    table, least = ablation_table(study.name), study.spec.options.min_agreement
+    own = f"As the study is scored, every query correlates with full-rank float32 at {least} (options.min_agreement)."
     return (
         Check(table, "agreement_finite", "Every setting's scores have a correlation with those at full rank."),
         Check(table, "every_query_once", "Every setting has one row per query of the study."),
+        Check(table, "own_setting_agrees", own, blocking=False),
     )
 
 
@@ -109,7 +113,7 @@ def _upstream(study: Study) -> tuple[Table, ...]:
 
 
 def _stamp(step: Step, study: Study) -> str:
-    spec, options, findings = study.spec.options.ablation, study.spec.options, study.spec.findings
+    spec, options, findings = study.spec.ablation, study.spec.options, study.spec.findings
     return fingerprint(
         ANALYSIS,
         CODE_VERSION,
@@ -124,10 +128,13 @@ def _stamp(step: Step, study: Study) -> str:
 def _ablate(step: Step, study: Study, table: Table) -> None:
     stamp = _stamp(step, study)
     if step.is_current(table, stamp):
+        _check_own_setting(step, study, step.lake.scan(table).collect())
         return
-    scoring = Scoring(step, study)
-    rows = pl.DataFrame(_compared(step, study, scoring)).with_row_index("position")
+    with told_how_to_do_without(study):
+        scoring = Scoring(step, study)
+        rows = pl.DataFrame(_compared(step, study, scoring)).with_row_index("position")
     _check_rows(step, study, rows, scoring.query_ids)
+    _check_own_setting(step, study, rows)
     found = ablation_evidence(rows, study.spec.findings)
     told = evidence_rows(ANALYSIS, found, stamp)
     step.write(evidence_table(study.name), told, stamp, where={"analysis": ANALYSIS})
@@ -136,8 +143,8 @@ def _ablate(step: Step, study: Study, table: Table) -> None:
     facts = {"settings": rows["variant"].n_unique(), "queries": queries, "documents": documents}
     step.tracking.log_params(facts | {"own setting": own_variant(study).name})
     data = rows.with_columns(fingerprint=pl.lit(stamp)).select(table.schema.names)
-    previews = _previews(step, rows, pl.from_arrow(told))
-    step.write(table, data.to_arrow().cast(table.schema), stamp, metadata={**facts, **previews})
+    shown = {"the study's own setting": own_sentence(rows)} | _previews(step, rows, pl.from_arrow(told))
+    step.write(table, data.to_arrow().cast(table.schema), stamp, metadata={**facts, **shown})
 
 
 def _compared(step: Step, study: Study, scoring: Scoring) -> Iterator[dict]:
@@ -179,7 +186,7 @@ def agreement_rows(
 
 
 def _check_rows(step: Step, study: Study, rows: pl.DataFrame, query_ids: Sequence[str]) -> None:
-    finite, once = ablation_checks(study.name)
+    finite, once, _ = ablation_checks(study)
     bad = rows.filter(~(pl.col("pearson").is_finite() & pl.col("spearman").is_finite()))
     problem = None
     if len(bad):
@@ -188,11 +195,20 @@ def _check_rows(step: Step, study: Study, rows: pl.DataFrame, query_ids: Sequenc
             f"study {study.name}: scores of query {query} under the setting '{variant}' have no correlation with those "
             "at full rank (all are equal, or one is not finite)"
         )
+        problem = or_without(study, problem)
     step.check(finite, problem)
     of_variants = rows.group_by("variant").agg("query_id")
     uneven = [name for name, ids in of_variants.iter_rows() if sorted(ids) != sorted(query_ids)]
     problem = f"study {study.name}: setting '{uneven[0]}' has not one row per query" if uneven else None
     step.check(once, problem)
+
+
+def _check_own_setting(step: Step, study: Study, rows: pl.DataFrame) -> None:
+    """Also of rows that were kept: the option may have changed since."""
+    own = own_agreement(rows)
+    facts = {"Pearson, mean": own.mean, "Pearson, worst": own.worst, "query": own.query_id, "setting": own.setting}
+    problem = own_problem(study.name, rows, study.spec.options.min_agreement)
+    step.check(ablation_checks(study)[-1], problem, metadata=facts)
 
 
 def ablation_evidence(rows: pl.DataFrame, settings: FindingsSpec) -> list[Evidence]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from assets.findings.ablation.variants import variants_of
+from assets.findings.ablation.unasked import told_how_to_do_without
+from assets.findings.ablation.variants import FLOAT32, variants_of
+from assets.model.memory import refuse_stage_beyond_memory, refuse_weights_beyond_gpu
 
 if TYPE_CHECKING:
     from assets.specs.study import Study
@@ -28,7 +31,7 @@ def study_ablation_cost(
     return ablation_cost(
         costs,
         _compared(study, costs.setting, dtype),
-        documents=study.spec.options.ablation.documents,
+        documents=study.spec.ablation.documents,
         gradient_bytes=GRADIENT_BYTES,
         repetitions=lambda once: REPETITIONS if seconds and seconds(once) <= LONG_SECONDS else 1,
     )
@@ -38,8 +41,16 @@ def check_ablation_budgets(study: Study, setting: Setting, modules: Sequence[Tra
     """Raises BadInput for a budget of memory into which a module does not fit in one of the settings."""
     from compute.ablation_cost import check_compared_budgets
 
-    documents = study.spec.options.ablation.documents
-    check_compared_budgets(setting, _compared(study, setting), modules, documents=documents)
+    documents = study.spec.ablation.documents
+    with told_how_to_do_without(study):
+        check_compared_budgets(setting, _compared(study, setting), modules, documents=documents)
+
+
+def check_ablation_memory(study: Study, skeleton, modules: Sequence[TrackedModule], **sizes: int) -> None:
+    """Raises BadInput where a CPU has no room for one of the settings, or a GPU for the weights of the reference."""
+    with told_how_to_do_without(study):
+        refuse_stage_beyond_memory(study, "ablation", partial(study_ablation_cost, study), skeleton, modules, **sizes)
+        refuse_weights_beyond_gpu(study, "ablation", FLOAT32, skeleton)
 
 
 def _compared(study: Study, setting: Setting, dtype: str | None = None) -> list[ComparedSetting]:

@@ -38,7 +38,7 @@ def ablation_sample_asset(study: Study) -> dg.AssetsDefinition:
 
 
 def _draw(step: Step, study: Study, table: Table) -> None:
-    corpus, spec = study.spec.corpus, study.spec.options.ablation
+    corpus, spec = study.spec.corpus, study.spec.ablation
     settings = sample_settings(step, "ablation_sample", CODE_VERSION, corpus, spec.documents, spec.seed)
     if step.is_pinned(table, settings):
         return

@@ -18,7 +18,7 @@ from assets.findings.ablation.costs import GRADIENT_BYTES, LONG_SECONDS, REPETIT
 from assets.findings.ablation.sample import ablation_sample_table
 from assets.findings.ablation.variants import Variant
 from assets.model.memory import refuse_beyond_memory, refuse_bound_beyond_gpu
-from assets.model.opening import open_traced_model
+from assets.model.opening import open_traced_models
 from assets.study.completions import completions_table, query_sequences
 from assets.study.influence import pass_over_documents
 from assets.study.query_gradients import agreement_sample
@@ -103,7 +103,7 @@ class Scoring:
         rank = variant.rank if isinstance(variant.rank, int) else None
         auto, sample = variant.rank == "auto", None
         if auto:
-            sample = agreement_sample(self.step, self.study, models.query_model, models.modules)
+            sample = agreement_sample(self.step, self.study, models.model, models.modules)
         found = query_gradients(
             models.query_model,
             models.modules,
@@ -121,9 +121,8 @@ class Scoring:
         if self._models is None or self._models.dtype != dtype:
             self._models = self._curvature = None  # let go before the next is loaded
             study = in_precision(self.study, dtype)
-            model, modules = open_traced_model(self.step, study)
+            model, asked, modules = open_traced_models(self.step, study)
             self._refuse_beyond_memory(study, model, modules)
-            asked = open_traced_model(self.step, study, query_side=True)[0] if study.spec.query_model else model
             self._models = _Models(dtype, model, asked, modules)
         return self._models
 

@@ -50,7 +50,7 @@ def own_variant(study: Study) -> Variant:
 
 def variants_of(study: Study) -> list[Variant]:
     """The reference first, then what is compared with it; variants of one model and one curvature stand together."""
-    spec, rank = study.spec.options.ablation, study.spec.options.rank
+    spec, rank = study.spec.ablation, study.spec.options.rank
     own = own_variant(study)
     ranks = sorted({*spec.ranks, *([rank] if isinstance(rank, int) else [])})
     listed = [

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from assets.corpus.tokenizer import tokenizer_table
+from assets.findings.ablation.own_setting import own_agreement, own_sentence
 from assets.findings.evidence import evidence_table
 from assets.findings.groups import grouped
 from assets.findings.report.evidence_tables import evidence_tables, method_name
@@ -113,7 +114,18 @@ class Gathering:
             ("Answered rightly", f"{right.sum()} of {len(right)} with a known answer"),
             ("Methods", named),
             *other,
+            *self._agreement_fact(),
         ]
+
+    def _agreement_fact(self) -> list[tuple[str, str]]:
+        rows = self._ablation()
+        return [] if rows is None else [("Agreement with full rank in float32", own_agreement(rows).words)]
+
+    def _ablation(self) -> pl.DataFrame | None:
+        """Its rows, where the study has one that was made."""
+        table = self.findings.get("ablation")
+        rows = None if table is None else self._rows(table)
+        return None if rows is None or rows.is_empty() else rows
 
     def _claims(self) -> dict:
         """The page's fields about claims."""
@@ -152,7 +164,7 @@ class Gathering:
             title=subject.title,
             asked=subject.asked,
             measured=subject.measured,
-            note=subject.note,
+            note=own_sentence(rows) if subject.analysis == "ablation" else subject.note,
             drawing=drawn,
             no_drawing=no_drawing,
             evidence=evidence_tables(subject, evidence, self.method),
