@@ -6,7 +6,6 @@ causal attention hides what stands to the right of a token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -36,7 +35,8 @@ class Sequence:
 class Batch:
     """`index_B` gives each row's place in the list that was batched; `target_BT` marks tokens that carry loss.
 
-    What a routed expert sees of a batch has fewer columns: `position_BT` says where in its document each token stands.
+    What a routed expert sees of a batch (`experts.ExpertBatch`) has fewer columns: `position_BT` says where in its
+    document each token stands.
     """
 
     index_B: list[int]
@@ -58,20 +58,16 @@ class Batch:
         """`index_B` on the batch's device."""
         return torch.tensor(self.index_B, device=self.token_ids_BT.device)
 
+    @cached_property
+    def real_places(self) -> Tensor:
+        """Where tokens stand that are no padding, among B×T."""
+        # Places, and not a mask: how many it marks the host would have to ask of the device whenever it is used.
+        return self.attention_BT.flatten().nonzero()[:, 0]
+
     @property
     def tokens(self) -> int:
         """Number of tokens without padding."""
         return int(self.attention_BT.sum())
-
-
-def make_batches(sequences: SequenceOf[Sequence], *, token_budget: int, device="cpu") -> Iterator[Batch]:
-    """All sequences, longest first, in batches of at most `token_budget` padded tokens.
-
-    Raises BadInput for a sequence without a target or longer than the budget.
-    """
-    check_sequences(sequences, token_budget)
-    for index_B in plan_batches([len(sequence) for sequence in sequences], token_budget):
-        yield pad(sequences, index_B, device)
 
 
 def check_sequences(sequences: SequenceOf[Sequence], token_budget: int) -> None:

@@ -4,6 +4,9 @@ Weights are frozen, so no weight gradient is ever formed, and the graph begins a
 module, so nothing below it is traversed backwards. What a stage needs from a module is computed as soon as backward
 reaches it, and its activations are let go.
 
+Layers that a model is to compute again in backward (gradient checkpointing) are, although it is in eval mode, where
+transformers does not: what was captured the first time is not a second time.
+
 B sequences, T positions, I inputs (without the bias column), O outputs of a module.
 """
 
@@ -12,9 +15,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as SequenceOf
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from compute.batches import Batch
 from compute.errors import BadInput
@@ -41,15 +48,17 @@ def captured(
         shape_BT[:] = options["input_ids"].shape
 
     was_training, required_grad = model.training, [parameter.requires_grad for parameter in model.parameters()]
+    is_again = [False]
     with ExitStack() as undo:
         undo.callback(model.register_forward_pre_hook(keep_shape, with_kwargs=True).remove)
         for module in modules:
             if module.expert is None:
-                hook = _forward_hook(module, consume, shape_BT)
+                hook = _forward_hook(module, consume, shape_BT, is_again)
                 undo.callback(model.get_submodule(module.name).register_forward_hook(hook).remove)
-        for layer, watch in _watched_experts(modules, consume).items():
+        for layer, watch in _watched_experts(modules, consume, is_again).items():
             undo.enter_context(one_by_one(model.get_submodule(layer), current, watch))
         model.eval().requires_grad_(False)
+        undo.enter_context(_computed_again(model, is_again))
         try:
             yield
         finally:
@@ -58,8 +67,42 @@ def captured(
                 parameter.requires_grad_(required)
 
 
-def _forward_hook(module: TrackedModule, consume: Consume, shape_BT: list[int]):
+@contextmanager
+def _computed_again(model: nn.Module, is_again: list[bool]) -> Iterator[None]:
+    """While open, the layers of which the model keeps no activations keep none, and `is_again` says when one of them is
+    computed a second time. They alone are in training mode, and while they compute nothing is, so that dropout is off.
+    """
+    usual: dict[nn.Module, Callable[..., Any]] = {}
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer) and layer.gradient_checkpointing:
+            usual[layer] = layer._gradient_checkpointing_func
+            layer.training, layer._gradient_checkpointing_func = True, partial(_checkpointed, layer, is_again)
+    try:
+        yield
+    finally:
+        for layer, function in usual.items():
+            layer._gradient_checkpointing_func = function
+
+
+def _checkpointed(layer: nn.Module, is_again: list[bool], forward: Callable[..., Any], *inputs) -> Any:
+    runs: list[int] = []
+
+    def run(*inputs):
+        before, is_again[0], layer.training = is_again[0], bool(runs), False
+        runs.append(1)
+        try:
+            return forward(*inputs)
+        finally:
+            is_again[0], layer.training = before, True
+
+    # Not reentrant: the graph begins within the first layer, whose inputs have no gradient.
+    return checkpoint(run, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+
+def _forward_hook(module: TrackedModule, consume: Consume, shape_BT: list[int], is_again: list[bool]):
     def hook(_, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        if is_again[0]:
+            return _with_gradient(output)
         activation = inputs[0].detach().to(output.device)
 
         def hand_over(gradient: Tensor) -> None:
@@ -70,19 +113,21 @@ def _forward_hook(module: TrackedModule, consume: Consume, shape_BT: list[int]):
     return hook
 
 
-def _watched_experts(modules: Iterable[TrackedModule], consume: Consume) -> dict[str, Watch]:
+def _watched_experts(modules: Iterable[TrackedModule], consume: Consume, is_again: list[bool]) -> dict[str, Watch]:
     """What each experts module with tracked experts is to call, by its name."""
     tracked: dict[str, dict[tuple[int, str], TrackedModule]] = {}
     for module in modules:
         if module.expert:
             tracked.setdefault(module.expert.layer, {})[module.expert.number, module.expert.projection] = module
-    return {layer: _watch(of_layer, consume) for layer, of_layer in tracked.items()}
+    return {layer: _watch(of_layer, consume, is_again) for layer, of_layer in tracked.items()}
 
 
-def _watch(tracked: dict[tuple[int, str], TrackedModule], consume: Consume) -> Watch:
+def _watch(tracked: dict[tuple[int, str], TrackedModule], consume: Consume, is_again: list[bool]) -> Watch:
     def watch(number: int, projection: str, input_nI: Tensor, output_nO: Tensor, tokens: RoutedTokens) -> Tensor:
         if (module := tracked.get((number, projection))) is None:
             return output_nO
+        if is_again[0]:
+            return _with_gradient(output_nO)
         activation_nI = input_nI.detach()
 
         def hand_over(gradient_nO: Tensor) -> None:
@@ -93,14 +138,15 @@ def _watch(tracked: dict[tuple[int, str], TrackedModule], consume: Consume) -> W
     return watch
 
 
-def _with_gradient(output: Tensor, hand_over: Callable[[Tensor], None]) -> Tensor:
+def _with_gradient(output: Tensor, hand_over: Callable[[Tensor], None] | None = None) -> Tensor:
     """A module's output, whose gradient is handed over in backward; the graph begins at it where it has none yet."""
     if not torch.is_grad_enabled():
         return output
     if not output.requires_grad:
         # A copy, since the model may go on to change its tensor in place, which a leaf does not allow.
         output = output.detach().requires_grad_(True).clone()
-    output.register_hook(hand_over)
+    if hand_over:
+        output.register_hook(hand_over)
     return output
 
 

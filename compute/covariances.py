@@ -7,6 +7,7 @@ the bias column), O outputs.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass
 
@@ -16,10 +17,13 @@ from torch import Tensor, nn
 from compute.batches import Batch, Sequence
 from compute.block_diagonal import Matrix, blocks_of, check_blocks, cut, of_blocks
 from compute.devices import module_device
-from compute.passes import OnBatch, accumulation_dtype, backward_passes
+from compute.passes import FIT_IN_PASSES, OnBatch, accumulation_dtype, backward_passes
 from compute.token_loss import Labels
 from compute.tracked_modules import TrackedModule
 
+RECENT = (
+    2  # inputs: between two modules that share one there is one other at most (Phi: fc1, dense, v, k, q in backward)
+)
 COLUMNS_AT_ONCE = 256  # narrower blocks compute less, and wider ones faster
 
 
@@ -37,6 +41,15 @@ def cut_covariances(whole: ModuleCovariances, blocks: int) -> ModuleCovariances:
     return ModuleCovariances(cut(whole.activation_II, blocks), cut(whole.gradient_OO, blocks), whole.tokens)
 
 
+@dataclass(eq=False)
+class _Input:
+    """An input of modules, and of each diagonal block of Σ a aᵀ the upper triangle."""
+
+    held: Tensor
+    products: list[Tensor]
+    sum_I: Tensor
+
+
 class _Sums:
     """Running sums of one module: of each diagonal block, which is symmetric, the upper triangle alone.
 
@@ -49,15 +62,14 @@ class _Sums:
         self.activation_I = torch.zeros(module.in_features, dtype=dtype, device=device)
         self.gradient = _zero_blocks(module.out_features, blocks, dtype, device)
 
-    def add(self, products: list[Tensor], activation_NI: Tensor, gradient_NO: Tensor) -> None:
-        # What takes memory comes first: where it runs out, nothing has been added.
-        sum_I = activation_NI.sum(0) if self.module.has_bias else None
+    def add(self, input: _Input, gradient_NO: Tensor) -> None:
+        # What takes memory has come before: where it runs out, nothing has been added.
         _add_to_blocks(self.gradient, gradient_NO)
-        for sum_MM, product_MM in zip(self.activation, products, strict=True):
+        for sum_MM, product_MM in zip(self.activation, input.products, strict=True):
             sum_MM += product_MM
-        if sum_I is not None:
-            self.activation_I += sum_I
-        self.tokens += len(activation_NI)
+        if self.module.has_bias:
+            self.activation_I += input.sum_I
+        self.tokens += len(gradient_NO)
 
     def means(self) -> ModuleCovariances:
         activation, gradient = list(map(whole, self.activation)), list(map(whole, self.gradient))
@@ -70,36 +82,47 @@ class _Sums:
         return ModuleCovariances(activation_II, gradient_OO, self.tokens)
 
 
-class _BatchRows:
-    """One batch's rows at real tokens; Σ a aᵀ is computed once for modules that share their input, as gate and up do.
+class _Inputs:
+    """Of a batch's last inputs Σ a aᵀ and Σ a, made once for modules that share their input, as gate and up do.
 
-    Backward reaches such modules one after the other, so that the last product is all that is kept.
+    Their rows are not kept, and nothing is of a routed expert, whose input is its own.
     """
 
-    def __init__(self, batch: Batch, blocks: int, dtype: torch.dtype) -> None:
-        self.batch, self.blocks, self.dtype = batch, blocks, dtype
-        # Places, and not a mask: how many it marks the host would have to ask of the device at every module.
-        self.real_N = batch.attention_BT.flatten().nonzero()[:, 0]
-        self.is_full = len(self.real_N) == batch.attention_BT.numel()  # nothing is padding: the rows need no copy
-        self.held = self.rows_NI = torch.empty(0)
-        self.sums: list[Tensor] = []
+    def __init__(self, blocks: int, dtype: torch.dtype) -> None:
+        self.blocks, self.dtype = blocks, dtype
+        self._recent: deque[_Input] = deque()
 
-    def products(self, activation_BTI: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The input's rows at real tokens, and of each diagonal block the upper triangle of their products."""
-        # The last input is held, so that no other can have its memory: equal memory is the same tensor.
-        is_same = self.held.data_ptr() == activation_BTI.data_ptr() and self.held.shape == activation_BTI.shape
-        if not is_same:
-            self.held, self.rows_NI = activation_BTI, self.rows(activation_BTI)
-            self.sums = _zero_blocks(self.rows_NI.shape[1], self.blocks, self.dtype, self.rows_NI.device)
-            _add_to_blocks(self.sums, self.rows_NI)
-        return self.rows_NI, self.sums
+    def of_module(self, batch: Batch, module: TrackedModule, activation_BTI: Tensor) -> _Input:
+        if module.expert:
+            return self._made(batch, activation_BTI)
+        for each in self._recent:
+            # Its memory is held, so that no other can have it: equal memory is the same tensor.
+            if each.held.data_ptr() == activation_BTI.data_ptr() and each.held.shape == activation_BTI.shape:
+                self._recent.remove(each)
+                self._recent.append(each)
+                return each
+        if len(self._recent) == RECENT:
+            self._recent.popleft()  # before more is asked for
+        self._recent.append(self._made(batch, activation_BTI))
+        return self._recent[-1]
 
-    def rows(self, values_BTM: Tensor) -> Tensor:
-        """The rows of real tokens, in the dtype of the sums."""
-        rows_NM = values_BTM.flatten(0, 1)
-        if not self.is_full:
-            rows_NM = rows_NM.index_select(0, self.real_N.to(rows_NM.device))
-        return rows_NM.to(self.dtype)
+    def _made(self, batch: Batch, activation_BTI: Tensor) -> _Input:
+        rows_NI = real_rows(batch, activation_BTI, self.dtype)
+        products = _zero_blocks(rows_NI.shape[1], self.blocks, self.dtype, rows_NI.device)
+        _add_to_blocks(products, rows_NI)
+        return _Input(activation_BTI, products, rows_NI.sum(0))
+
+    def forget(self) -> None:
+        """Lets all go: the batch is over, or does not fit in memory."""
+        self._recent.clear()
+
+
+def real_rows(batch: Batch, values_BTM: Tensor, dtype: torch.dtype) -> Tensor:
+    """The rows at real tokens."""
+    rows_NM = values_BTM.flatten(0, 1)
+    if len(batch.real_places) < len(rows_NM):  # where nothing is padding they need no copy
+        rows_NM = rows_NM.index_select(0, batch.real_places.to(rows_NM.device))
+    return rows_NM.to(dtype)
 
 
 def _zero_blocks(features: int, blocks: int, dtype: torch.dtype, device) -> list[Tensor]:
@@ -145,13 +168,11 @@ def fit_covariances(
     check_blocks(modules, blocks)
     dtype = accumulation_dtype(model)
     sums = {module.name: _Sums(module, blocks, dtype, module_device(model, module)) for module in modules}
-    newest: list[_BatchRows] = []
+    inputs = _Inputs(blocks, dtype)
 
     def consume(batch: Batch, module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor) -> None:
-        if not newest or newest[0].batch is not batch:
-            newest[:] = [_BatchRows(batch, blocks, dtype)]
-        activation_NI, products = newest[0].products(activation_BTI)
-        sums[module.name].add(products, activation_NI, newest[0].rows(gradient_BTO))
+        input = inputs.of_module(batch, module, activation_BTI)
+        sums[module.name].add(input, real_rows(batch, gradient_BTO, dtype))
 
     passes = backward_passes(
         model,
@@ -161,6 +182,8 @@ def fit_covariances(
         token_budget=token_budget,
         labels=Labels.named(labels, seed),
         on_batch=on_batch,
+        forget=inputs.forget,
+        remedy=FIT_IN_PASSES,
     )
     for _ in passes:
         pass

@@ -40,6 +40,12 @@ def device_of(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes of a GPU that nothing has taken, with those that PyTorch keeps and does not use."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
 def summed(of_modules: SequenceOf[Tensor]) -> Tensor:
     """The sum of what modules on several devices have, on the first one's."""
     return torch.stack([each.to(of_modules[0].device) for each in of_modules]).sum()

@@ -77,7 +77,7 @@ def indexed_documents(
         return IndexedDocuments(batch.index_B[b], codes, factors_B, norms_B)
 
     parts = Parts(max(1, len(documents)), "sketches of documents")
-    settings = {"token_budget": token_budget, "on_batch": on_batch}
+    settings = {"token_budget": token_budget, "on_batch": on_batch, "remedy": "give fewer options.index.dimensions"}
     for batch, _ in backward_passes(model, list(sketch.modules.values()), documents, consume, **settings):
         try:
             yield from parts.of(partial(indexed, batch), len(batch.index_B), device)

@@ -17,7 +17,7 @@ from compute.batches import Batch, Sequence
 from compute.devices import module_device
 from compute.eigenbasis import ModuleEigenbasis
 from compute.module_gradients import document_gradients
-from compute.passes import OnBatch, accumulation_dtype, backward_passes
+from compute.passes import FIT_IN_PASSES, OnBatch, accumulation_dtype, backward_passes
 from compute.token_loss import Labels
 from compute.tracked_modules import TrackedModule
 
@@ -51,6 +51,7 @@ def fit_eigenvalues(
         token_budget=token_budget,
         labels=Labels.named(labels, seed),
         on_batch=on_batch,
+        remedy=FIT_IN_PASSES,
     )
     count = sum(len(batch.keys_B) for batch, _ in passes)
     return {name: sum_SA / count for name, sum_SA in sums.items()}

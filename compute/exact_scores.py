@@ -86,7 +86,7 @@ def exact_scores(
         norms.add(batch.places.to(device), squares)
 
     results: list[dict[int, ExactScore]] = [{} for _ in documents]
-    settings = {"token_budget": token_budget, "on_batch": on_batch}
+    settings = {"token_budget": token_budget, "on_batch": on_batch, "remedy": "leave methods out of options.methods"}
     divisors = [norm_metric(method) for method in methods] or [None] * len(directions)
     for batch, _ in backward_passes(model, modules, documents, consume, **settings):
         norms_B = {metric: norms.of(metric, batch.places).tolist() for metric in norms.squares}
@@ -101,16 +101,16 @@ def exact_scores(
 
 class _RowsByDirection:
     """Of a batch the rows that want a direction, as a list and as indices on a device, which is the same for every
-    module: looked up once, and not copied to the device by each."""
+    module and for what each expert sees of the batch: looked up once, and not copied to the device by each."""
 
     def __init__(self, wanted: SequenceOf[SequenceOf[int]]) -> None:
         self.wanted = wanted
-        self._batch: Batch | None = None
+        self._index_B: list[int] = []
         self._found: dict[torch.device, list[tuple[int, list[int], Tensor]]] = {}
 
     def __call__(self, batch: Batch, device: torch.device) -> list[tuple[int, list[int], Tensor]]:
-        if batch is not self._batch:
-            self._batch, self._found = batch, {}
+        if batch.index_B is not self._index_B:
+            self._index_B, self._found = batch.index_B, {}
         if device not in self._found:
             rows: dict[int, list[int]] = {}
             for row, index in enumerate(batch.index_B):

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as SequenceOf
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +45,18 @@ class Expert:
 
 def expert_name(layer: str, number: int, projection: str) -> str:
     return f"{layer}.{number}.{projection}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertBatch(Batch):
+    """What one expert sees of a `whole` batch. Many experts ask for these, and the device is not asked for each."""
+
+    whole: Batch
+    real_places: Tensor
+
+    @property
+    def places(self) -> Tensor:
+        return self.whole.places
 
 
 @dataclass(frozen=True)
@@ -120,17 +132,35 @@ def all_for_all(experts: nn.Module, watch: Watch) -> Iterator[None]:
 
 
 @contextmanager
+def eager_experts(model: nn.Module) -> Iterator[None]:
+    """While open, experts are computed by the one way of transformers' that has a derivative forwards."""
+    with ExitStack() as undo:
+        for module in model.modules():
+            if hasattr(module, "is_transposed") and hasattr(module, "config"):  # what chooses among ways, known or not
+                undo.enter_context(_computed_by(module, "eager"))
+        yield
+
+
+@contextmanager
 def _standing_in(experts: nn.Module, name: str, forward: Callable[..., Tensor], watch: Watch) -> Iterator[None]:
     ALL_EXPERTS_FUNCTIONS.register(name, forward)
+    experts.watch_expert = watch
+    try:
+        with _computed_by(experts, name):
+            yield
+    finally:
+        del experts.watch_expert
+
+
+@contextmanager
+def _computed_by(experts: nn.Module, name: str) -> Iterator[None]:
     config = experts.config
     experts.config = copy(config)  # of this module alone: the configuration is shared by the whole model
     experts.config._experts_implementation = name
-    experts.watch_expert = watch
     try:
         yield
     finally:
         experts.config = config
-        del experts.watch_expert
 
 
 def _forward_all(experts: nn.Module, hidden_NI: Tensor, _choice_NK: Tensor, _weight_NK: Tensor) -> Tensor:
@@ -196,8 +226,11 @@ def _routed(
     position_BC = attention_BC.clone()
     attention_BC[document_n, column_n] = 1
     position_BC[document_n, column_n] = token_n % positions
-    of_expert = replace(
-        batch,
+    of_expert = ExpertBatch(
+        index_B=batch.index_B,
+        keys_B=batch.keys_B,
+        whole=batch,
+        real_places=document_n * columns + column_n,  # the tokens of an expert stand in their order
         token_ids_BT=batch.token_ids_BT.gather(1, position_BC) * attention_BC,
         attention_BT=attention_BC,
         target_BT=batch.target_BT.gather(1, position_BC) & attention_BC.bool(),

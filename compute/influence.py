@@ -24,7 +24,7 @@ from compute.document_norms import DocumentNorms
 from compute.errors import BadInput
 from compute.low_rank import LowRankGradient
 from compute.methods import norm_metric, norm_metrics
-from compute.passes import OnBatch, accumulation_dtype, backward_passes, sums_in_float32
+from compute.passes import OnBatch, TokenBudget, accumulation_dtype, backward_passes, sums_in_float32
 from compute.query_products import Products, Scratch, Sums, query_products
 from compute.routes import Workload, choose_routes
 from compute.tracked_modules import TrackedModule
@@ -46,6 +46,7 @@ class InfluencePass:
 
     `gradients` holds one dictionary of factors per query (and method). Routes are chosen for documents of
     `typical_tokens` in batches of `token_budget`; `memory_bytes` bound what is kept of gradients next to the model.
+    Raises BadInput where they do not fit there. A budget that was halved for one shard is so for those that follow.
     `methods` has the method of each gradient, where some are of unit norm; trackstar needs the `curvature` as well.
     `products` is the precision in which gradients are multiplied (left out: that of the sums, which are float32 at
     least); torch.bfloat16 halves their memory and, where the device has instructions for it, their time.
@@ -67,7 +68,7 @@ class InfluencePass:
         self.model, self.modules, self.queries = model, tuple(modules), len(gradients)
         if methods and len(methods) != len(gradients):
             raise ValueError(f"{len(methods)} methods for {len(gradients)} gradients")
-        self.token_budget, self.methods, self.curvature = token_budget, tuple(methods), curvature
+        self.budget, self.methods, self.curvature = TokenBudget(token_budget), tuple(methods), curvature
         self.dtype, self.device = accumulation_dtype(model), input_device(model)
         self.products = products or self.dtype
         documents = max(1, token_budget // typical_tokens)
@@ -78,10 +79,15 @@ class InfluencePass:
         scratch, sums = Scratch(self.products), Sums(self.device, self.dtype)
         self.routes = {}
         for module in self.modules:
-            device = module_device(model, module)
-            self.routes[module.name] = query_products(
-                self.chosen, module, factors[module.name], workload, scratch, device, sums
-            )
+            where = module_device(model, module), sums
+            try:
+                route = query_products(self.chosen, module, factors[module.name], workload, scratch, *where)
+            except torch.OutOfMemoryError as error:
+                raise BadInput(
+                    f"options.memory_mib: {self.queries} gradients of queries and methods do not fit, at "
+                    f"{module.name}, in the memory that is left next to the model; give less, so that fewer are kept"
+                ) from error
+            self.routes[module.name] = route
 
     def score(self, documents: SequenceOf[Sequence], *, on_batch: OnBatch | None = None) -> Scores:
         """Scores of `documents`, whatever their order.
@@ -109,7 +115,7 @@ class InfluencePass:
 
         for route in self.routes.values():
             route.forget()
-        settings = {"token_budget": self.token_budget, "on_batch": on_batch}
+        settings = {"token_budget": self.budget, "on_batch": on_batch}
         with sums_in_float32():
             for batch, loss_B in backward_passes(self.model, self.modules, documents, consume, **settings):
                 loss_D[batch.index_B] = loss_B

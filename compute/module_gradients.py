@@ -39,10 +39,30 @@ def gradient_squares(module: TrackedModule, activation_BTI: Tensor, gradient_BTO
     if positions * (inputs + outputs) > inputs * outputs:
         chunks = document_gradients(module, activation_BTI, gradient_BTO)
         return torch.cat([squared_norms(gradient_DOI) for gradient_DOI in chunks])
-    gram_BTT = activation_BTI @ activation_BTI.transpose(1, 2)
+    gram_BTT = _inner_products(activation_BTI)
     gram_BTT += module.has_bias  # the bias column of ones adds 1 to every inner product
-    gram_BTT *= gradient_BTO @ gradient_BTO.transpose(1, 2)
-    return gram_BTT.sum((1, 2), dtype=sum_dtype(gram_BTT.dtype))
+    gram_BTT *= _inner_products(gradient_BTO)
+    return gram_BTT.sum((1, 2))
+
+
+def _inner_products(values_BTM: Tensor) -> Tensor:
+    """Those of each document's tokens with each other, B×T×T, as sums are: a lower precision would round them before
+    they are multiplied and cancel."""
+    dtype = sum_dtype(values_BTM.dtype)
+    if values_BTM.dtype == dtype:
+        return values_BTM @ values_BTM.transpose(1, 2)
+    if values_BTM.is_cuda:
+        return torch.bmm(values_BTM, values_BTM.transpose(1, 2), out_dtype=dtype)
+    # A CPU gives products in the dtype of what is multiplied: of some documents at a time that is widened.
+    documents, positions, features = values_BTM.shape
+    gram_BTT = values_BTM.new_empty(documents, positions, positions, dtype=dtype)
+    documents_at_once = max(1, ELEMENTS_AT_ONCE // (positions * features))
+    for values_DTM, gram_DTT in zip(
+        values_BTM.split(documents_at_once), gram_BTT.split(documents_at_once), strict=True
+    ):
+        wide_DTM = values_DTM.to(dtype)
+        torch.bmm(wide_DTM, wide_DTM.transpose(1, 2), out=gram_DTT)
+    return gram_BTT
 
 
 def sum_dtype(products: torch.dtype) -> torch.dtype:

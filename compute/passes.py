@@ -1,6 +1,8 @@
 """Passes over many sequences: batch by batch forward and backward, and what to do where a batch does not fit in memory.
 
-A batch that is out of memory is cut in two and done again, and so are all batches after it: the token budget is halved.
+A batch that is out of memory is cut in two and done again, and so are all batches after it: the token budget is halved,
+for later passes too that are handed the same one. Where a sequence does not fit by itself, it is told whether the model
+or what its gradients are consumed by needs more.
 Backward reaches a batch's modules one by one, so some of them may have been consumed by then; these are left out when
 its halves are done, so that every sequence is consumed once by every module and results stay the same to rounding.
 Work outside of the batches is done in parts that are halved likewise (`Parts`).
@@ -36,7 +38,18 @@ OnBatch = Callable[[int, int], None]
 """Called after each batch with the documents and the tokens (without padding) that it held."""
 LOG = logging.getLogger(__name__)
 Result = TypeVar("Result")
+FIT_IN_PASSES = "give curvature.memory_mib, or less of it, so that modules are fitted in more passes"
 REDUCED = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
+
+
+@dataclass
+class TokenBudget:
+    """Padded tokens of a batch: as they are `given`, and as many as fit, as far as passes that share it have found."""
+
+    given: int
+
+    def __post_init__(self) -> None:
+        self.fitting = self.given
 
 
 @dataclass
@@ -44,17 +57,17 @@ class _Plan:
     """The batches to come, as indices, each with the modules that have consumed it already."""
 
     sequences: SequenceOf[Sequence]
-    token_budget: int
+    budget: TokenBudget
     device: torch.device
     to_come: deque[tuple[list[int], frozenset[str]]] = field(default_factory=deque)
 
     def __post_init__(self) -> None:
-        check_sequences(self.sequences, self.token_budget)
+        check_sequences(self.sequences, self.budget.given)
         self._lay_out(range(len(self.sequences)))
 
     def _lay_out(self, indices: SequenceOf[int]) -> None:
         lengths = [len(self.sequences[index]) for index in indices]
-        for batch in plan_batches(lengths, self.token_budget):
+        for batch in plan_batches(lengths, self.budget.fitting):
             self.to_come.append(([indices[place] for place in batch], frozenset()))
 
     def halve(self, index_B: list[int], consumed: frozenset[str]) -> None:
@@ -66,9 +79,9 @@ class _Plan:
         middle = len(index_B) // 2
         self.to_come = deque([(index_B[:middle], consumed), (index_B[middle:], consumed), *begun])
         # Half of what was tried, which may be far below the budget.
-        self.token_budget = len(index_B) * max(len(self.sequences[index]) for index in index_B) // 2
+        self.budget.fitting = len(index_B) * max(len(self.sequences[index]) for index in index_B) // 2
         self._lay_out(untouched)
-        LOG.warning("out of memory: the token budget is halved to %d, and the batch done again", self.token_budget)
+        LOG.warning("out of memory: the token budget is halved to %d, and the batch done again", self.budget.fitting)
 
 
 def backward_passes(
@@ -77,20 +90,26 @@ def backward_passes(
     sequences: SequenceOf[Sequence],
     consume: Consume,
     *,
-    token_budget: int,
+    token_budget: int | TokenBudget,
     labels: Labels = DATA,
     on_batch: OnBatch | None = None,
+    forget: Callable[[], None] = lambda: None,
+    remedy: str = "give less options.memory_mib",
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Each batch when it is done, longest sequences first, with the summed loss of its sequences in nats, loss_B.
 
     `consume` has then seen the sequences of the batch once per module that their tokens reach. Raises BadInput naming
     a sequence without a target, longer than the budget, with a loss that is not finite, or that does not fit in memory
-    by itself, and naming a module that takes no part in the forward pass, or more than one.
+    by itself, and naming a module that takes no part in the forward pass, or more than one. `forget` is called when a
+    batch is over, done or not, so that what `consume` keeps of it is let go. `remedy` says what to do where `consume`
+    runs out of memory with one sequence.
     """
-    plan = _Plan(sequences, token_budget, input_device(model))
+    budget = token_budget if isinstance(token_budget, TokenBudget) else TokenBudget(token_budget)
+    plan = _Plan(sequences, budget, input_device(model))
     current: list[Batch] = []
     consumed: set[str] = set()
     met: set[str] = set()  # in this attempt at the batch
+    consuming: list[str] = []  # the module whose consumer has not come to its end
 
     def consume_once(
         module: TrackedModule, activation_BTI: Tensor, gradient_BTO: Tensor, seen: Batch | None = None
@@ -100,7 +119,9 @@ def backward_passes(
             raise BadInput(f"{name} is used more than once in a forward pass; leave it out of the patterns")
         met.add(module.name)
         if module.name not in consumed:
+            consuming[:] = [module.name]
             consume(current[0] if seen is None else seen, module, activation_BTI, gradient_BTO)
+            consuming.clear()
             consumed.add(module.name)
 
     with (
@@ -114,14 +135,18 @@ def backward_passes(
             met.clear()
             consumed.clear()
             consumed.update(already)
+            consuming.clear()
             loss_B = None
             try:
                 current[:] = [pad(sequences, index_B, plan.device)]
                 loss_B = run_batch(model, current[0], labels)
             except torch.OutOfMemoryError:
                 pass  # the error's traceback holds the graph: memory is let go after it
+            forget()
             if loss_B is None:
                 _let_go(plan.device)
+                if consuming and len(index_B) == 1:
+                    raise _beyond_consumer(consuming[0], sequences[index_B[0]], remedy)
                 plan.halve(index_B, frozenset(consumed))
                 continue
             _refuse_bypassed(modules, met)
@@ -134,7 +159,7 @@ def forward_passes(
     model: nn.Module, sequences: SequenceOf[Sequence], *, token_budget: int
 ) -> Iterator[tuple[Batch, Tensor]]:
     """The same without backward: each batch with its loss_B."""
-    plan = _Plan(sequences, token_budget, input_device(model))
+    plan = _Plan(sequences, TokenBudget(token_budget), input_device(model))
     with memory_kept(plan.device), sums_in_float32():
         while plan.to_come:
             index_B, _ = plan.to_come.popleft()
@@ -182,6 +207,13 @@ def too_large(sequence: Sequence, what: str = "") -> BadInput:
     """For one that does not fit in memory by itself; `what` it is stands before its key."""
     return BadInput(
         f"{what}{sequence.key}: its {len(sequence)} tokens do not fit in memory even alone; make it shorter"
+    )
+
+
+def _beyond_consumer(name: str, sequence: Sequence, remedy: str) -> BadInput:
+    return BadInput(
+        f"curvature.modules: what is made of {name}'s gradient of one document ({sequence.key}) does not fit in the "
+        f"memory that is left next to the model; {remedy}"
     )
 
 

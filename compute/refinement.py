@@ -28,7 +28,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from compute.batches import Batch, Sequence
 from compute.curvature import Curvature
+from compute.devices import summed
 from compute.errors import BadInput
+from compute.experts import eager_experts
 from compute.passes import OnBatch, accumulation_dtype, backward_passes
 from compute.query_gradients import dense_gradients
 from compute.token_loss import Curved
@@ -111,6 +113,7 @@ def gauss_newton_product(
             token_budget=token_budget,
             labels=Curved(derivative),
             on_batch=on_batch,
+            remedy="leave modules out of curvature.modules",
         )
         for _ in passes:
             pass
@@ -154,8 +157,8 @@ def _moved_along(
     def derivative(forward: Callable[[], Tensor]) -> Tensor:
         is_moving[0] = True
         try:
-            # Of the ways to compute attention, the plain one alone has a derivative forwards.
-            with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
+            # Of the ways to compute attention and experts, the plain ones alone have a derivative forwards.
+            with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH), eager_experts(model):
                 primal, tangent = forward_ad.unpack_dual(forward())
                 return torch.zeros_like(primal) if tangent is None else tangent.clone()
         finally:
@@ -207,4 +210,5 @@ def _preconditioned(curvature: Curvature, vector: Vector) -> Vector:
 
 
 def _inner(one: Vector, other: Vector) -> float:
-    return sum((one[name] * other[name]).sum(dtype=torch.float64).item() for name in one)
+    # Summed up where the modules are: a number of each would make the host wait for every one.
+    return summed([(one[name] * other[name]).sum(dtype=torch.float64) for name in one]).item()

@@ -62,13 +62,6 @@ def special_tokens(tokenizer: PreTrainedTokenizerFast) -> SpecialTokens:
     raise BadInput("the tokenizer gives no tokens for plain letters and digits; use the one that belongs to the model")
 
 
-def cut_windows(
-    text: str, tokenizer: PreTrainedTokenizerFast, *, max_tokens: int, end_of_text: bool = False
-) -> list[Window]:
-    """The windows of one text; see `cut_windows_batch`."""
-    return cut_windows_batch([text], tokenizer, max_tokens=max_tokens, end_of_text=end_of_text)[0]
-
-
 def cut_windows_batch(
     texts: Sequence[str], tokenizer: PreTrainedTokenizerFast, *, max_tokens: int, end_of_text: bool = False
 ) -> list[list[Window]]:

@@ -168,14 +168,20 @@ def gradient_beyond(study: Study, stage: str, needed: int) -> str | None:
 
 
 def refuse_study_beyond_memory(study: Study, skeleton, modules, **sizes) -> None:
-    """The same of all stages, before anything is loaded: of the weights too, unless they are spread over devices."""
+    """The same of all stages, before anything is loaded: of the weights too, unless they are spread over devices. On a
+    GPU of these and options.memory_mib alone."""
     from compute.checkpoint import best_device
+    from compute.machine import gpu_memory
 
-    if best_device() == "cpu":
-        costs = _cost_model(study, skeleton, modules, sizes)
-        for stage in TRACED:
-            if stage in costs.asked:
-                _refuse_with_weights(study, stage, costs.stage(stage))
+    costs = _cost_model(study, skeleton, modules, sizes)
+    if best_device() != "cpu":
+        parts = {"weights": costs.stage("influence").memory["weights"]} | _bound(study)
+        # The whole: what another run has taken of it is free again when this one begins.
+        _refuse_with_weights(study, "influence", parts, there=gpu_memory())
+        return
+    for stage in TRACED:
+        if stage in costs.asked:
+            _refuse_with_weights(study, stage, costs.stage(stage).memory)
 
 
 def refuse_stage_beyond_memory(
@@ -185,7 +191,7 @@ def refuse_stage_beyond_memory(
     from compute.checkpoint import best_device
 
     if best_device() == "cpu":
-        _refuse_with_weights(study, stage, of_stage(_cost_model(study, skeleton, modules, sizes)))
+        _refuse_with_weights(study, stage, of_stage(_cost_model(study, skeleton, modules, sizes)).memory)
 
 
 def refuse_weights_beyond_gpu(study: Study, stage: str, dtype: str, skeleton) -> None:
@@ -205,11 +211,24 @@ def refuse_weights_beyond_gpu(study: Study, stage: str, dtype: str, skeleton) ->
         )
 
 
-def _refuse_with_weights(study: Study, stage: str, cost: Cost) -> None:
-    parts = dict(cost.memory)
+def refuse_bound_beyond_gpu(study: Study, stage: str, model) -> None:
+    """Raises BadInput where what a stage may keep of gradients, options.memory_mib, is more than a GPU has free next to
+    the loaded model: it is laid out before the first batch, and no halving lowers it."""
+    from compute.devices import free_memory, input_device
+
+    if (device := input_device(model)).type == "cuda":
+        refuse_parts(study, stage, _bound(study), there=free_memory(device))
+
+
+def _bound(study: Study) -> dict[str, float]:
+    return {"options.memory_mib": study.spec.options.memory_bytes}
+
+
+def _refuse_with_weights(study: Study, stage: str, memory: Mapping[str, float], there: int | None = None) -> None:
+    parts = dict(memory)
     if study.spec.model.device_map:
         del parts["weights"]
-    refuse_parts(study, stage, parts)
+    refuse_parts(study, stage, parts, there=there)
 
 
 def _cost_model(study: Study, skeleton, modules, sizes: dict) -> CostModel:

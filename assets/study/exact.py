@@ -75,7 +75,7 @@ def _scored_pairs(step: Step, study: Study, ranked: pl.DataFrame, model, modules
     total = sum(part["document_id"].n_unique() for _, part in groups)
     with step.progress(f"{study.name}: exact scores", total, "documents") as progress:
         for group, part in groups:
-            directions = _directions(step, study, query_model, modules, group, curvature)
+            directions = _directions(step, study, model, query_model, modules, group, curvature)
             pairs |= _score_group(study, part, model, modules, directions, curvature, progress)
     return pairs
 
@@ -88,17 +88,19 @@ def _of_queries(ranked: pl.DataFrame, queries: list) -> pl.DataFrame:
     return ranked.filter(pl.col("query_id").is_in([query.key for query in queries]))
 
 
-def _directions(step: Step, study: Study, model, modules, queries: list, curvature) -> dict:
-    """Full-rank directions by (method, query); refined ones as they are stored."""
+def _directions(step: Step, study: Study, model, query_model, modules, queries: list, curvature) -> dict:
+    """Full-rank directions by (method, query); refined ones as they are stored, placed once where documents pass."""
     from compute.query_gradients import dense_gradients, directed
 
     methods = study.spec.options.methods
     plain = [method for method in methods if not known_method(method).refined]
     found: list[dict] = [{} for _ in queries]
     if plain:
-        found = directed(plain, [dense_gradients(model, modules, query) for query in queries], curvature)
+        found = directed(plain, [dense_gradients(query_model, modules, query) for query in queries], curvature)
     return {
-        (method, query.key): of_query[method] if method in of_query else stored_refined(step, study.name, query.key)
+        (method, query.key): of_query[method]
+        if method in of_query
+        else stored_refined(step, study.name, query.key, model, modules)
         for query, of_query in zip(queries, found, strict=True)
         for method in methods
     }

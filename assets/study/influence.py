@@ -22,7 +22,7 @@ from assets.lake.columns import DOCUMENT_ID, METHOD, QUERY_ID, SHARD, STAMP
 from assets.lake.lake import Lake
 from assets.lake.tables import Column, Table
 from assets.model.checkpoint import checkpoint_table
-from assets.model.memory import refuse_beyond_memory
+from assets.model.memory import refuse_beyond_memory, refuse_bound_beyond_gpu
 from assets.model.opening import open_traced_model
 from assets.specs.study import Study
 from assets.step.checks import Check, check_specs
@@ -193,6 +193,7 @@ def _score_shards(step: Step, study: Study) -> None:
     directions = queries * len(study.spec.options.methods)
     beside = bytes_beside(most, length, directions, study.spec.options.top_k, several=len(due) > 1)
     refuse_beyond_memory(study, "influence", model, modules, beside=beside, **sizes)
+    refuse_bound_beyond_gpu(study, "influence", model)
     curvature = _whitening(step, study, model, modules)
     gradients = stored_gradients(step, study.name, factors_bytes(study.spec.options.memory_bytes))
     keys = list(gradients)

@@ -222,7 +222,7 @@ def _batches(
             sample=sample,
             methods=options.methods,
             queries_at_once=held.queries_at_once,
-            refined=lambda query_id: _placed(stored_refined(step, study.name, query_id), model, modules),
+            refined=lambda query_id: stored_refined(step, study.name, query_id, model, modules),
             on_query=lambda _: progress.advance(1),
             on_agreement=lambda *measured: agreements.append(measured),
         ):
@@ -243,12 +243,6 @@ def agreement_sample(step: Reading, study: Study, model, modules):
         return None
     documents = sample_sequences(step, study.spec.curvature.name)[: options.agreement_documents]
     return AgreementSample(model, modules, documents, options.token_budget)
-
-
-def _placed(gradients: dict, model, modules) -> dict:
-    from compute.passes import placement
-
-    return {module.name: gradients[module.name].to(*placement(model, module)) for module in modules}
 
 
 def _components(

@@ -81,14 +81,19 @@ def refined_gradients_asset(study: Study) -> dg.AssetsDefinition:
     return refined_gradients
 
 
-def stored_refined(step: Reading, study: str, query_id: str) -> dict:
-    """One query's refined gradient per module name, O×I."""
+def stored_refined(step: Reading, study: str, query_id: str, model, modules) -> dict:
+    """One query's refined gradient per module name, O×I, where and as `model` has its sums."""
     import torch
 
+    from compute.passes import placement
+
     rows = step.scan(refined_gradients_table(study)).filter(query_id=query_id).collect()
+    parts = rows.partition_by("module", as_dict=True)
     return {
-        module: torch.from_numpy(stacked(part, index="output", values="gradient"))
-        for (module,), part in rows.partition_by("module", as_dict=True).items()
+        module.name: torch.from_numpy(stacked(parts[module.name,], index="output", values="gradient")).to(
+            *placement(model, module)
+        )
+        for module in modules
     }
 
 

@@ -21,6 +21,7 @@ from assets.curvature.factors import (
 from assets.lake.lake import Lake
 from assets.lake.matrices import diagonal_blocks
 from assets.step.reading import Reading
+from assets.study.refined_gradients import _rows, refined_gradients_table, stored_refined
 from compute.block_diagonal import blocks_of, of_blocks
 from compute.covariances import ModuleCovariances
 from compute.curvature import Curvature
@@ -58,6 +59,28 @@ def test_factors_come_back_as_they_were(tmp_path, sides):
     assert torch.equal(turned.gradient_values_S, basis.gradient_values_S)
     stored = lake.collect(of_a, lake.scan(of_a))
     assert stored["covariance"].list.len().sum() == sum(side**2 for part in sides for side in part)
+
+
+def test_refined_gradients_come_back_where_the_models_sums_are(tmp_path, monkeypatch):
+    """In their dtype, and on their devices: once, and not at each batch."""
+    lake, table, case = Lake(uri=str(tmp_path)), refined_gradients_table("study"), make_case("gpt2")
+    torch.manual_seed(0)
+    values = {m.name: torch.randn(m.out_features, m.in_dim) for m in case.modules}
+    rows = (
+        batch
+        for name, each in values.items()
+        for batch in _rows(None, "study", table, ("query-0", name), each, 0.5, "stamp")
+    )
+    lake.overwrite(table, rows, commit={})
+
+    def stored() -> dict:
+        return stored_refined(Reading(lake), "study", "query-0", case.model, case.modules)
+
+    found = stored()
+    assert list(found) == case.names
+    assert all(torch.equal(found[name], each.double()) for name, each in values.items())
+    monkeypatch.setattr("compute.passes.module_device", lambda *_: torch.device("meta"))
+    assert {each.device.type for each in stored().values()} == {"meta"}
 
 
 def test_rows_tell_their_blocks_in_any_order():

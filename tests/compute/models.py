@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, LlamaConfig, PreTrainedModel
 
-from compute.batches import Sequence
+from compute.batches import Batch, Sequence, pad, plan_batches
 from compute.covariances import ModuleCovariances, fit_covariances
 from compute.curvature import Curvature
 from compute.eigenbasis import decompose
@@ -86,6 +86,11 @@ def tiny_model(architecture: str, *, dtype: torch.dtype = torch.float64, seed: i
             noise = torch.randn_like(parameter)
             parameter.copy_(parameter + 0.3 * noise if parameter.ndim == 1 else 0.25 * noise)
     return model.to(dtype).eval()
+
+
+def batches_of(sequences: list[Sequence], *, token_budget: int = 8192) -> list[Batch]:
+    """As passes plan them."""
+    return [pad(sequences, index_B, "cpu") for index_B in plan_batches(list(map(len, sequences)), token_budget)]
 
 
 def random_documents(count: int, *, seed: int = 1, shortest: int = 2, longest: int = 28) -> list[Sequence]:

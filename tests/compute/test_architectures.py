@@ -19,6 +19,7 @@ from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
     OlmoConfig,
     OPTConfig,
@@ -27,6 +28,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from compute.covariances import fit_covariances
 from compute.eigenbasis import decompose
@@ -123,10 +125,52 @@ def test_attention_layers_too():
     assert_factors_and_scores_are_the_oracles(model, modules)
 
 
-def test_gradient_checkpointing_changes_nothing():
-    """A model whose activations are computed again in backward; its hooks see each module's tokens once."""
+DROPOUT = {
+    "llama": LlamaConfig(**GROUPED, attention_dropout=0.5),
+    "gpt2": GPT2Config(
+        vocab_size=VOCABULARY, n_embd=16, n_inner=40, n_layer=2, n_head=4, n_positions=CONTEXT, resid_pdrop=0.5,
+        embd_pdrop=0.5, attn_pdrop=0.5, **NO_SPECIAL_TOKENS,
+    ),
+    "opt": OPTConfig(
+        vocab_size=VOCABULARY, hidden_size=16, ffn_dim=40, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=CONTEXT, word_embed_proj_dim=16, dropout=0.5, layerdrop=0.5, **NO_SPECIAL_TOKENS,
+    ),
+    "mixtral": MixtralConfig(**GROUPED, num_local_experts=4, num_experts_per_tok=2, attention_dropout=0.5),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+@pytest.mark.parametrize("name", DROPOUT)
+def test_gradient_checkpointing_changes_nothing(name, use_reentrant):
+    """A model whose layers are computed again in backward; its hooks see each module's tokens once, and dropout, of
+    modules and (OPT) of layers themselves, is off."""
+    model = model_of(DROPOUT[name])
+    model.set_experts_implementation("eager")  # of float64
+    modules, documents = select_modules(model, "mlp"), random_documents(4, longest=14)
+    torch.manual_seed(0)
+    factors = [{m.name: full_rank(torch.randn(m.out_features, m.in_dim).double()) for m in modules}]
+    expected = score_documents(model, modules, factors, documents)
+
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": use_reentrant})
+    model.train()  # transformers checkpoints in training alone; the passes put the model into eval mode and back
+    runs, usual = [], {id(each): each._gradient_checkpointing_func for each in layers_of(model)}
+    last = model.get_submodule(modules[-1].expert.layer if modules[-1].expert else modules[-1].name)
+    last.register_forward_pre_hook(lambda *_: runs.append(1))
+    found = score_documents(model, modules, factors, documents)
+    assert len(runs) == 2  # in one batch
+    np.testing.assert_array_equal(found.scores_QD, expected.scores_QD)
+    np.testing.assert_array_equal(found.norms_D, expected.norms_D)
+    assert all(each.training for each in model.modules())
+    assert all(each._gradient_checkpointing_func is usual[id(each)] for each in layers_of(model))
+
+
+def layers_of(model) -> list:
+    return [each for each in model.modules() if isinstance(each, GradientCheckpointingLayer)]
+
+
+def test_a_checkpointed_model_has_the_oracles_factors_and_scores():
     model = model_of(CONFIGS["llama"])
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.train()  # checkpointing is for training alone; the passes put the model into eval mode and back
+    model.train()
     assert_factors_and_scores_are_the_oracles(model, select_modules(model, "mlp"))
     assert model.training

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import compute.covariances
 import compute.eigenbasis
@@ -11,9 +14,12 @@ from compute.batches import Sequence
 from compute.covariances import add_products, fit_covariances, whole
 from compute.eigenbasis import _eigh, decompose
 from compute.errors import BadInput
+from compute.tracked_modules import select_modules
 from tests.compute import oracle
 from tests.compute.labels import sampled_labels
 from tests.compute.models import make_case, random_documents
+from tests.compute.routed import make_routed
+from tests.compute.test_architectures import CONFIGS, model_of
 
 
 def assert_same(found: dict, expected: dict, tolerance: float) -> None:
@@ -142,6 +148,37 @@ def test_modules_that_share_their_input_share_its_products_and_their_decompositi
     for name, each in basis.items():
         rebuilt = each.activation_vectors_IA * each.activation_values_A @ each.activation_vectors_IA.T
         assert oracle.relative_error(rebuilt, found[name].activation_II) < 1e-9
+
+
+def test_an_input_is_shared_across_one_other_between():
+    """Phi's attention and MLP stand side by side: in backward `dense`, of another input, is between fc1 and v, k, q."""
+    model, products = model_of(CONFIGS["phi"]), []
+    modules, documents = select_modules(model, "all"), random_documents(4, longest=14)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compute.covariances, "add_products", lambda *each: (products.append(1), add_products(*each)))
+        found = fit_covariances(model, modules, documents, labels="empirical")
+    assert len(modules) == 12 and len(products) == 3 * 2 + 12
+    rows = [(document.token_ids,) for document in documents]
+    assert_is_oracles(found, oracle.covariances(model, [module.name for module in modules], rows), 1e-5)
+
+
+class Counted(TorchDispatchMode):
+    """Counts what makes the host wait for a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.calls[function._overloadpacket._qualified_op_name] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def test_the_device_is_not_asked_for_each_experts_tokens():
+    routed = make_routed("mixtral")
+    with Counted() as counted:
+        fit_covariances(routed.model, routed.modules, routed.documents, labels="empirical")
+    assert len(routed.modules) == 20 and counted.calls["aten::nonzero"] == 1  # the loss's
 
 
 @pytest.mark.parametrize("columns", [1, 7, 16, 1000])

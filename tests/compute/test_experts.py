@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from compute.batches import make_batches
 from compute.capture import captured
 from compute.checkpoint import load_model, model_skeleton, same_architecture
 from compute.errors import BadInput
@@ -18,7 +17,7 @@ from compute.routes import Workload, choose
 from compute.token_loss import run_batch
 from compute.tracked_modules import TrackedModule, select_modules
 from tests.compute import oracle
-from tests.compute.models import random_documents
+from tests.compute.models import batches_of, random_documents
 from tests.compute.routed import CONFIGS, EXPERTS, ROUNDING, make_routed, tiny
 
 
@@ -76,7 +75,7 @@ def test_a_pattern_chooses_experts(mixtral):
 def test_a_models_outputs_are_its_own_while_experts_run_one_by_one(name, implementation):
     model, documents = tiny(name).float(), random_documents(5, longest=14)
     model.set_experts_implementation(implementation)
-    (batch,) = make_batches(documents, token_budget=8192)
+    (batch,) = batches_of(documents, token_budget=8192)
     with torch.no_grad():
         own_BTV = model(input_ids=batch.token_ids_BT, use_cache=False).logits
         with captured(model, select_modules(model, "mlp"), lambda *_: None, [batch]):
@@ -89,7 +88,7 @@ def test_a_models_outputs_are_its_own_while_experts_run_one_by_one(name, impleme
 
 
 def test_tokens_are_routed_once_and_padding_is_not(mixtral):
-    (batch,) = make_batches(mixtral.documents, token_budget=8192)
+    (batch,) = batches_of(mixtral.documents, token_budget=8192)
     generator = torch.Generator().manual_seed(3)
     choice_NK = torch.rand(batch.attention_BT.numel(), EXPERTS, generator=generator).argsort(1)[:, :2]
     seen = []
@@ -126,7 +125,7 @@ def test_a_route_is_chosen_for_the_tokens_that_reach_an_expert(mixtral):
 
 
 def test_experts_that_see_another_number_of_tokens_than_the_batch_are_refused(mixtral):
-    (batch,) = make_batches(mixtral.documents, token_budget=8192)
+    (batch,) = batches_of(mixtral.documents, token_budget=8192)
     with (
         captured(mixtral.model, mixtral.modules, lambda *_: None, [batch]),
         pytest.raises(BadInput, match="MixtralExperts"),
@@ -144,7 +143,7 @@ def test_a_checkpoint_is_traced_under_the_same_names_and_saved_as_it_was(tmp_pat
     loaded, skeleton = load_model(location, dtype="float64", device="cpu"), model_skeleton(location)
     assert select_modules(loaded, "mlp") == select_modules(skeleton, "mlp") == modules
     assert same_architecture(loaded, skeleton) and same_architecture(loaded, model)
-    (batch,) = make_batches(documents, token_budget=8192)
+    (batch,) = batches_of(documents, token_budget=8192)
     with captured(loaded, modules, lambda *_: None, [batch]):
         losses = run_batch(loaded, batch)
     by_hand = [oracle.loss(model, documents[index].token_ids).item() for index in batch.index_B]

@@ -247,3 +247,21 @@ def test_bfloat16_models_are_traced_with_float32_sums():
     for name, each in covariances.items():
         assert each.activation_II.dtype == each.gradient_OO.dtype == eigenvalues[name].dtype == torch.float32
         assert torch.isfinite(eigenvalues[name]).all() and basis_defect(name, basis[name]) is None
+
+
+@pytest.mark.parametrize("stage", ["scores", "exact scores"])
+def test_experts_share_what_is_copied_to_the_device_for_a_batch(mixtral, monkeypatch, stage):
+    """The places of its documents, and the rows that want each direction."""
+    directions = [dense_gradients(mixtral.model, mixtral.modules, query) for query in mixtral.queries]
+    scoring = InfluencePass(
+        mixtral.model, mixtral.modules, [{n: full_rank(g) for n, g in d.items()} for d in directions]
+    )
+    made, tensor = [], torch.tensor
+    monkeypatch.setattr(torch, "tensor", lambda *each, **settings: (made.append(each), tensor(*each, **settings))[1])
+    if stage == "scores":
+        scoring.score(mixtral.documents)
+        assert len(made) == 1
+    else:
+        wanted = [[0, 1]] * len(mixtral.documents)
+        exact_scores(mixtral.model, mixtral.modules, directions, mixtral.documents, wanted)
+        assert len(made) == 1 + 2

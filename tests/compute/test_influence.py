@@ -11,7 +11,7 @@ import torch
 import compute.module_gradients
 import compute.query_products
 import compute.routes
-from compute.batches import Sequence, make_batches
+from compute.batches import Sequence
 from compute.errors import BadInput
 from compute.influence import InfluencePass, score_documents
 from compute.low_rank import full_rank
@@ -20,7 +20,7 @@ from compute.routes import Choice, Workload, choose, choose_routes
 from compute.token_loss import batch_loss
 from compute.tracked_modules import TrackedModule
 from tests.compute import oracle
-from tests.compute.models import VOCABULARY, Case, fit, make_case, random_documents
+from tests.compute.models import VOCABULARY, Case, batches_of, fit, make_case, random_documents
 
 
 @pytest.fixture(params=["factors", "formed", "rebuilt"])
@@ -99,7 +99,7 @@ def test_losses_are_summed_over_tokens_in_nats(case):
 
 def test_a_forward_pass_alone_gives_the_same_losses(case):
     sequences = [*case.documents, *case.queries]
-    for batch in make_batches(sequences, token_budget=60):
+    for batch in batches_of(sequences, token_budget=60):
         expected = [
             float(oracle.loss(case.model, sequences[index].token_ids, sequences[index].loss_start).detach())
             for index in batch.index_B

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from compute.batches import make_batches
 from compute.capture import captured
 from compute.labels import key_hash, sample_labels, uniforms
 from compute.token_loss import Labels, run_batch
 from tests.compute.labels import sampled_labels
+from tests.compute.models import batches_of
 
 DRAWS = 40_000
 PINNED_HASH = 14941386930556524165  # of document-0
@@ -117,7 +117,7 @@ def test_are_the_same_whatever_the_batch(neox_case, monkeypatch, token_budget):
 
     monkeypatch.setattr("compute.token_loss.sample_labels", recording)
     with captured(neox_case.model, neox_case.modules, lambda *_: None):
-        for batch in make_batches(neox_case.documents[::-1], token_budget=token_budget):
+        for batch in batches_of(neox_case.documents[::-1], token_budget=token_budget):
             run_batch(neox_case.model, batch, Labels(sampled=True, seed=9))
     for document in neox_case.documents:
         labels = sampled_labels(neox_case.model, document, seed=9)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BertConfig
 
-from compute.batches import Batch, Sequence, make_batches, plan_batches
+from compute.batches import Batch, Sequence, plan_batches
 from compute.capture import captured
 from compute.checkpoint import load_model
 from compute.covariances import fit_covariances
@@ -23,7 +23,7 @@ from compute.low_rank import full_rank
 from compute.query_gradients import dense_gradients, query_gradients
 from compute.token_loss import DATA, Labels, run_batch
 from tests.compute import oracle
-from tests.compute.models import VOCABULARY, fit, make_case, random_documents
+from tests.compute.models import VOCABULARY, batches_of, fit, make_case, random_documents
 
 
 def with_garbage_in_the_padding(batch: Batch) -> Batch:
@@ -46,7 +46,7 @@ def sums_over(case, batch: Batch, labels: Labels) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("labels", [DATA, Labels(sampled=True, seed=1)])
 def test_what_stands_in_the_padding_reaches_nothing(case, labels):
-    (batch,) = make_batches(case.documents, token_budget=8192)
+    (batch,) = batches_of(case.documents, token_budget=8192)
     assert (batch.attention_BT == 0).any()
     clean, dirty = sums_over(case, batch, labels), sums_over(case, with_garbage_in_the_padding(batch), labels)
     for name, value in clean.items():
@@ -85,7 +85,7 @@ def test_padding_leaks_into_no_factor_and_no_score(case):
 
 def test_batches_mark_padding_and_targets():
     documents = [Sequence("a", [7, 8, 9]), Sequence("b", [1, 2, 3, 4, 5], loss_start=3)]
-    (batch,) = make_batches(documents, token_budget=10)
+    (batch,) = batches_of(documents, token_budget=10)
     assert batch.keys_B == ["b", "a"] and batch.index_B == [1, 0]
     assert batch.attention_BT.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]
     assert batch.target_BT.long().tolist() == [[0, 0, 0, 1, 1], [0, 1, 1, 0, 0]]

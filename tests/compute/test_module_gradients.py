@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from compute.module_gradients import squared_norms
+from compute import module_gradients
+from compute.module_gradients import gradient_squares, squared_norms
+from compute.tracked_modules import TrackedModule
 
 
 @pytest.mark.parametrize("shape", [(2, 1024, 4096), (2, 4096, 1024), (3, 5), (2, 1, 1)])
@@ -22,3 +24,19 @@ def test_half_precision_is_summed_in_float32():
     found = squared_norms(gradient)
     assert found.dtype == torch.float32
     assert ((found.double() - expected).abs() / expected).max() < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("at_once", [1, 2**24])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_inner_products_of_half_precisions_are_not_rounded(monkeypatch, dtype, at_once, has_bias):
+    """Of gradients that all but cancel over a document: what is rounded of each product would be much of the sum."""
+    monkeypatch.setattr(module_gradients, "ELEMENTS_AT_ONCE", at_once)
+    torch.manual_seed(0)
+    activation_BTI, gradient_BTO = torch.randn(5, 20, 64) + 1, torch.randn(5, 20, 128)
+    gradient_BTO -= gradient_BTO.mean(1, keepdim=True)
+    module = TrackedModule("a", 64, 128, has_bias)
+    narrow = activation_BTI.to(dtype), gradient_BTO.to(dtype)
+    found, expected = (gradient_squares(module, *each) for each in (narrow, [each.double() for each in narrow]))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import compute.covariances
 from compute.batches import Sequence
 from compute.completions import completion_nats, greedy_completions
 from compute.covariances import add_products, fit_covariances
@@ -108,6 +109,73 @@ def test_a_document_that_does_not_fit_alone_is_named(neox_case, neox_fitted, lim
         score_documents(neox_case.model, neox_case.modules, gradients, neox_case.documents)
 
 
+def test_a_consumer_that_does_not_fit_is_not_blamed_on_the_document(neox_case, neox_fitted, monkeypatch):
+    """But on the module that it consumes, with what helps where it is."""
+    name, (model, modules, documents) = neox_case.names[1], (neox_case.model, neox_case.modules, neox_case.documents)
+
+    def never(*_):
+        raise torch.OutOfMemoryError("injected")
+
+    influence = InfluencePass(model, modules, gradients_of(neox_case, neox_fitted))
+    monkeypatch.setattr(influence.routes[name], "score", never)
+    told = r"curvature.modules: .* {}'s gradient of one document \(document-\d\) does not fit .* next to the model; {}"
+    with pytest.raises(BadInput, match=told.format(name, "give less options.memory_mib")):
+        influence.score(documents)
+    last = neox_case.names[-1]
+    monkeypatch.setattr("compute.covariances.add_products", never)
+    with pytest.raises(BadInput, match=told.format(last, "give curvature.memory_mib, or less of it")):
+        fit_covariances(model, modules, documents)
+
+
+def test_a_consumer_that_fits_halves_is_done_again(neox_case, neox_fitted, monkeypatch, caplog):
+    influence = InfluencePass(neox_case.model, neox_case.modules, gradients_of(neox_case, neox_fitted))
+    expected = influence.score(neox_case.documents)
+    route = influence.routes[neox_case.names[1]]
+    score = route.score
+
+    def limited(places_B, *each):
+        if len(places_B) > 2:
+            raise torch.OutOfMemoryError("injected")
+        return score(places_B, *each)
+
+    monkeypatch.setattr(route, "score", limited)
+    found = influence.score(neox_case.documents)
+    assert "out of memory" in caplog.text
+    assert oracle.relative_error(found.scores_QD, expected.scores_QD) < neox_case.exact
+
+
+def test_a_budget_that_was_halved_for_one_shard_is_so_for_the_next(neox_case, neox_fitted, limited, caplog):
+    """Which is told once. A document longer than it is a batch of its own, and is not refused."""
+    limit, failures = limited
+    influence = InfluencePass(
+        neox_case.model, neox_case.modules, gradients_of(neox_case, neox_fitted), token_budget=300
+    )
+    shards = [neox_case.documents, random_documents(20, seed=5)]
+    expected = [influence.score(shard) for shard in shards]
+    limit[0] = 28
+    found = [influence.score(shards[0])]
+    told, failed = caplog.text.count("out of memory: the token budget is halved"), len(failures)
+    assert told == failed > 1
+    found.append(influence.score(shards[1]))
+    assert len(failures) == failed and caplog.text.count("out of memory: the token budget is halved") == told
+    assert influence.budget.fitting <= 28 < influence.budget.given == 300
+    for one, other in zip(found, expected, strict=True):
+        assert oracle.relative_error(one.scores_QD, other.scores_QD) < neox_case.exact
+    with pytest.raises(BadInput, match=r"more than options.token_budget \(300\)"):
+        influence.score(random_documents(2, longest=301))
+
+
+def test_queries_that_do_not_fit_are_told_before_a_document_is_read(neox_case, neox_fitted, monkeypatch):
+    def never(*_):
+        raise torch.OutOfMemoryError("injected")
+
+    gradients = gradients_of(neox_case, neox_fitted)
+    monkeypatch.setattr("compute.influence.query_products", never)
+    told = f"options.memory_mib: {len(gradients)} gradients of .* do not fit, at {neox_case.names[0]}, .*; give less"
+    with pytest.raises(BadInput, match=told):
+        InfluencePass(neox_case.model, neox_case.modules, gradients)
+
+
 @pytest.mark.parametrize("failing", range(1, 9))
 def test_memory_that_runs_out_inside_of_a_consumer_adds_nothing_twice(neox_case, monkeypatch, failing):
     """The n-th product of the first batch: of a module's inputs, or of its output gradients."""
@@ -126,6 +194,39 @@ def test_memory_that_runs_out_inside_of_a_consumer_adds_nothing_twice(neox_case,
         for side in ("activation_II", "gradient_OO"):
             assert oracle.relative_error(getattr(found[name], side), getattr(expected[name], side)) < 1e-9
         assert found[name].tokens == expected[name].tokens
+
+
+@pytest.mark.parametrize("failing", [1, 2, 4, None])
+def test_nothing_of_a_batch_is_kept_while_memory_is_let_go(request, neox_case, monkeypatch, failing):
+    """Where a consumer has run out of it, or (`None`) backward after some modules were consumed; nor afterwards."""
+    inputs, held, calls = [], [], []
+
+    class Watched(compute.covariances._Inputs):
+        def __init__(self, *settings) -> None:
+            super().__init__(*settings)
+            inputs.append(self)
+
+    def sometimes(sum_MM, rows_NM):
+        calls.append(1)
+        if len(calls) == failing:
+            raise torch.OutOfMemoryError("injected")
+        add_products(sum_MM, rows_NM)
+
+    def once(_, __, output: torch.Tensor) -> None:
+        def fail(_) -> None:
+            if failing is None and not held:
+                raise torch.OutOfMemoryError("injected")
+
+        hidden = output[0] if isinstance(output, tuple) else output
+        if hidden.requires_grad:
+            hidden.register_hook(fail)
+
+    monkeypatch.setattr("compute.covariances._Inputs", Watched)
+    monkeypatch.setattr("compute.covariances.add_products", sometimes)
+    monkeypatch.setattr("compute.passes._let_go", lambda _: held.append(len(inputs[0]._recent)))
+    request.addfinalizer(neox_case.model.gpt_neox.layers[0].register_forward_hook(once).remove)
+    fit_covariances(neox_case.model, neox_case.modules, neox_case.documents, labels="empirical")
+    assert held == [0] and not inputs[0]._recent and calls
 
 
 def prompts_of(lengths) -> list[Sequence]:

@@ -182,7 +182,7 @@ def test_one_document_whose_product_does_not_fit_is_told_of(neox_case, neox_fitt
     narrow[0] = 0
     with pytest.raises(BadInput, match=rf"options\.memory_mib: .* gradient of {neox_case.names[0]}"):
         influence.score(documents[:4])
-    with pytest.raises(BadInput, match="do not fit in memory even alone"):
+    with pytest.raises(BadInput, match=r"gradient of one document .* does not fit in .*; give less options\.mem"):
         influence.score(documents)
     narrow[0] = 10**9
     assert_equal(influence.score(documents), expected, neox_case.exact)  # nothing is left of what has failed

@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from compute.errors import BadInput
-from compute.refinement import gauss_newton_product, refined_gradients
+from compute.refinement import _inner, gauss_newton_product, refined_gradients
+from compute.tracked_modules import select_modules
 from tests.compute import oracle
-from tests.compute.models import fit, make_case
-from tests.compute.routed import make_routed
+from tests.compute.models import fit, make_case, random_documents
+from tests.compute.routed import CONFIGS, make_routed, tiny
+from tests.compute.test_covariances import Counted
 
 DAMPING = 10.0  # four documents say nothing of most directions, where EK-FAC takes them for known: λ must count
 
@@ -85,6 +87,16 @@ def test_batches_change_nothing(case):
     assert oracle.relative_error(flat(case, one), flat(case, other)) < case.exact
 
 
+def test_gradient_checkpointing_changes_nothing(case):
+    torch.manual_seed(4)
+    vector = {m.name: torch.randn(m.out_features, m.in_dim, dtype=torch.float64) for m in case.modules}
+    expected = gauss_newton_product(case.model, case.modules, case.documents, vector)
+    case.model.gradient_checkpointing_enable()
+    found = gauss_newton_product(case.model, case.modules, case.documents, vector)
+    case.model.gradient_checkpointing_disable()
+    assert all(torch.equal(found[name], expected[name]) for name in case.names)
+
+
 def test_many_passes_solve_the_system(case, curvature, matrix):
     expected = torch.linalg.solve(damped(case, curvature, matrix), query_gradients_of(case).T).T
     found = refined(case, curvature, 25)
@@ -117,11 +129,34 @@ def test_the_residual_is_that_of_the_system(case, curvature, matrix):
     assert first.residuals[-1] == pytest.approx(norm(left) / norm(whole), rel=1e-4)
 
 
+def test_inner_products_of_all_modules_are_asked_for_once(case, curvature):
+    one, other = (query_gradients_of(case)[n] for n in (0, 1))
+    with Counted() as counted:
+        found = _inner(unflat(case, one), unflat(case, other))
+    assert found == pytest.approx(float(one @ other)) and counted.calls["aten::_local_scalar_dense"] == 1
+
+
 def test_routed_experts_are_refused():
     case = make_routed("mixtral")
     queries = make_case("gpt_neox").queries
     with pytest.raises(BadInput, match="astra cannot refine routed experts"):
         list(refined_gradients(case.model, case.model, case.modules, queries, None, queries, passes=1))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_attention_of_a_model_with_experts_is_refined(name):
+    """As transformers computes experts by itself, which has no derivative forwards. ⟨x, G y⟩ = ⟨y, G x⟩ where the
+    derivative forwards is the adjoint of the one backwards."""
+    model = tiny(name).float()
+    model.set_experts_implementation("grouped_mm")
+    modules, documents = select_modules(model, ["o_proj"]), random_documents(3, longest=10)
+    torch.manual_seed(5)
+    x, y = ({m.name: torch.randn(m.out_features, m.in_dim) for m in modules} for _ in range(2))
+    (Gx, Gy) = (gauss_newton_product(model, modules, documents, each) for each in (x, y))
+    one, other = (sum(float((v[n] * Gv[n]).sum()) for n in v) for v, Gv in ((x, Gy), (y, Gx)))
+    assert one == pytest.approx(other, rel=1e-3)
+    assert all(each.config is model.config for each in model.modules() if hasattr(each, "is_transposed"))
+    assert model.config._experts_implementation == "grouped_mm"
 
 
 def test_no_pass_is_refused(case, curvature):

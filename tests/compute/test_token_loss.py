@@ -7,11 +7,10 @@ import torch
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GPTNeoXConfig, GraniteConfig
 
 import compute.token_loss
-from compute.batches import make_batches
 from compute.capture import captured
 from compute.token_loss import batch_loss, run_batch
 from compute.tracked_modules import select_modules
-from tests.compute.models import CONTEXT, NO_SPECIAL_TOKENS, VOCABULARY, random_documents, random_queries
+from tests.compute.models import CONTEXT, NO_SPECIAL_TOKENS, VOCABULARY, batches_of, random_documents, random_queries
 
 SIZES = {
     "vocab_size": VOCABULARY,
@@ -73,7 +72,7 @@ def test_loss_and_gradients_are_those_of_the_whole_model(after, logits_at_once, 
     monkeypatch.setattr(compute.token_loss, "LOGITS_AT_ONCE", logits_at_once)
     model = model_of(AFTER_THE_HEAD[after])
     modules = select_modules(model)
-    (batch,) = make_batches([*random_documents(5), *random_queries(3)], token_budget=8192)
+    (batch,) = batches_of([*random_documents(5), *random_queries(3)], token_budget=8192)
     expected_B, expected = by_autograd(model, batch, modules)
     loss_B, found = gradients_of(model, batch, modules)
     # Norms and rotary positions are float32 in some of these models.
@@ -97,7 +96,7 @@ def test_the_head_is_looked_at_in_every_precision(monkeypatch, dtype):
             return output
 
         monkeypatch.setattr(model, "forward", scaled)
-        (batch,) = make_batches(random_documents(4), token_budget=8192)
+        (batch,) = batches_of(random_documents(4), token_budget=8192)
         batch_loss(model, batch)
         assert compute.token_loss._leaves_the_head_out[model] is left_out
 
@@ -114,7 +113,7 @@ def test_a_head_that_is_not_all_is_told_and_the_models_own_logits_are_taken(monk
 
     monkeypatch.setattr(model, "forward", squared)
     modules = select_modules(model)
-    (batch,) = make_batches(random_documents(4), token_budget=8192)
+    (batch,) = batches_of(random_documents(4), token_budget=8192)
     expected_B, expected = by_autograd(model, batch, modules)
     for _ in range(2):  # the first batch is where it is found out
         loss_B, found = gradients_of(model, batch, modules)
@@ -130,7 +129,7 @@ def test_logits_are_made_where_a_token_carries_loss_and_some_at_a_time(monkeypat
     monkeypatch.setattr(compute.token_loss, "LOGITS_AT_ONCE", at_once * VOCABULARY)
     model = model_of(AFTER_THE_HEAD["nothing"])
     modules, queries = select_modules(model), random_queries(30)
-    (batch,) = make_batches(queries, token_budget=8192)
+    (batch,) = batches_of(queries, token_budget=8192)
     run_batch_rows: list[int] = []
     gradients_of(model, batch, modules)  # the first batch looks whether the head is all
     handle = model.lm_head.register_forward_hook(lambda _, __, output: run_batch_rows.append(output[..., 0].numel()))

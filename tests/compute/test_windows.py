@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerFast
 
 from compute.errors import BadInput
-from compute.windows import cut_windows, cut_windows_batch, special_tokens, tokenize_query
+from compute.windows import Window, cut_windows_batch, special_tokens, tokenize_query
 
 TEXTS = [
     "The river rises in the hills, and it flows to the sea.",
@@ -53,6 +53,11 @@ def wrapped(tokenizer: Tokenizer, template: str, **options) -> PreTrainedTokeniz
         )
     named = {"bos_token": "<s>", "eos_token": "</s>"}
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{**named, **options})
+
+
+def cut_windows(text: str, tokenizer, **options) -> list[Window]:
+    """Those of one text."""
+    return cut_windows_batch([text], tokenizer, **options)[0]
 
 
 @pytest.fixture(params=[*TEMPLATES, "space_before"])

@@ -17,7 +17,7 @@ from assets.findings.ablation.blocks import block_curvature
 from assets.findings.ablation.costs import GRADIENT_BYTES, LONG_SECONDS, REPETITIONS, study_ablation_cost
 from assets.findings.ablation.sample import ablation_sample_table
 from assets.findings.ablation.variants import Variant
-from assets.model.memory import refuse_beyond_memory
+from assets.model.memory import refuse_beyond_memory, refuse_bound_beyond_gpu
 from assets.model.opening import open_traced_models
 from assets.study.completions import completions_table, query_sequences
 from assets.study.influence import pass_over_documents
@@ -133,6 +133,7 @@ class Scoring:
         refuse_beyond_memory(
             study, "ablation", model, modules, of_stage=partial(study_ablation_cost, self.study, dtype=dtype), **sizes
         )
+        refuse_bound_beyond_gpu(study, "ablation", model)
 
     def _curvature_of(self, variant: Variant, models: _Models, progress: Progress) -> Curvature:
         key = (variant.dtype, variant.blocks)
