@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -78,8 +77,8 @@ def routes_md(chosen: Routes, modules: Sequence[TrackedModule]) -> dg.MarkdownMe
 
 def _shared(names: Sequence[str]) -> str:
     """What all names begin with, left out of the rows, which a page of 1,400 pixels would cut otherwise."""
-    common = os.path.commonprefix(names)
-    return common[: common.rfind(".") + 1]
+    parts = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return "".join(f"{alike[0]}." for alike in takewhile(lambda each: len(set(each)) == 1, parts))
 
 
 def _row(alike: list[TrackedModule], choices: Mapping[str, Choice], shared: str) -> dict:

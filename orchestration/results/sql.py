@@ -142,7 +142,7 @@ def _rows(engine: duckdb.DuckDBPyConnection, query: str, most: int) -> pl.DataFr
 
 
 def _distinct(names: Sequence[str]) -> Iterator[str]:
-    """A result's columns may have one name, a frame's may not: `score`, `score_1`, … as DuckDB calls them in a frame."""
+    """A result's columns may have one name, a frame's may not: `score`, `score_1`, … as DuckDB's frames."""
     repeats: dict[str, int] = {}
     for name in names:
         new, number = name, repeats.get(name.lower(), 0)
