@@ -189,7 +189,7 @@ def test_what_is_found_is_scored_as_by_the_whole_pass(scorer, ranking):
     ("ask", "sentence"),
     [
         (lambda s: s.find(" "), "the prompt is empty"),
-        (lambda s: s.find("the cat", ""), "completion of the prompt 'the cat' has no tokens"),
+        (lambda s: s.find("the cat", ""), "the completion is empty; write one, or leave it out"),
         (lambda s: s.find("the cat " * 60), "prompt has 121 tokens, too many for the context of 48"),
         (lambda s: s.find("the cat", " sits", count=0), "count is 0; give at least 1"),
         (lambda s: s.find("the cat", " sits", candidates=0), "candidates is 0; give at least 1"),
