@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from assets.corpus.documents import documents_table
 from assets.lake.log import Entry, TableLog
-from assets.specs.mistakes import near_matches
+from assets.specs.mistakes import known_methods, near_matches
 from assets.study.completions import completions_table
 from assets.study.influence import influence_table
 from compute.errors import BadInput
@@ -134,7 +134,7 @@ def _unknown(lake: Lake, study: str, version: int, asked: Mapping[str, str], sha
         return f"study {study}: has no scores of document {asked['document_id']!r}; {near}"
     methods = _values(lake, table, "method", {"shard": shard}, version)
     if methods and asked["method"] not in methods:
-        near = near_matches(asked["method"], methods, "methods")
+        near = known_methods(asked["method"], methods)
         return f"study {study}: has no scores by method {asked['method']!r}; {near}"
     return (
         f"study {study}: document {asked['document_id']} of shard {shard} is not scored for query "

@@ -74,6 +74,19 @@ def run_study(
     return [listing, _execute(job, instance, tags, rest)]
 
 
+def failed_checks(instance: dg.DagsterInstance, run_ids: Iterable[str]) -> list[str]:
+    """What is wrong with tables though the runs ended well, a sentence each: checks that block nothing, and problems of
+    earlier runs that these have not looked at again."""
+    told = []
+    for run_id in run_ids:
+        for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
+            evaluation = entry.dagster_event.event_specific_data
+            if not evaluation.passed:
+                table = evaluation.asset_key.to_user_string()
+                told.append(f"{table}, {evaluation.check_name}: {evaluation.description}")
+    return told
+
+
 def clear_after_killed_runs(instance: dg.DagsterInstance, tracking: Tracking) -> list[str]:
     """Ends runs of this command whose process is gone, and frees their places in pools; their ids.
 

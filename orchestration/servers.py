@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from assets.tracking.tracking import DEFAULT_UI
 from compute.errors import BadInput
 from orchestration.home import Home
 from orchestration.local_server import HOST, LocalServer
@@ -55,6 +56,8 @@ def serve(home: Home, *, port: int, mlflow_port: int) -> None:
             if _until_all_answer(servers, asked):
                 page = f"{tracking.rstrip('/')}{EXPERIMENTS}" if tracking.startswith("http") else tracking
                 _say(f"Dagster  {servers[0].address}\nMLflow   {page}")
+                if told := links_told(home, tracking):
+                    _say(told)
                 _say(f"Ctrl-C stops what runs here; its logs are in {servers[0].log.parent}")
             while not asked:
                 _check_all_live(servers, parts=True)
@@ -64,6 +67,16 @@ def serve(home: Home, *, port: int, mlflow_port: int) -> None:
             if interrupted := stop_all(home, asked):
                 runs = ", ".join(run[:8] for run in interrupted)
                 _say(f"Interrupted and marked as failed: {runs}. When it is started again, Dagster takes up each once.")
+
+
+def links_told(home: Home, tracking: str) -> str | None:
+    """Links are kept as they were made, and a run outside knows nothing of the port that was chosen here."""
+    if tracking in (DEFAULT_UI, home.tracking_ui, home.tracking):
+        return None
+    return (
+        f"Steps that run here link to this MLflow; those of `headwater run` link to {DEFAULT_UI}, unless it is run "
+        f"with HEADWATER_TRACKING_UI={tracking}"
+    )
 
 
 def _dagster(home: Home, port: int) -> LocalServer:

@@ -15,8 +15,8 @@ QUERY_ID = Column("query_id", pa.string(), "Id of the query within its set.")
 METHOD = Column(
     "method",
     pa.string(),
-    "How documents are scored: ekfac or kfac (influence), dot or cosine (of gradients), trackstar (cosine of whitened "
-    "gradients).",
+    "How documents are scored: ekfac, kfac or astra (influence), dot or cosine (of gradients), trackstar (cosine of "
+    "whitened gradients), bm25 (of words).",
 )
 MODULE = Column("module", pa.string(), "Name of the tracked module in the model.")
 TOKEN_IDS = Column("token_ids", pa.list_(pa.int32()), "The document's tokens, special ones included.")

@@ -149,6 +149,8 @@ def _train(step: Step, study: Study, directory: str) -> dict:
             losses.append({"step": number, "loss": metrics["loss"]})
 
     with step.progress(f"{model.name}: training", 1, "steps") as progress:
+        if model.train.max_minutes is not None:
+            progress.seconds_at_most = 60 * model.train.max_minutes
 
         def on_progress(done: int, total: int) -> None:
             progress.total = total

@@ -153,3 +153,8 @@ def near_matches(asked: str, known: Collection[str], what: str, *, shown: int = 
         return f"did you mean {' or '.join(near)}?"
     names = sorted(known)
     return f"known {what}: {', '.join(names[:shown])}{', …' if len(names) > shown else ''}" if names else f"no {what}"
+
+
+def known_methods(asked: str, known: Collection[str]) -> str:
+    """The same of methods, which are few: all of them."""
+    return near_matches(asked, known, "methods", shown=max(1, len(known)))

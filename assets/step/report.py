@@ -9,6 +9,7 @@ import dagster as dg
 from assets.lake.tables import Table
 from assets.step.checks import Check, CheckFailedError, Verdict, as_evaluation
 from assets.step.evaluations import LastEvaluation, last_evaluation
+from assets.tracking.progress import note
 
 
 class Report:
@@ -46,6 +47,8 @@ class Report:
         verdict.metadata |= metadata or {}
         for shard, problem in problems.items():
             verdict.add(shard, problem, self._expected.get((check.table.path, shard)))
+            if problem and not check.blocking:  # what blocks becomes the step's failure, which is told as such
+                note(f"check {check.name} failed: {problem}")
         return next(filter(None, problems.values()), None)
 
     def unmended(self, check: Check) -> dict[str, str]:

@@ -104,12 +104,20 @@ def _add_up(step: Step, study: Study, table: Table, check: Check) -> None:
         return
     rows = agreement_rows((row for batch in step.batches(statistics) for row in batch.to_pylist()), candidates)
     means = {
-        f"mean {name}": float(np.mean([row[name] for row in rows]))
+        f"mean {name}": round(float(np.mean([row[name] for row in rows])), 4)
         for name in ("pearson", "overlap", "found", "found_normed")
     }
     data = pa.Table.from_pylist([row | {"fingerprint": stamp} for row in rows], schema=table.schema)
-    step.write(table, data, stamp, metadata={name: mean for name, mean in means.items() if mean == mean})
+    step.write(table, data, stamp, metadata={name: mean for name, mean in means.items() if mean == mean} | _worst(rows))
     _judge(step, study, check, [row["found_normed"] for row in rows])
+
+
+def _worst(rows: list[dict]) -> dict[str, str]:
+    """The query whose best documents are found least, of several the one whose estimates correlate least."""
+    if not rows:
+        return {}
+    worst = min(rows, key=lambda row: (row["found_normed"], np.nan_to_num(row["pearson"], nan=-1.0)))
+    return {"worst query": f"{worst['query_id']} (found {worst['found_normed']:.2f}, pearson {worst['pearson']:.4f})"}
 
 
 def _judge(step: Step, study: Study, check: Check, found_normed: list[float]) -> None:
@@ -119,7 +127,7 @@ def _judge(step: Step, study: Study, check: Check, found_normed: list[float]) ->
         f"study {study.name}: the index proposes {found:.2f} of the best documents; raise options.index.dimensions or "
         "options.index.candidates"
     )
-    step.check(check, None if found >= index.min_found else low, metadata={"share found, mean": found})
+    step.check(check, None if found >= index.min_found else low, metadata={"share found, mean": round(found, 4)})
 
 
 def agreement_rows(statistics: Iterable[dict], candidates: int) -> list[dict]:

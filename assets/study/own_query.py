@@ -106,6 +106,8 @@ def _refuse_other_than_text(prompt: str, completion: str | None) -> None:
         raise BadInput("the prompt is empty, or no text; write one")
     if not isinstance(completion, str | None):
         raise BadInput("the completion is no text; write one, or leave it out for the model's own")
+    if completion == "":
+        raise BadInput("the completion is empty; write one, or leave it out for the model's own")
     for what, text in (("prompt", prompt), ("completion", completion)):
         if text and not is_unicode(text):
             raise BadInput(f"the {what} holds bytes that are not UTF-8; write it in UTF-8")

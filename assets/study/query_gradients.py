@@ -161,7 +161,7 @@ def _check_agreement(step: Step, study: Study, agreements: list[tuple[str, str, 
     step.check(_agreement_check(study), problem if agreement < least else None, metadata=facts)
 
 
-def _told_agreements(step: Step, agreements: list[tuple[str, str, float]]) -> dict:
+def _told_agreements(step: Step, study: Study, agreements: list[tuple[str, str, float]]) -> dict:
     """The agreement of each method, mean and worst query, for Dagster; MLflow gets every query's."""
     if not agreements:
         return {}
@@ -174,7 +174,12 @@ def _told_agreements(step: Step, agreements: list[tuple[str, str, float]]) -> di
         worst_query=pl.col("query_id").gather(worst).first(),
     )
     step.tracking.log_metrics({"low_rank_agreement_worst": summary["worst"].min() or 1.0}, 0)
-    return {"agreement with full rank": table_of(summary)}
+    least, name = _least_agreement(study)
+    told = (
+        f"Correlation of low-rank with full-rank scores on {study.spec.options.agreement_documents} documents of the "
+        f"curvature's sample, over the queries; below {least} ({name}) a query is flagged."
+    )
+    return {"agreement with full rank": dg.MetadataValue.md(f"{told}\n\n{table_of(summary, len(summary)).md_str}")}
 
 
 def _batches(
@@ -230,7 +235,7 @@ def _batches(
                 ranks.append(gradient.rank)
                 yield _components(step, study.name, table, (method, query_id, module), gradient, stamp)
     facts["mean rank"] = round(sum(ranks) / max(1, len(ranks)), 1)
-    facts |= _told_agreements(step, agreements)
+    facts |= _told_agreements(step, study, agreements)
 
 
 def agreement_sample(step: Reading, study: Study, model, modules):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -19,10 +19,15 @@ if TYPE_CHECKING:
 FILE = "routes.json"
 ROWS_SHOWN = 40
 NAME_CHARACTERS = 80
-LEGEND = (
-    "The time of a document's scores and norm at each module, as a multiple of the module's own forward pass; the "
-    "cheapest route that the memory allows is taken."
-)
+REASON = "why not the others"
+LEGEND = """\
+The time of a document's scores and norm at each module, as a multiple of the module's own forward pass; the cheapest \
+route that the memory allows is taken. A bias is one more column of the inputs.
+
+- factors: the document's activations meet the queries' factors; no gradient is formed.
+- formed: the document's gradient, times the dense gradients of all queries, which are kept.
+- rebuilt: dense gradients that do not fit are made of their factors again, some rows at a time.
+"""
 
 
 def tell_routes(run: StepRun, chosen: Routes, modules: Sequence[TrackedModule]) -> dict[str, dg.MarkdownMetadataValue]:
@@ -61,19 +66,30 @@ def routes_md(chosen: Routes, modules: Sequence[TrackedModule]) -> dg.MarkdownMe
     groups = [list(alike) for _, alike in groupby(sorted(modules, key=kind), kind)]
     place = {module.name: index for index, module in enumerate(modules)}
     groups.sort(key=lambda alike: place[alike[0].name])
-    table = table_of(pl.DataFrame([_row(alike, chosen.choices) for alike in groups]), ROWS_SHOWN, None, NAME_CHARACTERS)
-    return dg.MetadataValue.md(f"{' '.join([LEGEND, *_of_all(chosen)])}\n\n{table.md_str}")
+    shared = _shared([module.name for module in modules])
+    rows = pl.DataFrame([_row(alike, chosen.choices, shared) for alike in groups])
+    if not any(rows[REASON]):
+        rows = rows.drop(REASON)
+    said = [*_of_all(chosen), *([f"Names begin with `{shared}`."] if shared else [])]
+    table = table_of(rows, ROWS_SHOWN, None, NAME_CHARACTERS)
+    return dg.MetadataValue.md("\n\n".join(filter(None, [LEGEND.strip(), " ".join(said), table.md_str])))
 
 
-def _row(alike: list[TrackedModule], choices: Mapping[str, Choice]) -> dict:
+def _shared(names: Sequence[str]) -> str:
+    """What all names begin with, left out of the rows, which a page of 1,400 pixels would cut otherwise."""
+    parts = zip(*(name.split(".")[:-1] for name in names), strict=False)
+    return "".join(f"{alike[0]}." for alike in takewhile(lambda each: len(set(each)) == 1, parts))
+
+
+def _row(alike: list[TrackedModule], choices: Mapping[str, Choice], shared: str) -> dict:
     first, of_modules = choices[alike[0].name], [choices[module.name] for module in alike]
     return {
         "modules": len(alike),
-        "first": alike[0].name,
+        "first": alike[0].name.removeprefix(shared),
         "outputs × inputs": f"{alike[0].out_features:,} × {alike[0].in_dim:,}",
         "route": first.route,
         **{route: _range([each.costs[route] for each in of_modules]) for route in first.costs},
-        "why not the others": _why(first),
+        REASON: _why(first),
     }
 
 
@@ -85,7 +101,7 @@ def _range(costs: list[float]) -> str:
 def _why(choice: Choice) -> str:
     if choice.beyond_memory:
         return f"{' and '.join(choice.beyond_memory)}: beyond options.memory_mib"
-    return "they take longer"
+    return ""  # they take longer, as the row shows
 
 
 def _of_all(chosen: Routes) -> Iterator[str]:

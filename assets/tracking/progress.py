@@ -47,12 +47,11 @@ class Progress:
         self._log, self._measure, self._bar = log, measure, None
         self._started = self._reported_at = time.monotonic()
         self._reported_done = 0
+        self.seconds_at_most: float | None = None  # after which the work ends, done or not
 
     def __enter__(self) -> Progress:
         if sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self._bar = tqdm(total=self.total, desc=f"  {self.label}", unit=f" {self.unit}", leave=False, ncols=100)
+            self._bar = self._new_bar()
         return self
 
     def __exit__(self, error_type, *_) -> None:
@@ -70,6 +69,7 @@ class Progress:
     def advance(self, count: int) -> None:
         self.done += count
         if self._bar is not None:
+            self._bar.total = self.total
             self._bar.update(count)
         if time.monotonic() - self._reported_at >= seconds_to_next(self.seconds):
             rate = self._report_rate()
@@ -77,6 +77,22 @@ class Progress:
             self._line(
                 f"{self.done:,} of {self.total:,} {self.unit} ({share} %), {_number(rate)} per second{self._left()}"
             )
+
+    def _new_bar(self):
+        from tqdm import tqdm
+
+        left = self._left
+
+        class Bar(tqdm):
+            """Tells the time left as the lines do; tqdm's own knows no end but the last unit."""
+
+            @property
+            def format_dict(self) -> dict:
+                return super().format_dict | {"left": left()}
+
+        form = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{left}, {rate_fmt}]"
+        unit = f" {self.unit}"
+        return Bar(total=self.total, desc=f"  {self.label}", unit=unit, leave=False, ncols=100, bar_format=form)
 
     def _report_rate(self) -> float:
         """Units per second since the last report."""
@@ -92,8 +108,11 @@ class Progress:
         """How long the rest takes at the pace so far."""
         if not 0 < self.done < self.total:
             return ""
-        seconds = (self.total - self.done) * self.seconds / self.done
-        return f", about {_duration(seconds)} left"
+        return f", about {_duration(self._at_most((self.total - self.done) * self.seconds / self.done))} left"
+
+    def _at_most(self, seconds: float) -> float:
+        """What is left by the pace, or by the time that the work may take."""
+        return seconds if self.seconds_at_most is None else min(seconds, max(0.0, self.seconds_at_most - self.seconds))
 
     def _line(self, text: str) -> None:
         self._log(f"{self.label}: {text}")

@@ -16,7 +16,7 @@ from examples.demo.report import print_report
 from orchestration.home import Home
 from orchestration.preflight import preflight
 from orchestration.resources import resources_of
-from orchestration.run import INTERRUPTED, STOPPED, StepFailed, run_study
+from orchestration.run import INTERRUPTED, STOPPED, StepFailed, failed_checks, run_study
 from orchestration.studies import open_study
 from orchestration.summary import print_summary
 
@@ -36,8 +36,8 @@ def main() -> int:
         study = open_study(directory / "demo.yaml", home, preflight)
         with home.instance() as instance:
             resources = resources_of(home)
-            run_study(study, instance, resources)
-            print_summary(study, resources["lake"])
+            ran = run_study(study, instance, resources)
+            print_summary(study, resources["lake"], failed_checks(instance, ran))
         print_report(study, resources["lake"], demo, console)
     except (BadInput, StepFailed) as error:
         print(f"demo: {error}", file=sys.stderr)

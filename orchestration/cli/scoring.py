@@ -55,7 +55,8 @@ def score(
 
 @app.command(
     epilog=r"Examples: headwater ask demo --prompt 'Question: Which river flows by Torgo?\nAnswer:' "
-    r"--completion ' Lumsa' · headwater ask demo --prompt '7 + 5 =' --ranking raw --json"
+    r"--completion ' Lumsa' · headwater ask demo "
+    r"--prompt 'Calculate (7 + 5) * 2. Think step-by-step.' --ranking raw --json"
 )
 def ask(
     study: StudyName,

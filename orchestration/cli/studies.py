@@ -60,7 +60,7 @@ def run(
     from orchestration.home import Home
     from orchestration.preflight import preflight
     from orchestration.resources import resources_of
-    from orchestration.run import INTERRUPTED, STOPPED, StepFailed, run_study
+    from orchestration.run import INTERRUPTED, STOPPED, StepFailed, failed_checks, run_study
     from orchestration.studies import compared_studies, open_study
     from orchestration.summary import print_summary
 
@@ -70,8 +70,8 @@ def run(
         others = compared_studies(study, home.studies)
         with home.instance() as instance:
             resources = resources_of(home)
-            run_study(study, instance, resources, recompute=recompute, refit=refit, others=others)
-            print_summary(study, resources["lake"])
+            ran = run_study(study, instance, resources, recompute=recompute, refit=refit, others=others)
+            print_summary(study, resources["lake"], failed_checks(instance, ran))
     except BadInput as error:
         exit_with(str(error))
     except StepFailed as failed:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from assets.specs.methods import METHODS, main_method
-from assets.specs.mistakes import near_matches
+from assets.specs.mistakes import known_methods, near_matches
 from compute.errors import BadInput
 from orchestration.results.reading import rows_of, table_of
 
@@ -70,7 +70,7 @@ def chosen_method(study: str, methods: list[str], method: str | None) -> str:
     if method is None:
         return main_method(methods or METHODS)
     if method not in methods:
-        raise BadInput(f"study {study}: no document is ranked by {method}; {near_matches(method, methods, 'methods')}")
+        raise BadInput(f"study {study}: no document is ranked by {method}; {known_methods(method, methods)}")
     return method
 
 

@@ -34,6 +34,17 @@ def table_of(results: Results, owner: str, name: str) -> Table:
     paths = view.paths if view else {}
     if owner not in paths:
         family = view.family if view else "study"
+        if family == "study":
+            _refuse_undeclared(results, owner)
         hint = near_matches(owner, paths, "studies" if family == "study" else f"names of a {family}")
         raise BadInput(f"{family} {owner}: there is no table {name} of it in {results.lake.place.root}; {hint}")
     return stored_table(results.lake.place, paths[owner])
+
+
+def _refuse_undeclared(results: Results, study: str) -> None:
+    """A study of which there is nothing, neither tables nor a file, is told as the commands that need the file do."""
+    from orchestration.studies import registered_study
+
+    has_tables = any(study in view.paths for view in results.views.values() if view.family == "study")
+    if results.studies is not None and not has_tables:
+        registered_study(study, results.studies)

@@ -84,7 +84,10 @@ def answer(lake: Lake, views: Mapping[str, View], query: str, moment: Moment, li
 
 
 def _views_read(engine: duckdb.DuckDBPyConnection, query: str, views: Mapping[str, View]) -> list[View]:
-    """The views that a query names, so that no other table is opened; all of them where it names none (SHOW TABLES)."""
+    """The views that a query names, so that no other table is opened; all of them where it names none (SHOW TABLES)
+    or cannot be asked."""
+    import duckdb
+
     statements = engine.extract_statements(query)
     if not statements:
         raise BadInput("the query is empty; write one SELECT")
@@ -95,7 +98,10 @@ def _views_read(engine: duckdb.DuckDBPyConnection, query: str, views: Mapping[st
         raise BadInput("the query is a PIVOT that does not name its columns; write ON method IN ('ekfac', 'dot')")
     if kind not in ("SELECT", "EXPLAIN"):
         raise BadInput(f"the query is {kind}, and results can only be read; write a SELECT")
-    named = {name.lower() for name in engine.get_table_names(statements[0].query)}
+    try:
+        named = {name.lower() for name in engine.get_table_names(statements[0].query)}
+    except duckdb.BinderException:  # it looks for the columns of JOIN … USING, and there are no tables yet
+        named = set()
     return [view for view in views.values() if not named or named & {view.name, *view.paths.values()}]
 
 
@@ -131,7 +137,20 @@ def _rows(engine: duckdb.DuckDBPyConnection, query: str, most: int) -> pl.DataFr
         count += len(batch)
         if count > most:
             break
-    return pl.from_arrow(pa.Table.from_batches(batches, reader.schema)).head(most + 1)
+    table = pa.Table.from_batches(batches, reader.schema)
+    return pl.from_arrow(table.rename_columns(list(_distinct(table.column_names)))).head(most + 1)
+
+
+def _distinct(names: Sequence[str]) -> Iterator[str]:
+    """A result's columns may have one name, a frame's may not: `score`, `score_1`, … as DuckDB's frames."""
+    repeats: dict[str, int] = {}
+    for name in names:
+        new, number = name, repeats.get(name.lower(), 0)
+        while new.lower() in repeats:  # DuckDB's names are the same in capitals
+            number += 1
+            new = f"{name}_{number}"
+        repeats |= {name.lower(): number, new.lower(): 0} if new != name else {name.lower(): 0}
+        yield new
 
 
 @contextmanager

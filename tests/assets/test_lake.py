@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from dataclasses import replace
 
@@ -13,8 +14,10 @@ import pytest
 from deltalake import DeltaTable
 from pydantic import PrivateAttr
 
+from assets.lake.columns import METHOD
 from assets.lake.lake import CONFLICT_ATTEMPTS, Lake, WriteConflict
 from assets.lake.tables import Column, Table, WrongRows
+from assets.specs.methods import METHODS
 from compute.errors import BadInput
 
 TABLE = Table(
@@ -83,6 +86,10 @@ def counts(lake: Lake, table: Table = TABLE) -> dict[str, int]:
 
 
 # -- writes
+
+
+def test_the_column_method_names_every_method():
+    assert all(re.search(rf"\b{method}\b", METHOD.description) for method in METHODS)
 
 
 def test_a_rerun_replaces_its_partition_and_nothing_else(lake):

@@ -63,6 +63,25 @@ def test_work_that_fails_says_no_end(clock):
     assert lines == []
 
 
+@pytest.mark.parametrize(("minutes", "left"), [(None, "about 20 min left"), (5, "about 4 min left"), (30, "20 min")])
+def test_the_time_left_ends_with_the_time_that_is_allowed(clock, monkeypatch, capsys, minutes, left):
+    lines = []
+    with Progress("m: training", 1, "steps", log=lines.append) as progress:
+        progress.total, progress.seconds_at_most = 21, minutes and 60 * minutes
+        clock.now = 60.0
+        progress.advance(1)
+    assert left in lines[0]
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    clock.now = 0.0
+    with Progress("m: training", 1, "steps", log=lines.append) as progress:
+        progress.total, progress.seconds_at_most = 21, minutes and 60 * minutes
+        clock.now = 60.0
+        progress.advance(1)
+        progress._bar.refresh()
+        assert left in str(progress._bar) and "1/21" in str(progress._bar)
+
+
 def test_a_day_makes_a_bounded_number_of_reports():
     elapsed, reports = 0.0, 0
     while elapsed < 24 * 3600:

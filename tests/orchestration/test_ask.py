@@ -8,6 +8,7 @@ import re
 import threading
 from dataclasses import replace
 
+import dagster as dg
 import numpy as np
 import polars as pl
 import pytest
@@ -91,6 +92,16 @@ def test_its_agreement_with_the_scores_is_stored(indexed, scorer):
             set(np.argsort(-each / both["norm"].to_numpy())[:n]) for each, n in ((score, 10), (estimate, 30))
         )
         assert row["found_normed"] == len(best & proposed) / 10
+
+
+def test_the_worst_query_is_named(indexed):
+    rows = indexed.table(AGREEMENT).sort("found_normed", "pearson")
+    event = indexed.instance.get_latest_materialization_event(dg.AssetKey(AGREEMENT.split("/")))
+    told, worst = event.asset_materialization.metadata, rows.row(0, named=True)
+    assert told["mean pearson"].value == round(rows["pearson"].mean(), 4)
+    assert told["worst query"].value == (
+        f"{worst['query_id']} (found {worst['found_normed']:.2f}, pearson {worst['pearson']:.4f})"
+    )
 
 
 def test_a_rerun_keeps_what_is_there_and_other_settings_do_not(finished, tmp_path, monkeypatch):
@@ -189,7 +200,7 @@ def test_what_is_found_is_scored_as_by_the_whole_pass(scorer, ranking):
     ("ask", "sentence"),
     [
         (lambda s: s.find(" "), "the prompt is empty"),
-        (lambda s: s.find("the cat", ""), "completion of the prompt 'the cat' has no tokens"),
+        (lambda s: s.find("the cat", ""), "the completion is empty; write one, or leave it out"),
         (lambda s: s.find("the cat " * 60), "prompt has 121 tokens, too many for the context of 48"),
         (lambda s: s.find("the cat", " sits", count=0), "count is 0; give at least 1"),
         (lambda s: s.find("the cat", " sits", candidates=0), "candidates is 0; give at least 1"),

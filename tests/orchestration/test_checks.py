@@ -9,6 +9,8 @@ import dagster as dg
 import pytest
 from deltalake import DeltaTable
 
+from orchestration.run import failed_checks
+from orchestration.summary import print_summary
 from tests.orchestration.tiny_study import records, write_jsonl
 
 RECORDS = ("corpus/tiny/records", "corpus/tiny/rejected", "corpus/tiny/tombstones")
@@ -349,6 +351,21 @@ def test_low_ranks_are_compared_with_the_full_one(copied):
     assert found.passed and found.metadata["worst"].value >= 0.9999 > worst
     (event,) = result.asset_materializations_for_node("study__tiny__query_gradients")
     assert "| `ekfac` |" in event.metadata["agreement with full rank"].value
+
+
+def test_a_check_that_blocks_nothing_is_told_on_the_terminal_when_it_fails_and_at_the_end(copied, capfd):
+    flagged = with_options(copied, min_agreement=1.0)
+    first = flagged.materialize(GRADIENTS)
+    assert "  check low_rank_agrees failed: study tiny: on " in capfd.readouterr().err
+    again = flagged.materialize(GRADIENTS, reuse=True)  # keeps the table, whose problem stays
+    for run in (first, again):
+        (told,) = failed_checks(copied.instance, [run.run_id])
+        assert told.startswith(f"{GRADIENTS}, low_rank_agrees: ") and "raise options.rank" in told
+        print_summary(copied.study, copied.lake, [told])
+        assert f"1 check failed:\n  {told}\n" in capfd.readouterr().out
+    assert failed_checks(copied.instance, [copied.materialize(GRADIENTS).run_id]) == []
+    print_summary(copied.study, copied.lake)
+    assert "failed" not in capfd.readouterr().out
 
 
 def test_nothing_is_compared_at_full_rank_or_where_no_document_is_asked_for(copied):

@@ -23,6 +23,8 @@ from assets.lake.lake import Lake
 from assets.lake.log import TableLog
 from assets.lake.maintenance import maintain_lake, table_paths
 from assets.model.checkpoint import checkpoint_table
+from assets.specs.methods import METHODS
+from assets.specs.mistakes import known_methods
 from assets.specs.model import ModelSpec
 from assets.step.fingerprints import fingerprint
 from assets.study.influence import influence_table
@@ -68,6 +70,12 @@ def copy(finished, tmp_path, monkeypatch) -> Copy:
     shutil.copytree(finished.home, home)
     monkeypatch.setenv("HEADWATER_HOME", str(home))
     return Copy(home, Lake(uri=str(home / "lake")))
+
+
+def test_all_methods_are_named_where_an_unknown_one_is_asked_for():
+    named = known_methods("nope", METHODS)
+    assert named == f"known methods: {', '.join(sorted(METHODS))}" and len(METHODS) > 3
+    assert known_methods("ekfak", METHODS).startswith("did you mean ekfac") and known_methods("a", []) == "no methods"
 
 
 def test_a_person_sees_the_row_where_it_came_from_and_where_to_look(copy):

@@ -54,13 +54,14 @@ def test_show_gives_text_queries_and_shares(run):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["top", "tine"], "study tine: there is no table completions of it"),
+        (["top", "tine"], "home/studies declares it; did you mean tiny?"),
         (["top", "tiny", "givn"], "there is no query givn; did you mean given"),
         (["top", "tiny", "given", "--method", "bm25"], "no document is ranked by bm25"),
         (["show", "tiny", "nothing#0"], "corpus tiny: there is no document nothing#0"),
         (["export", "tine", "--to", "x"], "study tine: is not in"),
         (["export", "tiny", "--to", "x", "--table", "ranking"], "has no table ranking; did you mean rankings"),
-        (["show", "nowhere", "nothing#0"], "study nowhere: there is no table influence of it"),
+        (["show", "nowhere", "nothing#0"], "study nowhere: no study file in"),
+        (["score", "nowhere", "--text", "a"], "study nowhere: no study file in"),
     ],
 )
 def test_mistakes_are_one_sentence(run, arguments, words):

@@ -85,6 +85,16 @@ def test_a_table_alone_is_read_by_its_path(results):
     assert results.sql('SELECT count(*) FROM "study/b/influence"').collect().item() == 40
 
 
+def test_columns_of_one_name_are_numbered(results, home):
+    query = "SELECT 1 AS score, 2 AS score, 3 AS score_1, 4 AS Score, count(*), count(*) FROM influence"
+    frame = results.sql(query).collect()
+    assert frame.columns == ["score", "score_1", "score_1_1", "Score_2", "count_star()", "count_star()_1"]
+    assert frame.row(0) == (1, 2, 3, 4, 68, 68)
+    joined = "SELECT * FROM influence a JOIN influence b USING (study, query_id, document_id) ORDER BY ALL LIMIT 1"
+    asked = headwater(home, "sql", joined, "--json")
+    assert asked.returncode == 0 and {"score", "score_1"} <= json.loads(asked.stdout)[0].keys(), asked.stderr
+
+
 def test_columns_that_only_one_study_has_are_null_in_the_others(tmp_path):
     lake = Lake(uri=str(tmp_path))
     for study, more in (("a", ()), ("b", (Column("extra", pa.int64(), "Something new."),))):

@@ -173,7 +173,7 @@ def test_what_was_read_is_named_and_can_be_chosen(scorer, results, finished):
         (lambda s: s.score_query("the cat", " sits\udcff"), "the completion holds bytes that are not UTF-8"),
         (lambda s: s.score_query("the cat", 5), "the completion is no text"),
         (lambda s: s.score_query(None), "the prompt is empty, or no text"),
-        (lambda s: s.score_query("the cat", ""), "completion of the prompt 'the cat' has no tokens"),
+        (lambda s: s.score_query("the cat", ""), "the completion is empty; write one"),
         (lambda s: s.score_query("the cat " * 60), "prompt has 121 tokens, too many for the context of 48"),
         (lambda s: s.score_query("the cat", " sits", methods=["bm25"]), "'bm25' is not known; known are ekfac, dot"),
         (lambda s: s.score_query("the cat", " sits", rank=0), "rank is 0; give at least 1"),

@@ -14,7 +14,7 @@ import pytest
 from compute.errors import BadInput
 from orchestration.home import OVERRIDES, Home
 from orchestration.resources import resources_of
-from orchestration.servers import serve
+from orchestration.servers import links_told, serve
 from orchestration.ui_processes import LAUNCHED_BY, stop_all
 from tests.orchestration.tiny_study import headwater
 from tests.ui.running import InTerminal, RunningUI, free_ports
@@ -153,6 +153,17 @@ def test_links_lead_to_the_address_that_the_environment_names(home, monkeypatch,
     monkeypatch.setenv(name, "http://127.0.0.1:5555")
     assert getattr(resources_of(Home.from_environment())["tracking"], field) == "http://127.0.0.1:5555"
     assert Home.from_environment().environment()[name] == "http://127.0.0.1:5555"
+
+
+def test_another_port_of_mlflow_is_told_with_what_makes_links_lead_there(home, monkeypatch):
+    of_environment = Home.from_environment
+    assert links_told(of_environment(), "http://127.0.0.1:5000") is None
+    told = links_told(of_environment(), "http://127.0.0.1:5377")
+    assert "HEADWATER_TRACKING_UI=http://127.0.0.1:5377" in told and "link to http://127.0.0.1:5000" in told
+    monkeypatch.setenv("HEADWATER_TRACKING_UI", "http://127.0.0.1:5377")
+    assert links_told(of_environment(), "http://127.0.0.1:5377") is None
+    monkeypatch.setenv("HEADWATER_TRACKING_URI", "http://lab.invalid:80")
+    assert links_told(of_environment(), "http://lab.invalid:80") is None
 
 
 def test_a_relative_store_is_the_same_one_from_every_directory(home, monkeypatch, tmp_path):
