@@ -12,6 +12,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as SequenceOf
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 
 from compute.architecture import Architecture, LinearModule
 from compute.checkpoint import DTYPES
@@ -209,8 +210,9 @@ class CostModel:
         per_token = sum(covariance(each, self.setting.blocks) for each in self.architecture.tracked)
         passes, held = self._groups("covariances")
         operations = _times(passes, self._sample_pass()) + Counter({self._sums: tokens * per_token})
-        # Of the input that modules may share, which are added to the sums of each.
-        products = max(each.module.in_features**2 for each in self.architecture.tracked) / self.setting.blocks
+        # Of the last two inputs, which other modules may share.
+        inputs = [each.module.in_features**2 for each in self.architecture.tracked if not each.shares_input]
+        products = max(map(sum, pairwise(inputs)), default=inputs[0]) / self.setting.blocks
         memory = self._model_memory(self._fit_tokens) | {
             "covariances": held,
             "products of a batch": self._sum_bytes * products,

@@ -16,8 +16,11 @@ from assets.lake.damage import first_line
 from assets.lake.log import TableLog
 from assets.lake.maintenance import table_paths
 from assets.lake.tables import Table
+from assets.queries.queries import queries_stamp, queries_table
+from assets.step.stored_now import StoredNow
 from assets.study.behind import BEHIND, is_begun, shard_states
 from assets.study.candidates import candidates_table
+from assets.study.query_gradients import gradients_stamp, query_gradients_table
 from assets.study.rankings import rankings_table
 from compute.errors import BadInput
 from orchestration.names import shown
@@ -32,6 +35,7 @@ NOT_RUN = "not run"
 PARTLY = "partly scored"
 OLD_RANKINGS = "rankings older than scores"
 OLD_FINDINGS = "findings older than scores"
+CHANGED = "changed since scored"
 COMPLETE = "complete"
 
 
@@ -117,7 +121,20 @@ def _state_in_lake(lake: Lake, study: Study, file: str) -> StudyState:
     shards = len(listed_shards(lake, study.spec.corpus.name))
     counts = Counter(shard_states(lake, study).values() if is_begun(lake, study) else ["missing"] * shards)
     done = shards - sum(counts[state] for state in BEHIND)
-    return StudyState(study.name, file, _word(lake, study, shards, done), shards, done, counts["stale"], at)
+    word = CHANGED if shards and done == shards and _has_changed(lake, study) else _word(lake, study, shards, done)
+    return StudyState(study.name, file, word, shards, done, counts["stale"], at)
+
+
+def _has_changed(lake: Lake, study: Study) -> bool:
+    """Whether the study's file or that of its queries says otherwise than what its gradients were taken of: its shards
+    are scored along these, and no table tells."""
+    now = StoredNow(lake)
+    if now.fingerprint(query_gradients_table(study.name)) != gradients_stamp(now, study):
+        return True
+    try:
+        return now.fingerprint(queries_table(study.spec.queries.name)) != queries_stamp(study)
+    except BadInput:
+        return False  # a file that is gone has not made what is there another
 
 
 def _word(lake: Lake, study: Study, shards: int, scored: int) -> str:

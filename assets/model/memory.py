@@ -148,12 +148,10 @@ def refuse_beyond_memory(
 
 
 def free_on_gpus(model) -> int:
-    """Bytes that are free on the GPUs that hold the model, together; what PyTorch keeps for later is free."""
-    import torch
+    """Bytes that are free on the GPUs that hold the model, together."""
+    from compute.devices import free_memory
 
-    gpus = {weight.device for weight in model.parameters() if weight.device.type == "cuda"}
-    kept = sum(torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu) for gpu in gpus)
-    return kept + sum(torch.cuda.mem_get_info(gpu)[0] for gpu in gpus)
+    return sum(map(free_memory, {weight.device for weight in model.parameters() if weight.device.type == "cuda"}))
 
 
 def gradient_beyond(study: Study, stage: str, needed: int) -> str | None:

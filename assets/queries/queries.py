@@ -68,9 +68,18 @@ def queries_asset(study: Study) -> dg.AssetsDefinition:
     return queries
 
 
+def queries_stamp(study: Study) -> str:
+    """The fingerprint that the queries of the file, as it is now, have. Raises BadInput where it cannot be read."""
+    return _stamp([asdict(query) for query in read_queries(study.spec.queries, study.base)])
+
+
+def _stamp(read: list[dict]) -> str:
+    return fingerprint("queries", CODE_VERSION, read)
+
+
 def _read_set(step: Step, study: Study, table: Table) -> None:
     read = [asdict(query) for query in read_queries(study.spec.queries, study.base)]
-    stamp = fingerprint("queries", CODE_VERSION, read)
+    stamp = _stamp(read)
     if step.is_current(table, stamp):
         return
     rows = [row | {"position": position, "fingerprint": stamp} for position, row in enumerate(read)]

@@ -104,8 +104,8 @@ class StudyOptions(Spec):
     )
     memory_check: Literal["refuse", "warn"] = Field(
         "refuse",
-        description="Where a step's estimated memory is more than a CPU has left: refuse it before its work, or warn "
-        "and go on, for whoever knows better than the estimate.",
+        description="Where a step's estimated memory is more than a CPU has left, or memory_mib more than a GPU: "
+        "refuse it before its work, or warn and go on, for whoever knows better than the estimate.",
     )
     min_agreement: float = Field(
         0.9,

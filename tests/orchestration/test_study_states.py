@@ -85,6 +85,19 @@ def test_shards_without_scores_and_shards_scored_before_something_changed_are_co
     assert installed.tiny() == ("partly scored", 0, 3, 2)
 
 
+def test_a_study_file_or_queries_that_changed_since_are_told(installed, finished):
+    spec = yaml.safe_load((installed.home / "studies/tiny.yaml").read_text())
+    for changes in ({"damping": 0.5}, {"methods": ["ekfac"]}):
+        installed.write_study("tiny", options=spec["options"] | changes)
+        assert installed.tiny() == ("changed since scored", 3, 3, 0)
+    queries = finished.study.parent / spec["queries"]["path"]
+    for lines, state in ((None, "complete"), (1, "changed since scored")):
+        copy = installed.home / "own.jsonl"
+        copy.write_text("\n".join(queries.read_text().splitlines()[:lines]) + "\n")
+        installed.write_study("tiny", options=spec["options"], queries=spec["queries"] | {"path": str(copy)})
+        assert installed.tiny()[0] == state
+
+
 def test_rankings_that_are_older_than_scores_or_missing_are_told(installed):
     candidates = candidates_table("tiny")
     installed.overwrite(candidates, "00001", lambda rows: rows)  # computed again, and the same

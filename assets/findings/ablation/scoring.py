@@ -158,7 +158,7 @@ class Scoring:
 
         stored, memory = self.study.spec.curvature.blocks, self.study.spec.options.memory_bytes
         copies = gradient_copies(1, agreement=True)
-        settings = {"keeps_all": blocks > 1, "measured": int(measured)}
+        settings = {"keeps_all": blocks > 1, "measured": int(measured), "double": models.dtype == "float64"}
         return residence(models.modules, stored * blocks, memory, copies, **settings)
 
 
