@@ -425,6 +425,13 @@ def test_kinds_fill_their_bars(study):
     assert not stops or any(abs(stop - mean) < 0.01 for stop in stops)
 
 
+def test_more_methods_than_dashes_can_tell_have_colors():
+    six = looks.method_looks(["ekfac", "dot", "kfac", "cosine", "trackstar", "astra"], BLUE)
+    assert len({look.color for look in six.values()}) == 6
+    three = looks.method_looks(["ekfac", "dot", "bm25"], BLUE)
+    assert len({look.color for look in three.values()}) == 2 and len({look.dash for look in three.values()}) == 3
+
+
 def test_claims_tell_numbers_verdicts_and_depths(study):
     rows, evidence = study["claims"]
     shown = words(drawn("claims", rows, evidence))

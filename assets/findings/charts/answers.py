@@ -32,8 +32,9 @@ TITLE = "Queries whose answer stands among their best documents"
 STATISTIC = r"^answer in the top ([0-9]+)$"
 WIDE, HIGH = 280, 230
 CHANCE, CONTROLS = "by chance", "their controls"
-APART = 1.09
-"""Factor between lines along the axis of ranks, so that their intervals do not hide each other."""
+APART, SPREAD = 1.09, 1.4
+"""Factor between lines along the axis of ranks, so that their intervals do not hide each other, and of all of them
+together at most, so that they stand at their rank."""
 SHARES = {0.0: "0 %", 0.25: "25 %", 0.5: "50 %", 0.75: "75 %", 1.0: "100 %"}
 
 
@@ -47,7 +48,7 @@ def answers_figure(rows: pl.DataFrame, evidence: pl.DataFrame) -> Figure:
     if not kinds:
         return in_words(TITLE, "No query has an answer that could be looked for.")
     tops = sorted(set(found["top"]))
-    x = Scale("best documents looked at", tops[0] / 1.15, tops[-1] * 1.25, {float(k): f"{k:,}" for k in tops}, log=True)
+    x = Scale("best documents looked at", tops[0] / 1.25, tops[-1] * 1.25, {float(k): f"{k:,}" for k in tops}, log=True)
     panels = [_panel(kind, found, rows, x, first=not place) for place, kind in enumerate(kinds)]
     return drawn(
         TITLE,
@@ -72,7 +73,7 @@ def _panel(kind: str, found: pl.DataFrame, rows: pl.DataFrame, x: Scale, *, firs
         CHANCE: Look(GREY, (1, 3), 1.4),
     }
     points = pl.concat([_of_methods(mine, methods), *_beside(found, kind, methods[0])])
-    points = points.with_columns(x=pl.col("top") * APART ** pl.col("line").replace_strict(_dodged(looks)))
+    points = points.with_columns(x=pl.col("top") * pl.col("line").replace_strict(_dodged(looks)))
     panel = Panel(x, Scale("share of queries" if first else "", -0.02, 1.02, SHARES), WIDE, HIGH)
     solid, dotted = points.filter(pl.col("line") != CHANCE), points.filter(line=CHANCE)
     layers = [*panel.lines(solid, looks), *panel.names(points, looks)]
@@ -104,8 +105,10 @@ def _points(found: pl.DataFrame, line: pl.Expr, name: pl.Expr) -> pl.DataFrame:
 
 
 def _dodged(looks: Mapping[str, Look]) -> dict[str, float]:
+    """By what each line's ranks are multiplied."""
     names = [name for name in looks if name != CHANCE]
-    return {CHANCE: 0.0} | {name: place - (len(names) - 1) / 2 for place, name in enumerate(names)}
+    apart = min(APART, SPREAD ** (1 / max(1, len(names) - 1)))
+    return {CHANCE: 1.0} | {name: apart ** (place - (len(names) - 1) / 2) for place, name in enumerate(names)}
 
 
 def _anywhere(panel: Panel, rows: pl.DataFrame, kind: str) -> list[Word | Stroke]:

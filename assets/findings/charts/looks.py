@@ -3,7 +3,7 @@ methods by name and place, the main one first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -24,6 +24,9 @@ METHOD_NAMES = {
     "astra": "ASTRA-style",
     "bm25": "BM25",
 }
+COLORS_OF_METHODS = (*MORE_COLORS, QUIET)
+FEW = 3
+"""Methods that dashes tell apart."""
 METHOD_DASHES = ((1, 0), (6, 3), (2, 3), (8, 3, 2, 3), (12, 3), (12, 3, 2, 3, 2, 3), (4, 2, 1, 2))
 
 
@@ -89,9 +92,18 @@ def method_name(method: str) -> str:
     return METHOD_NAMES.get(method, method)
 
 
-def method_looks(methods: Iterable[str], color: str) -> dict[str, Look]:
-    """The main method in the color, the others in grey, told apart by their dashes."""
+def method_looks(methods: Sequence[str], color: str) -> dict[str, Look]:
+    """The main method in the color, the others in grey, told apart by their dashes, and by colors where there are more
+    of them than dashes can tell."""
+    few = len(methods) <= FEW
     return {
-        method: Look(color) if not number else Look(QUIET, METHOD_DASHES[number % len(METHOD_DASHES)], 1.2, True)
+        method: Look(color)
+        if not number
+        else Look(
+            QUIET if few else COLORS_OF_METHODS[(number - 1) % len(COLORS_OF_METHODS)],
+            METHOD_DASHES[number % len(METHOD_DASHES)],
+            1.2,
+            True,
+        )
         for number, method in enumerate(methods)
     }
