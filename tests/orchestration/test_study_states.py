@@ -90,11 +90,10 @@ def test_a_study_file_or_queries_that_changed_since_are_told(installed, finished
     for changes in ({"damping": 0.5}, {"methods": ["ekfac"]}):
         installed.write_study("tiny", options=spec["options"] | changes)
         assert installed.tiny() == ("changed since scored", 3, 3, 0)
-    queries = finished.study.parent / spec["queries"]["path"]
-    for lines, state in ((None, "complete"), (1, "changed since scored")):
-        copy = installed.home / "own.jsonl"
-        copy.write_text("\n".join(queries.read_text().splitlines()[:lines]) + "\n")
-        installed.write_study("tiny", options=spec["options"], queries=spec["queries"] | {"path": str(copy)})
+    installed.write_study("tiny", options=spec["options"])
+    queries = (finished.study.parent / "queries.jsonl").read_text().splitlines(keepends=True)
+    for lines, state in ((queries, "complete"), (queries[:1], "changed since scored")):
+        (installed.home / "studies/queries.jsonl").write_text("".join(lines))
         assert installed.tiny()[0] == state
 
 
