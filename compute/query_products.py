@@ -182,8 +182,8 @@ class Scratch:
 class DenseQueries(ABC):
     """The queries' dense gradients: weights q×P and biases q×O of some of them at a time."""
 
-    def __init__(self, module: TrackedModule, factors: SequenceOf[LowRankGradient], dtype: torch.dtype, device) -> None:
-        self.module, self.factors, self.dtype, self.device = module, factors, dtype, device
+    def __init__(self, module: TrackedModule, dtype: torch.dtype, device) -> None:
+        self.module, self.dtype, self.device = module, dtype, device
 
     def products(self, weight_DP: Tensor, bias_DO: Tensor | None) -> Tensor:
         """Scores D×Q."""
@@ -212,7 +212,7 @@ class Kept(DenseQueries):
     """Made once and kept."""
 
     def __init__(self, module: TrackedModule, factors: SequenceOf[LowRankGradient], dtype: torch.dtype, device) -> None:
-        super().__init__(module, (), dtype, device)
+        super().__init__(module, dtype, device)
         weight_QOI = torch.empty(len(factors), module.out_features, module.in_features, dtype=dtype, device=device)
         biases = []
         for number, factor in enumerate(factors):
@@ -240,8 +240,8 @@ class Rebuilt(DenseQueries):
         rows: int,
         scratch: Scratch,
     ) -> None:
-        super().__init__(module, factors, dtype, device)
-        self.at_once, self.rows, self.scratch = at_once, rows, scratch
+        super().__init__(module, dtype, device)
+        self.factors, self.at_once, self.rows, self.scratch = factors, at_once, rows, scratch
 
     def _parts(self, weight_DP: Tensor, bias_DO: Tensor | None) -> Iterator[Tensor]:
         for start in range(0, len(self.factors), self.at_once):
