@@ -104,9 +104,9 @@ BOUNDED = {"curvature": {"blocks": 4, "memory_mib": 512, "token_budget": 1024}, 
     [
         (
             {},
-            "covariances needs about 9,540 MiB of memory .weights 2,325 MiB, activations 2,595 MiB, covariances 4,353",
+            "covariances needs about 9,556 MiB of memory .weights 2,325 MiB, activations 2,595 MiB, covariances 4,353",
         ),
-        (SPREAD, "covariances needs about 7,216 MiB of memory .activations 2,595 MiB, covariances 4,353 MiB"),
+        (SPREAD, "covariances needs about 7,232 MiB of memory .activations 2,595 MiB, covariances 4,353 MiB"),
         (SPREAD | BOUNDED, None),
     ],
 )

@@ -334,9 +334,9 @@ def test_the_most_tokens_of_a_document_that_reach_an_expert(tokens, share, docum
 
 
 def test_what_is_held_beside_covariances(measured):
-    """The products of a batch's inputs, which modules may share: of one module at a time."""
-    memory = measured.costs.covariances().memory
-    assert memory["products of a batch"] == 4 * max(module.in_features for module in measured.modules) ** 2
+    """The products of a batch's last two inputs, which modules may share: in turn one of two widths."""
+    memory, (narrow, wide) = measured.costs.covariances().memory, {module.in_features for module in measured.modules}
+    assert memory["products of a batch"] == 4 * (narrow**2 + wide**2)
 
 
 def test_exact_scores_and_the_loss_of_completions(measured):

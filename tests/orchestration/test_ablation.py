@@ -246,14 +246,14 @@ def test_queries_whose_gradients_do_not_fit_are_scored_in_groups(ablated, readin
 
 def test_its_cost_is_what_is_counted_while_it_works(ablated, reading, progress, monkeypatch):
     """Around the scoring itself, whose documents and queries are of different lengths and not of their mean."""
-    opened = scoring.open_traced_model
+    opened = scoring.open_traced_models
 
     def with_attention_that_is_counted(*arguments, **options):
-        model, modules = opened(*arguments, **options)
+        model, asked, modules = opened(*arguments, **options)
         model.config._attn_implementation = "eager"
-        return model, modules
+        return model, asked, modules
 
-    monkeypatch.setattr(scoring, "open_traced_model", with_attention_that_is_counted)
+    monkeypatch.setattr(scoring, "open_traced_models", with_attention_that_is_counted)
     work = scoring.Scoring(reading, ablated.study)
     found = counted(lambda: [work.scored(variant, progress) for variant in variants_of(ablated.study)])
     lengths, asked = [len(each) for each in work.documents], work.queries

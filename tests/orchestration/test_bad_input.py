@@ -190,7 +190,8 @@ def test_rank_above_a_dimension(refused, tmp_path):
     ],
 )
 def test_budgets_of_memory_that_cannot_work_are_found_on_a_gpu_too(tmp_path, monkeypatch, curvature, options, words):
-    monkeypatch.setattr("compute.checkpoint.best_device", lambda: "cuda:0")  # where what is there is not looked at
+    monkeypatch.setattr("compute.checkpoint.best_device", lambda: "cuda:0")
+    monkeypatch.setattr("compute.machine.gpu_memory", lambda: 80 * 2**30)
     options = {"methods": ["ekfac"]} | options
     study = write_study(tmp_path, corpus={"max_tokens": 48}, curvature=curvature, options=options)
     write_jsonl(tmp_path / "queries.jsonl", [{"id": "a", "prompt": "the cat"}])

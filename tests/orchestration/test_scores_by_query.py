@@ -218,7 +218,7 @@ def test_what_is_not_there_is_told(finished):
     results = Results.open(home_at(finished.home))
     for arguments, sentence in (
         (("tiny", "givn"), "there is no query givn; did you mean given"),
-        (("tinny", "given"), "there is no table influence of it"),
+        (("tinny", "given"), "declares it; did you mean tiny"),
         (("tiny", "given", "ekfca"), "no document is ranked by ekfca; did you mean ekfac"),
         (("tiny", "given", None, 5, "topp"), "there is no end topp; did you mean top"),
         (("tiny", "given", None, 0), "ask for one document at least"),
