@@ -21,9 +21,9 @@ from compute.passes import FIT_IN_PASSES, OnBatch, accumulation_dtype, backward_
 from compute.token_loss import Labels
 from compute.tracked_modules import TrackedModule
 
-RECENT = (
-    2  # inputs: between two modules that share one there is one other at most (Phi: fc1, dense, v, k, q in backward)
-)
+# Inputs: between two modules that share one there is one other at most (k, o, q, v by name; in the backward pass of
+# Phi fc1, dense, v, k, q).
+RECENT = 2
 COLUMNS_AT_ONCE = 256  # narrower blocks compute less, and wider ones faster
 
 

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 from compute.block_diagonal import Matrix, blocks_of, of_blocks, without_last_row
-from compute.covariances import ModuleCovariances
-
-RECENT = 2  # inputs: between two modules that share one there is one other at most (k, o, q, v by name)
+from compute.covariances import RECENT, ModuleCovariances
 
 
 @dataclass
